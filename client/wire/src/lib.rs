@@ -1,0 +1,1 @@
+//! Frames between clients and silos, without sockets

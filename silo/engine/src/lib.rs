@@ -1,0 +1,1 @@
+//! Lanes, turns, activations and the commit loop

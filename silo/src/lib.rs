@@ -1,0 +1,1 @@
+//! Virtual grains for streams: the facade and the granary binary

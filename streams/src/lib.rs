@@ -1,0 +1,1 @@
+//! Pipelines: decoders, the pipeline file, plans and their slots

@@ -1,0 +1,1 @@
+//! Windows, watermarks, triggers and aggregates as state machines without IO
