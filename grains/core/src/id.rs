@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +70,7 @@ pub fn murmur2(key: &[u8]) -> u32 {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Key(Box<str>);
+pub struct Key(Arc<str>);
 
 impl Key {
     /// A key of these segments, each opaque text.
@@ -113,7 +114,7 @@ pub fn routing_key(escaped: &str) -> Cow<'_, str> {
 /// A single segment of opaque text.
 impl From<&str> for Key {
     fn from(segment: &str) -> Key {
-        Key(escape(segment).into())
+        Key(Arc::from(&*escape(segment)))
     }
 }
 

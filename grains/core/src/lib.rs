@@ -6,14 +6,34 @@
 //! | [`time`] | timestamps and lengths, in milliseconds |
 //! | [`error`] | the one public error, its kinds and whether the call ran |
 //! | [`codec`] | state and arguments as MessagePack |
+//! | [`clock`] | the clock port |
+//! | [`grain`] | what a kind is: state, methods, options, hooks |
+//! | [`shared`] | a grain's state as its activation holds it |
+//! | [`call`] | calls as values, their chain and options |
+//! | [`cx`] | the context of a turn |
+//! | [`envelope`], [`turn`], [`host`] | what the engine builds on: queued calls, recycled turns, the lane as a turn sees it |
 //!
 //! This crate never opens a socket, reads a clock or starts a thread: whoever runs grains hands those in.
 
+pub mod call;
+pub mod clock;
 pub mod codec;
+pub mod cx;
+pub mod envelope;
 pub mod error;
+pub mod grain;
+pub mod host;
 pub mod id;
+pub mod shared;
 pub mod time;
+pub mod turn;
 
+pub use call::{Call, Caller, Unbound};
+pub use clock::{Clock, HandClock};
+pub use cx::Cx;
 pub use error::{Error, ErrorKind, Ran, Result};
+pub use grain::{Access, Durability, Grain, KindId, KindInfo, KindOptions, Method, MethodInfo};
+pub use host::{CatchUp, Schedule};
 pub use id::{GrainId, Key, SlotId};
+pub use shared::Shared;
 pub use time::{Span, Timestamp};
