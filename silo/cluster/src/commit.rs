@@ -183,6 +183,14 @@ impl Outbox {
         self.arena.len()
     }
 
+    /// Keeps the entries `keep` says yes to, in their order; the bytes of the others stay in the arena.
+    pub fn retain(&mut self, keep: impl FnMut(&Entry) -> bool) {
+        self.entries.retain(keep);
+        if self.entries.is_empty() {
+            self.arena.clear();
+        }
+    }
+
     /// Keeps the first `entries` entries: undoes what was pushed since [`Outbox::len`] said so.
     pub fn truncate(&mut self, entries: usize) {
         if let Some(first) = self.entries.get(entries) {
