@@ -1,1 +1,35 @@
-//! Windows, watermarks, triggers and aggregates as state machines without IO
+//! Windows, watermarks, triggers and aggregates as state machines without IO.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`spec`] | what a window step shall do, and the mistakes found in it |
+//! | [`value`] | the values events carry and results show |
+//! | [`event`] | what goes into an operator: events and the passing of time |
+//! | [`row`] | what comes out: rows and outcomes |
+//! | [`operator`] | the state machine of one step in one slot |
+//!
+//! Invariant: nothing here opens a socket, reads a clock, starts a thread or draws a random number. The same inputs
+//! give the same rows in the same order, wherever state was stored and loaded in between.
+
+pub mod event;
+pub mod operator;
+pub mod row;
+pub mod spec;
+pub mod value;
+
+pub use event::{Event, Input};
+pub use operator::{KeyStats, Operator, Peek};
+pub use row::{Op, Outcome, Output, Reason, Row, State, Values};
+pub use spec::{
+    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Mistake, Per, Spec, Time,
+    Watermark, Window,
+};
+pub use value::{Computed, Datum, Value};
+
+/// A cell's bytes could not be read: they were not written by this version, or are damaged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("damaged window state: {what}")]
+pub struct Corrupt {
+    /// What was expected and not found.
+    pub what: &'static str,
+}
