@@ -1,1 +1,3 @@
-//! Pipelines: decoders, the pipeline file, plans and their slots
+//! Pipelines: decoders, the pipeline file, plans and their slots.
+
+pub mod decode;
