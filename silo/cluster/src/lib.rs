@@ -5,15 +5,28 @@
 //! | [`commit`] | what a commit is made of: cells, positions, outbox, causes, epochs |
 //! | [`port`] | what the engine asks of a store, a log and a pipeline |
 //! | [`slot`] | the protocol: one slot's state machine, from acquire to give |
+//! | [`replies`] | replies held until their commit is stored |
+//! | [`retry`] | what to do about a record that fails or kills |
+//! | [`pace`] | how often to commit, how long to wait before a repetition |
+//! | [`slots`] | slots, partitions and lanes |
+//! | [`invariants`] | what must hold, for tests and for metrics |
+//! | [`fail`] | named fail points |
 //! | [`positions`] | lists of positions, and what they cover |
 //!
 //! Invariant: nothing here opens a socket, reads a clock, starts a thread or draws a random number.
+//! The one thing with a memory of its own is the table of armed fail points, and it is empty outside of tests.
 
 pub mod commit;
 mod defects;
+pub mod fail;
+pub mod invariants;
+pub mod pace;
 pub mod port;
 pub mod positions;
+pub mod replies;
+pub mod retry;
 pub mod slot;
+pub mod slots;
 
 pub use commit::{
     Cause, Cells, Commit, CommitId, CommitNo, Entry, Epoch, Incarnation, Marker, Outbox, Position, RunId,

@@ -138,8 +138,11 @@ pub struct Record<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     arena: Vec<u8>,
-    records: Vec<(u64, Timestamp, Option<Range<u32>>, Range<u32>)>,
+    records: Vec<InBatch>,
 }
+
+/// Offset, append time, key and value of a record, in the batch's arena.
+type InBatch = (u64, Timestamp, Option<Range<u32>>, Range<u32>);
 
 impl Batch {
     /// Empties it, keeping its memory.

@@ -9,6 +9,7 @@
 //! - a commit is sealed only on top of a stored one, and an output leaves only after its commit is stored;
 //! - what the marker covers (by its cause, not by its commit's number) is never published again.
 
+mod outcome;
 mod publish;
 mod take;
 mod words;
@@ -25,7 +26,7 @@ use crate::commit::{
     Cause, Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Outbox, Position, RunId, TxId,
 };
 use crate::defects::{Defect, Defects};
-use crate::port::{Reply, Script, Verdict};
+use crate::port::Script;
 use crate::positions;
 
 /// A full outbox pauses the slot's sources and refuses emits, unless [`Slot::set_outbox_bytes_max`] says otherwise.
@@ -247,16 +248,17 @@ impl Slot {
         n
     }
 
+    /// Whether this record may be noted now. If not though [`Slot::may_seal`], a commit (an empty one will do) has to come
+    /// first: it clears `tries`, which from then on counts the ends of the process on this record.
+    pub fn may_note(&self, at: Position) -> bool {
+        self.may_seal() && (self.tries == 0 || self.noted == Some(at))
+    }
+
     /// Notes the record about to be applied, for a slot that has killed its process. `Do::Noted` follows.
     ///
-    /// Call it only when [`Slot::may_seal`].
+    /// Call it only when [`Slot::may_note`].
     pub fn note(&mut self, noted: Position, out: &mut Vec<Do>) {
-        assert!(
-            self.may_seal(),
-            "slot {}: noted while {:?} or a script on its way",
-            self.seat.slot,
-            self.phase
-        );
+        assert!(self.may_note(noted), "slot {}: noted while {:?} or too early", self.seat.slot, self.phase);
         let Seat { slot, me, .. } = self.seat;
         self.send(Script::Note { slot, me, epoch: self.epoch, run: self.run, noted }, out);
     }
@@ -325,104 +327,5 @@ impl Slot {
             Heard::ProducerLost => self.producer_lost(out),
             Heard::ProducerReady => self.producer_ready(out),
         }
-    }
-
-    fn scripted(&mut self, reply: Reply, out: &mut Vec<Do>) {
-        let Some(flight) = self.flight.take() else { return };
-        if self.phase == Phase::Off {
-            return; // the slot was dropped meanwhile; whoever opens it next reads what is stored
-        }
-        if reply.verdict != Verdict::Done {
-            let why = if reply.verdict == Verdict::Behind { Why::Behind } else { Why::Fenced };
-            let unsure = matches!(flight.script, Script::Commit(_)) && flight.sendings > 1;
-            return self.drop_as(why, unsure.then(|| self.n.next()), out);
-        }
-        match flight.script {
-            Script::Acquire { epoch, run, .. } => self.acquired(epoch, run, reply, out),
-            Script::Commit(commit) => self.committed(commit, reply.published, out),
-            Script::Note { noted, .. } => {
-                self.noted = Some(noted);
-                if self.phase == Phase::Run {
-                    out.push(Do::Noted(noted));
-                }
-            }
-            Script::Trim { covered, .. } => self.trimmed(covered),
-            Script::Rebase { n, .. } => self.rebased(n, out),
-            Script::Give { to, .. } => return self.drop_slot(Why::Given(to), out),
-        }
-        if self.phase == Phase::Rollback {
-            self.open(out);
-        }
-    }
-
-    fn committed(&mut self, commit: Arc<Commit>, published: Option<CommitNo>, out: &mut Vec<Do>) {
-        assert_eq!(commit.n, self.n.next(), "slot {}: a commit is sealed on the one before", self.seat.slot);
-        self.n = commit.n;
-        self.known = self.known.max(self.n);
-        self.positions.clone_from(&commit.positions);
-        (self.tries, self.noted) = (0, None); // any commit clears them in the row, too
-        self.trimmed(commit.trim);
-        if self.seat.outlet == Outlet::Log && !commit.outbox.is_empty() && commit.n > self.covered {
-            self.outbox_bytes += commit.outbox.bytes();
-            self.outbox.push_back(Pending::committed(commit));
-        }
-        if self.seat.outlet == Outlet::Store {
-            self.covered = published.unwrap_or(self.n);
-            self.floor.clone_from(&self.positions);
-        }
-        out.push(Do::Release(self.n));
-    }
-
-    /// Not known what became of it: the same bytes again. Once the slot is dropped nobody waits for it any more; should
-    /// it still arrive, it is fenced by the epoch of the next acquire.
-    fn script_unknown(&mut self, out: &mut Vec<Do>) {
-        if self.phase == Phase::Off {
-            self.flight = None;
-            return;
-        }
-        if let Some(flight) = &mut self.flight {
-            flight.sendings = flight.sendings.saturating_add(1);
-            out.push(Do::Script(flight.script.clone()));
-        }
-    }
-
-    fn send(&mut self, script: Script, out: &mut Vec<Do>) {
-        debug_assert!(self.flight.is_none(), "one script of a slot is on its way at a time");
-        self.flight = Some(Flight { script: script.clone(), sendings: 1 });
-        out.push(Do::Script(script));
-    }
-
-    fn in_flight(&self) -> Option<CommitNo> {
-        let sealed = self.sealed();
-        (sealed > self.n).then_some(sealed)
-    }
-
-    fn trimmed(&mut self, up_to: CommitNo) {
-        self.to_trim = self.to_trim.filter(|n| *n > up_to);
-    }
-
-    /// Drops the slot while nothing tells what became of the commit in flight, if there is one.
-    fn drop_slot(&mut self, why: Why, out: &mut Vec<Do>) {
-        let unsure = self.in_flight();
-        self.drop_as(why, unsure, out);
-    }
-
-    /// Forgets the slot. A script on its way stays on its way, an open transaction is ended by the lane.
-    fn drop_as(&mut self, why: Why, unsure: Option<CommitNo>, out: &mut Vec<Do>) {
-        self.phase = Phase::Off;
-        self.publisher = Publisher::Ok;
-        self.awaiting = None;
-        self.n = CommitNo(0);
-        self.positions.clear();
-        self.outbox.clear();
-        self.outbox_bytes = 0;
-        self.covered = CommitNo(0);
-        self.floor.clear();
-        self.to_trim = None;
-        self.publication = None;
-        self.marker_due = false;
-        self.marker_fenced.clear();
-        (self.tries, self.noted) = (0, None);
-        out.push(Do::Drop(Dropped { why, awaited: None, unsure }));
     }
 }
