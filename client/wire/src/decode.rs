@@ -97,7 +97,7 @@ fn start(reader: &mut Reader<'_>) -> Result<Start> {
     const FIELD: &str = "start";
     if reader.is_array() {
         let numbers = reader.array(FIELD)? as usize;
-        if numbers % 2 != 0 || numbers / 2 > START_PARTITIONS_MAX {
+        if !numbers.is_multiple_of(2) || numbers / 2 > START_PARTITIONS_MAX {
             return Err(reader.wrong(FIELD, "not a list of partitions and offsets, or too long"));
         }
         let offsets = (0..numbers / 2).map(|_| Ok((reader.number(FIELD)?, reader.uint(FIELD)?)));
