@@ -1,0 +1,44 @@
+//! The `sinks:` of a pipeline file.
+
+use super::mistake::Mistakes;
+use super::read::{self, Map};
+use super::step::Scope;
+use super::yaml::{Name, Node};
+use crate::plan::{SET_ASIDE, Sink, Target};
+
+/// One sink.
+pub(super) fn read(name: &Name, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Sink> {
+    let text = read::name(name, "sink", mistakes);
+    if SET_ASIDE.contains(&text) || text == "alerts" {
+        mistakes.add(name.place, format!("`{text}` names a stream every pipeline has: choose another name"));
+    }
+    let mut map = Map::new(node, "a sink", mistakes);
+    let from = map.need("from", mistakes).and_then(|node| scope.find(node, mistakes));
+    let delivery = map
+        .get("delivery")
+        .map(|node| (node.place, read::word(node, "delivery", &["exactly_once", "eager"], mistakes)));
+    if let Some((place, Some("eager"))) = delivery {
+        mistakes.add(place, "delivery `eager` is not supported yet; allowed: exactly_once".to_owned());
+    }
+    for later in ["webhook", "websocket"] {
+        map.not_yet(later, mistakes);
+    }
+    let topic = map.get("topic").and_then(|node| read::text(node, "a topic's name", mistakes));
+    let file = map.get("file").and_then(|node| read::text(node, "a path", mistakes));
+    let grain = map.get("grain").and_then(|node| read::text(node, "a kind of grain", mistakes));
+    let method = match grain {
+        Some(_) => map.need("method", mistakes).and_then(|node| read::text(node, "a method", mistakes)),
+        None => None,
+    };
+    map.finish(mistakes);
+    let to = match (topic, file, grain) {
+        (Some(topic), None, None) => Target::Topic(topic.into()),
+        (None, Some(file), None) => Target::File(file.into()),
+        (None, None, Some(kind)) => Target::Grain { kind: kind.into(), method: method?.into() },
+        _ => {
+            mistakes.add(node.place, "a sink has one of `topic`, `file` and `grain`".to_owned());
+            return None;
+        }
+    };
+    Some(Sink { name: text.into(), from: from?, to })
+}

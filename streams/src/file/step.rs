@@ -1,0 +1,176 @@
+//! The `steps:` of a pipeline file: filters and maps here, windows in `window`.
+
+use super::mistake::{Mistakes, Place};
+use super::read::{self, Map};
+use super::window;
+use super::yaml::{Node, Value};
+use crate::plan::expression::{Expression, Unfit};
+use crate::plan::{Column, ColumnKind, Does, EventTime, Filter, From, Source, Step};
+
+/// What stands before a step or sink and may be named by it.
+pub(super) struct Scope<'p> {
+    pub sources: &'p [Source],
+    pub steps: &'p [Step],
+    /// Whether all that came before could be read: otherwise an unknown name may be no mistake of its own.
+    pub sources_are_whole: bool,
+}
+
+impl Scope<'_> {
+    /// Whether a source has this name.
+    pub fn is_taken(&self, name: &str) -> bool {
+        self.sources.iter().any(|source| &*source.name == name)
+    }
+
+    /// The source or step a `from` names.
+    pub fn find(&self, node: &Node, mistakes: &mut Mistakes) -> Option<From> {
+        let name = read::text(node, "the name of a source or step", mistakes)?;
+        let source = self.sources.iter().position(|source| &*source.name == name).map(From::Source);
+        let found = source.or_else(|| self.steps.iter().position(|step| &*step.name == name).map(From::Step));
+        if found.is_none() && self.sources_are_whole {
+            let names: Vec<&str> =
+                self.sources.iter().map(|s| &*s.name).chain(self.steps.iter().map(|s| &*s.name)).collect();
+            mistakes.unknown(node.place, "source or step", name, &names);
+        }
+        found
+    }
+
+    fn source_of(&self, from: From) -> usize {
+        match from {
+            From::Source(i) => i,
+            From::Step(i) => self.steps[i].source,
+        }
+    }
+
+    fn columns(&self, from: From) -> &[Column] {
+        match from {
+            From::Source(i) => &self.sources[i].columns,
+            From::Step(i) => &self.steps[i].columns,
+        }
+    }
+
+    /// The first column index no step of this source uses.
+    fn next_index(&self, source: usize) -> usize {
+        let steps = self.steps.iter().filter(|step| step.source == source);
+        let used = steps.flat_map(|step| &step.columns).chain(&self.sources[source].columns);
+        used.map(|column| column.index + 1).max().unwrap_or(0)
+    }
+}
+
+/// What later versions do in a step.
+const NOT_YET: [&str; 8] =
+    ["pattern", "join", "rank", "rules", "enrich", "deduplicate", "migrate", "drop_state"];
+
+/// One step.
+pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Step> {
+    let mut map = Map::new(node, "a step", mistakes);
+    let from_node = map.need("from", mistakes);
+    let from = from_node.and_then(|node| scope.find(node, mistakes));
+    for later in NOT_YET {
+        map.not_yet(later, mistakes);
+    }
+    let filter = map.get("filter");
+    let maps = map.get("map");
+    let is_window = ["window", "aggregates", "by"].iter().any(|name| map.get(name).is_some());
+    if let (Some(node), Some(From::Step(i))) = (from_node, from)
+        && scope.steps[i].window().is_some()
+    {
+        let message = "a step that reads the results of a window step is not supported yet".to_owned();
+        mistakes.add(node.place, message);
+        return None;
+    }
+    let kinds = usize::from(filter.is_some()) + usize::from(maps.is_some()) + usize::from(is_window);
+    if kinds != 1 {
+        let message = "a step is one of `filter`, `map` and `window` (with `aggregates`)".to_owned();
+        mistakes.add(node.place, message);
+        return None;
+    }
+    let columns = from.map(|from| scope.columns(from).to_vec());
+    let (does, columns) = match (filter, maps) {
+        (Some(node), _) => (columns.as_ref().and_then(|c| self::filter(node, c, mistakes)), columns),
+        (_, Some(node)) => match (from, columns) {
+            (Some(from), Some(columns)) => {
+                let (does, columns) = self::map(node, from, columns, scope, mistakes);
+                (does, Some(columns))
+            }
+            _ => (None, None),
+        },
+        _ => {
+            let source = from.map(|from| &scope.sources[scope.source_of(from)]);
+            (window::read(name, &mut map, source, columns.as_deref(), mistakes), columns)
+        }
+    };
+    map.finish(mistakes);
+    let from = from?;
+    Some(Step { name: name.into(), from, source: scope.source_of(from), does: does?, columns: columns? })
+}
+
+fn filter(node: &Node, columns: &[Column], mistakes: &mut Mistakes) -> Option<Does> {
+    let (expression, kind) = compile(node, columns, mistakes)?;
+    if !matches!(kind, ColumnKind::Bool | ColumnKind::Any) {
+        mistakes.add(node.place, format!("filter: true or false expected, the expression gives {kind:?}"));
+    }
+    Some(Does::Filter(Filter::Expression(expression)))
+}
+
+fn map(
+    node: &Node,
+    from: From,
+    mut columns: Vec<Column>,
+    scope: &Scope<'_>,
+    mistakes: &mut Mistakes,
+) -> (Option<Does>, Vec<Column>) {
+    let source = &scope.sources[scope.source_of(from)];
+    let mut next = scope.next_index(scope.source_of(from));
+    let mut values = Vec::new();
+    let before = columns.clone();
+    for (name, node) in Map::new(node, "map", mistakes).entries() {
+        let text = read::name(name, "field", mistakes);
+        let hidden = before.iter().find(|column| &*column.name == text).map(|column| column.index);
+        let is_fixed = |index| {
+            index == source.key || Some(index) == source.id || source.time == EventTime::Column(index)
+        };
+        if hidden.is_some_and(is_fixed) {
+            let message = format!("`{text}` is key, id or event time of the source: a map may not change it");
+            mistakes.add(name.place, message);
+        }
+        if let Some((expression, kind)) = compile(node, &before, mistakes) {
+            columns.retain(|column| &*column.name != text);
+            columns.push(Column { name: text.into(), index: next, kind });
+            values.push((next, expression));
+            next += 1;
+        }
+    }
+    if values.is_empty() {
+        mistakes.add(node.place, "map: at least one field is needed".to_owned());
+        return (None, columns);
+    }
+    (Some(Does::Map(values)), columns)
+}
+
+fn compile(node: &Node, columns: &[Column], mistakes: &mut Mistakes) -> Option<(Expression, ColumnKind)> {
+    let text = read::text(node, "a CEL expression", mistakes)?;
+    match Expression::compile(text, columns) {
+        Ok(compiled) => Some(compiled),
+        Err(Unfit { unknown: Some(name), .. }) => {
+            let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
+            let place = within(node, text.find(&*name).map(|at| (1, text[..at].chars().count() + 1)));
+            mistakes.unknown(place, "field", &name, &names);
+            None
+        }
+        Err(unfit) => {
+            mistakes.add(within(node, unfit.at), unfit.message);
+            None
+        }
+    }
+}
+
+/// A place inside a scalar of one line; the scalar's own place otherwise.
+fn within(node: &Node, at: Option<(usize, usize)>) -> Place {
+    let is_quoted = matches!(&node.value, Value::Scalar { is_quoted: true, .. });
+    match at {
+        Some((1, column)) => {
+            Place { line: node.place.line, column: node.place.column + column - 1 + usize::from(is_quoted) }
+        }
+        _ => node.place,
+    }
+}

@@ -1,0 +1,171 @@
+//! The pipeline file: the sample of the formats page, and mistakes.
+
+use granary_core::time::secs;
+use granary_window::{Emit, Function, Horizon, Lateness, Window};
+
+use super::parse;
+use crate::decode::Kind;
+use crate::plan::{Does, From, Plan, Target};
+
+const BOONTADATA: &str = include_str!("../../../deploy/examples/boontadata/pipeline.yaml");
+
+fn mistakes(text: &str) -> Vec<String> {
+    parse(text).expect_err("it has mistakes").iter().map(ToString::to_string).collect()
+}
+
+fn plan(text: &str) -> Plan {
+    parse(text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+fn changed(from: &str, to: &str) -> String {
+    assert!(BOONTADATA.contains(from), "the sample holds `{from}`");
+    BOONTADATA.replacen(from, to, 1)
+}
+
+#[test]
+fn the_sample_is_read_as_it_stands() {
+    let plan = plan(BOONTADATA);
+    assert_eq!(&*plan.name, "boontadata");
+    let source = &plan.sources[0];
+    assert_eq!((&*source.topic, source.key, source.id), ("boontadata", 1, Some(0)));
+    assert_eq!(source.watermark.idle_after, Some(secs(10)));
+    assert_eq!(source.watermark.future_guard, None);
+    let crate::plan::Decoder::Schema(schema) = &source.decoder else { panic!("a schema") };
+    assert_eq!(schema.fields[3].kind, Kind::TimeMs { digits: 1..=15, quoted: true });
+    assert_eq!(schema.fields[5].kind, Kind::Double { range: -1e12..=1e12 });
+    let step = plan.steps[0].window().expect("a window step");
+    assert_eq!(step.spec.window, Window::Tumbling { size: secs(5), offset: 0 });
+    assert_eq!((step.spec.allowed_lateness, step.spec.emit), (Lateness::Forever, Emit::Watermark));
+    assert_eq!(step.spec.dedup.map(|dedup| dedup.horizon), Some(Horizon::Pane));
+    assert_eq!((&step.id[..], step.by[0].index), (&[0][..], 2));
+    assert_eq!(step.spec.aggregates[1].function, Function::Sum);
+    assert_eq!(step.inputs, [4, 5]);
+    assert!(matches!(&plan.sinks[0].to, Target::Topic(topic) if &**topic == "boontadata-results"));
+    assert_eq!(plan.sinks[0].from, From::Step(0));
+    assert_eq!(plan.streams(), ["aggregates", "rejected", "late", "poisoned"]);
+    assert_eq!(plan.topic(plan.stream("late").unwrap(), "dev"), "granary.dev.boontadata.late");
+    assert_eq!(plan.notices().len(), 1, "forever is said at start");
+}
+
+#[test]
+fn all_mistakes_come_at_once_with_their_places() {
+    let text = "\
+pipeline: 7up
+sources:
+  readings:
+    topic: readings
+    start: newest
+    decode:
+      format: jsn
+      fields:
+        device: {type: txt, chars: 1..128}
+        at: {type: time_ms, digits: 15..1}
+    key: device
+    event_time: at
+    watermark: {per: keys, out_of_orderness: 5 s}
+sinks: {}
+";
+    let found = mistakes(text);
+    let expected = [
+        "line 1, column 11: pipeline `7up`: a letter, then",
+        "line 5, column 12: unknown start `newest`;",
+        "line 7, column 15: unknown format `jsn`; did you mean `json`? allowed: json, delimited, messagepack",
+        "line 9, column 24: unknown type `txt`; did you mean `text`?",
+        "line 10, column 37: digits: a range such as 1..15 expected, `15..1` found",
+        "line 13, column 22: unknown per `keys`; did you mean `key`? allowed: key, partition",
+        "line 13, column 46: out_of_orderness: a length such as 250ms, 5s, 15m, 1h or 1d expected, `5 s` found",
+        "line 14, column 8: sinks: at least one is needed",
+    ];
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}\nexpected {expected}");
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+}
+
+#[test]
+fn unknown_words_name_the_nearest() {
+    for (from, to, expected) in [
+        ("allowed_lateness", "allowed_latness", "did you mean `allowed_lateness`?"),
+        ("avg(m2)", "average(m2)", "unknown aggregate `average`"),
+        ("sum(m1)", "sum(m3)", "unknown field `m3`; did you mean `m1`?"),
+        ("from: totals", "from: total", "unknown source or step `total`; did you mean `totals`?"),
+        ("key: device", "key: devise", "did you mean `device`?"),
+        ("type: tumbling", "type: tumblin", "did you mean `tumbling`?"),
+        ("size: 5s", "size: 5s, slide: 1s", "unknown name `slide`"),
+        ("by: [category]", "by: [m2]", "`m2` is a double"),
+        ("emit: watermark", "emit: retract", "unknown emit `retract`"),
+        ("size: 5s", "size: 0s", "window.size: must be greater than 0"),
+    ] {
+        let found = mistakes(&changed(from, to));
+        assert!(found.iter().any(|mistake| mistake.contains(expected)), "{to}: {found:#?}");
+        assert_eq!(found.len(), 1, "{to}: {found:#?}");
+    }
+}
+
+#[test]
+fn what_is_not_built_is_said() {
+    for (from, to) in [
+        ("delivery: exactly_once", "delivery: eager"),
+        ("topic: boontadata-results", "topic: boontadata-results, webhook: x"),
+        ("format: json ", "format: avro "),
+        ("emit: watermark", "join: {}"),
+        ("horizon: pane", "horizon: pane, keep: last"),
+    ] {
+        let found = mistakes(&changed(from, to));
+        assert!(found.iter().any(|mistake| mistake.contains("not supported yet")), "{to}: {found:#?}");
+    }
+    let second = changed("sinks:\n", "  more:\n    from: totals\n    filter: count > 3\nsinks:\n");
+    let found = mistakes(&second);
+    assert!(found[0].contains("results of a window step is not supported yet"), "{found:#?}");
+}
+
+#[test]
+fn filters_and_maps_are_compiled_once_and_point_at_the_place() {
+    let with = |filter: &str| {
+        changed(
+            "  totals:\n    from: measurements",
+            &format!(
+                "  warm: {{from: measurements, filter: \"{filter}\"}}\n  scaled: {{from: warm, map: {{m2: m2 * 2.0}}}}\n  totals:\n    from: scaled"
+            ),
+        )
+    };
+    let plan = plan(&with("m2 > 20.5 && category != 'x'"));
+    assert!(matches!(plan.steps[0].does, Does::Filter(_)) && matches!(plan.steps[1].does, Does::Map(_)));
+    let window = plan.steps[2].window().expect("a window step");
+    assert_eq!(window.inputs, [4, 6], "the mapped m2 hides the first one");
+    let line = 1 + with("x").lines().position(|line| line.contains("warm: {")).unwrap();
+    let found = mistakes(&with("m2 > 20.5 && m9 != 1"));
+    assert!(
+        found[0].starts_with(&format!("line {line}, column 52: unknown field `m9`; did you mean `m")),
+        "{found:#?}"
+    );
+    let found = mistakes(&with("m2 > > 1"));
+    assert!(found[0].starts_with(&format!("line {line}, column 4")), "{found:#?}");
+    let found = mistakes(&with("m1 + 1"));
+    assert!(found[0].contains("true or false expected"), "{found:#?}");
+}
+
+#[test]
+fn yaml_that_is_none_is_said_with_its_place() {
+    assert!(
+        mistakes("a: [1, 2").first().is_some_and(|m| m.contains("not YAML")),
+        "{:?}",
+        mistakes("a: [1, 2")
+    );
+    assert!(mistakes("").first().is_some_and(|m| m.contains("empty")));
+    let twice = changed("pipeline: boontadata", "pipeline: boontadata\npipeline: again");
+    assert!(mistakes(&twice)[0].contains("`pipeline` stands twice"), "{:?}", mistakes(&twice));
+    assert!(mistakes("a: &x 1\nb: *x\n").iter().any(|m| m.contains("aliases are not supported")));
+}
+
+#[test]
+fn every_shape_change_is_visible() {
+    let shape = |text: &str| plan(text).shapes()[0].1.clone();
+    let first = shape(BOONTADATA);
+    for (from, to) in
+        [("size: 5s", "size: 6s"), ("min(m1)", "max(m1)"), ("by: [category]", "by: []"), ("by: id", "by: at")]
+    {
+        assert_ne!(shape(&changed(from, to)), first, "{to}");
+    }
+    assert_eq!(shape(&changed("topic: boontadata\n", "topic: other\n")), first, "a topic is no shape");
+}

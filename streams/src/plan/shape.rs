@@ -1,0 +1,47 @@
+//! The shape of a step: what its state depends on. A step of the same name and another shape may not read that state.
+
+use std::fmt::Write;
+
+use granary_window as window;
+
+use super::{Column, Plan, Step, WindowStep};
+
+impl Plan {
+    /// Name and shape of each step that has state. Two plans agree on a step's state exactly if its shape is equal.
+    pub fn shapes(&self) -> Vec<(&str, String)> {
+        self.steps.iter().filter_map(|step| Some((&*step.name, shape(self, step, step.window()?)))).collect()
+    }
+}
+
+fn shape(plan: &Plan, step: &Step, of: &WindowStep) -> String {
+    let source = &plan.sources[step.source];
+    let columns = input_columns(plan, step);
+    let named = |index: usize| columns.iter().find(|c| c.index == index).map_or("?", |c| &*c.name);
+    let key = source.columns.iter().find(|c| c.index == source.key).map_or("?", |c| &*c.name);
+    let spec = &of.spec;
+    let mut shape = format!("1 key={key}");
+    let mut part = |name: &str, value: String| {
+        write!(shape, " {name}={value}").expect("writing to a string cannot fail");
+    };
+    part("by", of.by.iter().map(|c| &*c.name).collect::<Vec<_>>().join(","));
+    part("window", format!("{:?}", spec.window).replace(' ', ""));
+    part("time", format!("{:?}", spec.time));
+    part("per", format!("{:?}", spec.watermark.per).replace(' ', ""));
+    part("accumulation", format!("{:?}", spec.accumulation));
+    part("emit", format!("{:?}", spec.emit));
+    part("early", format!("{:?}", spec.early).replace(' ', ""));
+    part("dedup", of.id.iter().map(|i| named(*i)).collect::<Vec<_>>().join(","));
+    let aggregate = |a: &window::Aggregate| {
+        let field = of.inputs.get(a.field).map_or("", |index| named(*index));
+        format!("{}:{:?}({field})", a.name, a.function)
+    };
+    part("aggregates", spec.aggregates.iter().map(aggregate).collect::<Vec<_>>().join(","));
+    shape
+}
+
+fn input_columns<'p>(plan: &'p Plan, step: &Step) -> &'p [Column] {
+    match step.from {
+        super::From::Source(i) => &plan.sources[i].columns,
+        super::From::Step(i) => &plan.steps[i].columns,
+    }
+}
