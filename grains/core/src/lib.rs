@@ -37,3 +37,22 @@ pub use host::{CatchUp, Schedule};
 pub use id::{GrainId, Key, SlotId};
 pub use shared::Shared;
 pub use time::{Span, Timestamp};
+
+/// A value of any shape: what [`Grain::migrate`] gets.
+pub use rmpv::Value;
+
+/// For generated code only: what `#[grain]` names without asking the user to depend on it.
+#[doc(hidden)]
+pub mod __private {
+    pub use {rmpv, serde};
+
+    /// The answer in a `Result`, also behind an alias that hides its types.
+    pub trait Outcome {
+        /// The answer.
+        type Reply;
+    }
+
+    impl<T, E> Outcome for Result<T, E> {
+        type Reply = T;
+    }
+}

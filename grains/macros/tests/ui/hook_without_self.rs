@@ -1,0 +1,16 @@
+#![allow(unused)]
+
+use granary_macros::grain;
+use serde::{Deserialize, Serialize};
+
+#[derive(Default, Serialize, Deserialize)]
+struct Sensor {
+    bursts: u64,
+}
+
+#[grain(crate = granary_core)]
+impl Sensor {
+    fn on_activate() {}
+}
+
+fn main() {}

@@ -1,0 +1,17 @@
+#![allow(unused)]
+
+use granary_macros::grain;
+use serde::{Deserialize, Serialize};
+
+#[derive(Default, Serialize, Deserialize)]
+struct Sensor {
+    bursts: u64,
+}
+
+#[grain(crate = granary_core)]
+impl Sensor {
+    fn bump(&mut self) {}
+    fn bump(&mut self, by: u64) {}
+}
+
+fn main() {}
