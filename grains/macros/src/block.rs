@@ -119,10 +119,15 @@ struct Parts {
 impl Parts {
     fn read(&mut self, function: &mut ImplItemFn, grain: &TokenStream, mistakes: &mut Mistakes) {
         let marks = Marks::take(&mut function.attrs, mistakes);
+        let name = function.sig.ident.unraw().to_string();
+        if name == "at" {
+            let message = "`at` makes the typed reference, `Sensor::at(key)`: choose another name";
+            mistakes.note(&function.sig.ident, message);
+            return;
+        }
         if marks.is_private() {
             return;
         }
-        let name = function.sig.ident.unraw().to_string();
         let takes_shared =
             matches!(function.sig.inputs.first(), Some(FnArg::Typed(first)) if is_shared_self(&first.ty));
         let has_receiver = function.sig.receiver().is_some();

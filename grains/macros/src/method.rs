@@ -8,12 +8,6 @@ use syn::{Attribute, FnArg, ImplItemFn, LitStr, Meta, Pat, PatType, Receiver, Re
 use crate::Mistakes;
 use crate::types::{cannot_travel, first_argument, last_word, shown, without_self};
 
-/// Names the typed reference or the kind has for itself.
-const TAKEN: [(&str, &str); 2] = [
-    ("at", "`at` makes the typed reference: `Sensor::at(key)`"),
-    ("clone", "`clone` copies the typed reference"),
-];
-
 /// The attributes of methods that this macro reads and takes away.
 #[derive(Default)]
 pub struct Marks {
@@ -206,13 +200,14 @@ impl Method {
     }
 }
 
+/// The typed reference is copied with `clone`: a method of that name would stand in its way.
 fn check_name(signature: &Signature, mistakes: &mut Mistakes) -> bool {
-    let name = &signature.ident;
-    let taken = TAKEN.iter().find(|(word, _)| name == word);
-    if let Some((_, why)) = taken {
-        mistakes.note(name, format!("{why}; choose another name, or mark a helper `#[private]`"));
+    let is_free = signature.ident != "clone";
+    if !is_free {
+        let message = "`clone` copies the typed reference: choose another name, or mark it `#[private]`";
+        mistakes.note(&signature.ident, message);
     }
-    taken.is_none()
+    is_free
 }
 
 /// A call travels as bytes, so a method is one concrete function.

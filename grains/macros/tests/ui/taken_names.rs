@@ -19,4 +19,14 @@ impl Sensor {
     }
 }
 
+#[derive(Default, Serialize, Deserialize)]
+struct Meter;
+
+#[grain(crate = granary_core)]
+impl Meter {
+    fn at(number: u64) -> Meter {
+        Meter
+    }
+}
+
 fn main() {}
