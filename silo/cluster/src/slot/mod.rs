@@ -66,6 +66,9 @@ pub struct Slot {
     /// What the open transaction holds of this slot.
     publication: Option<(CommitNo, Vec<Position>)>,
     marker_due: bool,
+    /// There is no marker at all: none of our commits may be stored before there is one, or an end of the process would
+    /// leave an outbox of which nobody knows what was published.
+    marker_missing: bool,
     /// The ids named by markers that were fenced since the acquire.
     marker_fenced: Vec<TxId>,
     asked: Ask,
@@ -105,6 +108,7 @@ impl Slot {
             flight: None,
             publication: None,
             marker_due: false,
+            marker_missing: false,
             marker_fenced: Vec::new(),
             asked: Ask(0),
             awaiting: None,
@@ -138,6 +142,11 @@ impl Slot {
     /// As of which acquire.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The store's run under which it was acquired: a cell loaded under another run may be older than the slot.
+    pub fn run(&self) -> RunId {
+        self.run
     }
 
     /// The last stored commit.
@@ -177,7 +186,7 @@ impl Slot {
 
     /// Whether the next commit may be sealed and sent now.
     pub fn may_seal(&self) -> bool {
-        self.phase == Phase::Run && self.flight.is_none()
+        self.phase == Phase::Run && self.flight.is_none() && !self.marker_missing
     }
 
     /// The commit that will hold what is changed from now on; a reply that changed or saw unsealed state is held for it.
@@ -263,13 +272,28 @@ impl Slot {
         self.send(Script::Note { slot, me, epoch: self.epoch, run: self.run, noted }, out);
     }
 
-    /// Nothing to commit for now: lets go of published outputs that are still stored. Does nothing if there are none.
+    /// Whether published outputs are still stored and may be let go of now.
+    pub fn wants_trim(&self) -> bool {
+        self.may_seal() && self.to_trim.is_some()
+    }
+
+    /// Nothing to commit for now: lets go of published outputs that are still stored, if there are any. (Every commit does
+    /// so on its way.)
     pub fn idle(&mut self, out: &mut Vec<Do>) {
-        if !self.may_seal() || self.to_trim.is_none() {
+        if !self.wants_trim() {
             return;
         }
         let Seat { slot, me, .. } = self.seat;
         self.send(Script::Trim { slot, me, epoch: self.epoch, run: self.run, covered: self.covered }, out);
+    }
+
+    /// The store is connected again, and this is its server's run. Under another run it may have lost writes: the slot is
+    /// dropped, even if it has nothing to write and would not notice for long.
+    pub fn connected(&mut self, run: RunId, out: &mut Vec<Do>) {
+        let knows_run = !matches!(self.phase, Phase::Off | Phase::Acquire | Phase::Stopped);
+        if knows_run && run != self.run && !self.has(Defect::IgnoreServerRun) {
+            self.drop_slot(Why::Fenced, out);
+        }
     }
 
     /// A handler failed: everything not sealed is dropped, the outcome of the commit in flight is awaited, then the

@@ -60,6 +60,7 @@ impl Slot {
         if let Some((_, at)) = self.publication.take_if(|(number, _)| *number == n) {
             positions::raise(&mut self.floor, &at);
             self.cover(n.max(self.covered));
+            self.marker_missing = false;
         }
     }
 
@@ -118,6 +119,7 @@ impl Slot {
         if marker.n > self.n || marker.epoch > self.epoch {
             return self.drop_slot(Why::MarkerAhead, out);
         }
+        self.marker_missing = false;
         self.cover(marker.n);
         self.floor = marker.positions;
         positions::normalize(&mut self.floor);

@@ -125,7 +125,7 @@ impl Slot {
             (None, phase) => {
                 self.covered = self.n;
                 self.floor.clone_from(&self.positions);
-                self.marker_due = true;
+                (self.marker_due, self.marker_missing) = (true, true);
                 self.publisher = Publisher::Ok;
                 if phase == Phase::Marker {
                     self.tell_loss(self.n, out);

@@ -1,0 +1,26 @@
+//! Seeded simulation of the commit protocol: the real slot machines, and around them a store, a log, a network and silos
+//! that crash, pause, lose messages and lose writes, all in one thread.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`run`] | one run: scenario, steps, faults, then calm |
+//! | [`world`] | how machines, store and network hear of each other |
+//! | [`lane`] | the lane's work at the log |
+//! | [`store`], [`log`] | the simulated technologies |
+//! | [`memory`], [`silo`] | what an engine keeps |
+//! | [`truth`], [`check`] | what must come out, and what must hold at each step |
+//! | [`scenario`] | kinds of runs and planted mistakes |
+//!
+//! Invariant: a run depends on its seed alone.
+
+pub mod check;
+pub mod lane;
+pub mod log;
+pub mod memory;
+pub mod random;
+pub mod run;
+pub mod scenario;
+pub mod silo;
+pub mod store;
+pub mod truth;
+pub mod world;

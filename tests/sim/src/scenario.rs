@@ -1,0 +1,110 @@
+//! What a run is made of: how many silos, which faults, which mistake.
+
+use granary_cluster::Defect;
+use granary_cluster::slot::Outlet;
+
+use crate::random::Random;
+
+/// How often each fault may strike in one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// A silo ends.
+    pub crash: u32,
+    /// A silo is declared dead and runs on.
+    pub pause: u32,
+    /// The store loses its last writes.
+    pub rollback: u32,
+    /// A request or a reply is lost, or a request arrives late.
+    pub lost: u32,
+    /// A handler fails.
+    pub handler: u32,
+}
+
+/// A mistake planted on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// In the slot's machine.
+    Slot(Defect),
+    /// The store does not check owner and epoch at a commit.
+    SkipEpochCheck,
+    /// Nobody looks at the store's run: not the store, not the slot.
+    SkipRunCheck,
+    /// The engine rebuilds a commit whose reply was lost instead of sending the same bytes.
+    RebuildCommit,
+}
+
+/// One kind of run.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// How outputs get to the log.
+    pub outlet: Outlet,
+    /// Silos at the start.
+    pub silos: u64,
+    /// Slots.
+    pub slots: u16,
+    /// Records of each slot.
+    pub records: u64,
+    /// Whether one record always fails.
+    pub poison: bool,
+    /// Calls in all.
+    pub calls: u32,
+    /// Slots given away in all.
+    pub gives: u32,
+    /// The faults.
+    pub faults: Faults,
+    /// The planted mistake.
+    pub mistake: Option<Mistake>,
+}
+
+/// Ends of silos stay below what would set a record aside that was noted each time
+/// ([`granary_cluster::retry::TRIES_POISON`] and the one that made the slot careful): an innocent record must come through.
+impl Scenario {
+    /// Any scenario of the real protocol.
+    pub fn any(random: &mut Random) -> Scenario {
+        if random.once_in(4) { Scenario::embedded(random) } else { Scenario::cluster(random) }
+    }
+
+    /// One process with store and log in one engine, started again when it ends.
+    pub fn embedded(random: &mut Random) -> Scenario {
+        let faults = Faults {
+            crash: random.between(0, 2) as u32,
+            pause: 0,
+            rollback: random.below(2) as u32,
+            lost: random.between(0, 6) as u32,
+            handler: random.between(0, 2) as u32,
+        };
+        Scenario {
+            outlet: Outlet::Store,
+            silos: 1,
+            slots: random.between(1, 3) as u16,
+            records: random.between(3, 20),
+            poison: random.once_in(3),
+            calls: random.between(0, 8) as u32,
+            gives: 0,
+            faults,
+            mistake: None,
+        }
+    }
+
+    /// Several silos over an external store and log.
+    pub fn cluster(random: &mut Random) -> Scenario {
+        let faults = Faults {
+            crash: random.between(0, 2) as u32,
+            pause: random.between(0, 1) as u32,
+            rollback: random.below(2) as u32,
+            lost: random.between(0, 6) as u32,
+            handler: random.between(0, 2) as u32,
+        };
+        Scenario {
+            outlet: Outlet::Log,
+            silos: random.between(1, 3),
+            slots: random.between(1, 3) as u16,
+            records: random.between(3, 20),
+            poison: random.once_in(3),
+            calls: random.between(0, 8) as u32,
+            gives: random.between(0, 3) as u32,
+            faults,
+            mistake: None,
+        }
+    }
+}

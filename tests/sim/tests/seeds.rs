@@ -1,0 +1,37 @@
+//! Runs of the protocol as it is. `GRANARY_SEED=7` replays one seed, `GRANARY_SEEDS=10000` runs so many.
+
+use granary_sim::run::run;
+use granary_sim::scenario::Scenario;
+
+const SEEDS: u64 = 200;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+#[test]
+fn every_seed_holds() {
+    let seeds = match number("GRANARY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("GRANARY_SEEDS").unwrap_or(SEEDS),
+    };
+    let mut steps = 0u64;
+    for seed in seeds.clone() {
+        match run(seed, Scenario::any) {
+            Ok(summary) => steps += u64::from(summary.steps),
+            Err(failed) => panic!("{failed}"),
+        }
+    }
+    println!("{} seeds, {steps} steps", seeds.end - seeds.start);
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in [3, 77, 1_234] {
+        let twice = [(); 2].map(|()| run(seed, Scenario::any).unwrap_or_else(|failed| panic!("{failed}")));
+        assert_eq!(twice[0], twice[1], "seed {seed}");
+        assert!(twice[0].steps > 10, "seed {seed} does something");
+    }
+    assert_ne!(run(3, Scenario::any).unwrap().digest, run(4, Scenario::any).unwrap().digest);
+}
