@@ -1,1 +1,34 @@
-//! The client of a Granary cluster
+//! The client of a Granary cluster, and the accepting end of its connections.
+//!
+//! ```no_run
+//! # use granary_core::{Grain, GrainId, Result, call::Options};
+//! # async fn example() -> Result<()> {
+//! use granary_client::Client;
+//! let client = Client::connect("127.0.0.1:7400").await?;
+//! let row = client.call(&GrainId::new("Device", "d-7"), "get", &[], Options::default()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`client`] | [`Client`]: typed and untyped calls, produce, status |
+//! | [`tail`] | the records of a stream as they come |
+//! | [`serve`] | the other end: what a silo puts behind its listening socket |
+//! | `connect`, `link`, `pending` | one connection: handshake, what travels, who waits for what |
+//! | `outgoing` | frames gathered into few writes |
+//!
+//! A client never repeats a call by itself once a byte of it may have left: it says whether the call ran, and the
+//! caller decides.
+
+pub mod client;
+mod connect;
+mod link;
+mod outgoing;
+mod pending;
+pub mod serve;
+pub mod tail;
+
+pub use client::{Builder, Client};
+pub use granary_wire::{NewRecord, Start};
+pub use tail::{Record, Tail};

@@ -1,0 +1,85 @@
+//! Opening a connection: TCP, then a hello each way.
+
+use std::time::Duration;
+
+use granary_core::{Error, ErrorKind, Ran, Result};
+use granary_wire::{Decoder, Frame, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Role, encode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long connecting and the handshake may take.
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// What a client says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: String,
+    /// The cluster it must be; empty takes any.
+    pub(crate) cluster: String,
+    /// What the client calls itself.
+    pub(crate) name: String,
+}
+
+/// A socket whose handshake is done, and what arrived after it.
+pub(crate) struct Opened {
+    pub(crate) socket: TcpStream,
+    pub(crate) decoder: Decoder,
+}
+
+/// Opens a connection, once.
+pub(crate) async fn open(target: &Target) -> Result<Opened> {
+    let address = &target.address;
+    match tokio::time::timeout(CONNECT_MAX, shake(target)).await {
+        Ok(opened) => opened.map_err(|error| error.ran(Ran::No)),
+        Err(_) => Err(unavailable(address, &format!("no answer within {} s", CONNECT_MAX.as_secs()))),
+    }
+}
+
+fn unavailable(address: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("no silo at {address}: {why}")).ran(Ran::No)
+}
+
+async fn shake(target: &Target) -> Result<Opened> {
+    let address = &target.address;
+    let mut socket = TcpStream::connect(address).await.map_err(|e| unavailable(address, &e))?;
+    socket.set_nodelay(true).map_err(|e| unavailable(address, &e))?;
+    let hello =
+        Hello { version: PROTOCOL_VERSION, cluster: &target.cluster, role: Role::Client, name: &target.name };
+    let mut bytes = Vec::new();
+    encode(&Frame::Hello(hello), &mut bytes).map_err(|e| Error::invalid(e.to_string()))?;
+    socket.write_all(&bytes).await.map_err(|e| unavailable(address, &e))?;
+    let mut decoder = Decoder::handshake();
+    loop {
+        let count = socket.read(decoder.space()).await.map_err(|e| unavailable(address, &e))?;
+        if count == 0 {
+            return Err(unavailable(address, &"it closed the connection during the handshake"));
+        }
+        decoder.filled(count);
+        if welcomed(target, &mut decoder)? {
+            decoder.welcome();
+            return Ok(Opened { socket, decoder });
+        }
+    }
+}
+
+/// Whether the silo's hello has come and fits.
+fn welcomed(target: &Target, decoder: &mut Decoder) -> Result<bool> {
+    let address = &target.address;
+    let wrong = |why: &dyn std::fmt::Display| Error::invalid(format!("{address} is no silo of ours: {why}"));
+    match decoder.next_frame().map_err(|e| wrong(&e))? {
+        None => Ok(false),
+        Some(Frame::Goodbye(failure)) => Err(failure.to_error()),
+        Some(Frame::Hello(hello)) => {
+            if !(PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(&hello.version) {
+                let (theirs, ours) = (hello.version, PROTOCOL_VERSION);
+                return Err(wrong(&format!("it speaks protocol {theirs}, this client {ours}")));
+            }
+            if !target.cluster.is_empty() && target.cluster != hello.cluster {
+                let (theirs, ours) = (hello.cluster, &target.cluster);
+                return Err(wrong(&format!("it belongs to the cluster `{theirs}`, not to `{ours}`")));
+            }
+            Ok(true)
+        }
+        Some(other) => Err(wrong(&format!("its first frame is a `{}`", other.name()))),
+    }
+}

@@ -1,0 +1,67 @@
+//! The answer to one request, from whichever thread has it.
+
+use std::sync::Arc;
+
+use granary_core::call::BytesReply;
+use granary_core::{Error, ErrorKind, Ran, Result};
+use granary_wire::{Failure, Frame};
+use tokio::sync::oneshot;
+
+use super::connection::Connection;
+use crate::outgoing::Unsent;
+
+/// Answers one request, once. Dropped unanswered, it answers `Closed`, whether it ran unknown.
+pub struct Reply {
+    connection: Arc<Connection>,
+    /// `None` when nobody waits: a one-way call, or answered.
+    id: Option<u64>,
+}
+
+impl Reply {
+    pub(super) fn new(connection: Arc<Connection>, id: Option<u64>) -> Reply {
+        Reply { connection, id }
+    }
+
+    /// Answers. A peer that has gone misses it.
+    pub fn send(mut self, result: Result<Vec<u8>>) {
+        self.answer(result.as_deref().map_err(Failure::of));
+    }
+
+    /// Whether somebody waits for the answer.
+    pub fn is_awaited(&self) -> bool {
+        self.id.is_some() && !self.connection.outgoing.is_closed()
+    }
+
+    /// The same as a channel, for those who answer so. Must be called on the task that read the request.
+    pub fn into_channel(self) -> BytesReply {
+        let (to, answer) = oneshot::channel();
+        tokio::spawn(async move {
+            if let Ok(result) = answer.await {
+                self.send(result);
+            }
+        });
+        to
+    }
+
+    fn answer(&mut self, result: Result<&[u8], Failure<'_>>) {
+        let Some(id) = self.id.take() else { return };
+        let answer_bytes = result.as_ref().map_or(0, |answer| answer.len());
+        let reply = Frame::Reply(granary_wire::Reply { id, result });
+        if let Err(Unsent::Frame(error)) = self.connection.outgoing.push(&reply) {
+            let message = format!("the answer of {answer_bytes} bytes cannot be sent: {error}");
+            let error = Error::invalid(message).ran(Ran::Yes);
+            let reply = granary_wire::Reply { id, result: Err(Failure::of(&error)) };
+            drop(self.connection.outgoing.push(&Frame::Reply(reply)));
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.id.is_some() {
+            let error = Error::new(ErrorKind::Closed, "the call was dropped without an answer");
+            self.answer(Err(Failure::of(&error.ran(Ran::Unknown))));
+        }
+        self.connection.in_flight.add_permits(1);
+    }
+}
