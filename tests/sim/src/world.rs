@@ -148,13 +148,16 @@ impl World {
                 Do::ReadMarker(ask) => self.silos[silo].asked.push(Asked { slot, ask, what: What::Marker }),
                 Do::InitProducer => self.silos[silo].must_init = true,
                 Do::Opened(opened) => {
+                    // one that was taken over and does not know it yet may open again where it stood
+                    let record = &self.store.rows[slot].record;
+                    let owns = (record.owner, record.epoch) == (self.silos[silo].me, opened.epoch);
                     let seat = &mut self.silos[silo].seats[slot];
                     let (known, named) = (seat.acknowledged, seat.named);
                     (seat.acknowledged, seat.named) = (opened.n, CommitNo(0));
                     seat.memory.open(&opened);
-                    if self.rollbacks == 0 {
+                    if self.rollbacks == 0 && owns {
                         self.checks[slot].open(opened.n)?;
-                    } else if known > opened.n.max(named) {
+                    } else if owns && known > opened.n.max(named) {
                         return Err(format!("slot {slot}: commit {known} is lost, and nobody says so"));
                     }
                 }
