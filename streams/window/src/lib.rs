@@ -7,16 +7,35 @@
 //! | [`event`] | what goes into an operator: events and the passing of time |
 //! | [`row`] | what comes out: rows and outcomes |
 //! | [`operator`] | the state machine of one step in one slot |
+//! | [`distinct`] | de-duplication without a window |
+//! | [`cases`] | runs conformance cases through these |
+//! | [`clock`] | the watermark of a stream in partitions |
 //!
 //! Invariant: nothing here opens a socket, reads a clock, starts a thread or draws a random number. The same inputs
 //! give the same rows in the same order, wherever state was stored and loaded in between.
 
+mod aggregate;
+pub mod cases;
+pub mod clock;
+pub mod distinct;
+mod encode;
 pub mod event;
+mod ids;
+mod index;
+mod key;
+mod keys;
 pub mod operator;
+mod pane;
+mod pool;
 pub mod row;
+mod rules;
+mod shifting;
+mod slice;
 pub mod spec;
+mod total;
 pub mod value;
 
+pub use clock::Partitions;
 pub use event::{Event, Input};
 pub use operator::{KeyStats, Operator, Peek};
 pub use row::{Op, Outcome, Output, Reason, Row, State, Values};

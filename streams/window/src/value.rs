@@ -3,6 +3,10 @@
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 
+use crate::Corrupt;
+use crate::aggregate::{Accumulator, Plan};
+use crate::encode::{Reader, put_bytes, put_datum, put_f64, put_i128, put_u64};
+
 /// A value of an event, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
@@ -28,7 +32,7 @@ pub enum Datum {
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// A number that is not a whole number within `i64`.
+    /// A floating-point number.
     Double(f64),
     /// Text in UTF-8.
     Text(Box<[u8]>),
@@ -58,6 +62,7 @@ pub struct Values<'a>(pub(crate) ValuesOf<'a>);
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ValuesOf<'a> {
     None,
+    Live(&'a Plan, &'a [Accumulator]),
     Kept(&'a [Former]),
 }
 
@@ -77,6 +82,7 @@ impl<'a> Values<'a> {
     pub fn len(&self) -> usize {
         match self.0 {
             ValuesOf::None => 0,
+            ValuesOf::Live(plan, _) => plan.len(),
             ValuesOf::Kept(values) => values.len(),
         }
     }
@@ -90,6 +96,7 @@ impl<'a> Values<'a> {
     pub fn get(&self, i: usize) -> Computed<'a> {
         match self.0 {
             ValuesOf::None => Computed::Null,
+            ValuesOf::Live(plan, accumulators) => plan.compute(accumulators, i),
             ValuesOf::Kept(values) => values.get(i).map_or(Computed::Null, Former::computed),
         }
     }
@@ -101,6 +108,46 @@ impl<'a> Values<'a> {
 }
 
 impl Former {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Former::Null => out.push(0),
+            Former::Bool(b) => out.push(1 + u8::from(*b)),
+            Former::Int(n) => {
+                out.push(3);
+                put_i128(out, *n);
+            }
+            Former::Double(x) => {
+                out.push(4);
+                put_f64(out, *x);
+            }
+            Former::Text(t) => {
+                out.push(5);
+                put_bytes(out, t);
+            }
+            Former::List(items) => {
+                out.push(6);
+                put_u64(out, items.len() as u64);
+                items.iter().for_each(|item| put_datum(out, item));
+            }
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Former, Corrupt> {
+        Ok(match reader.byte()? {
+            0 => Former::Null,
+            1 => Former::Bool(false),
+            2 => Former::Bool(true),
+            3 => Former::Int(reader.i128()?),
+            4 => Former::Double(reader.f64()?),
+            5 => Former::Text(reader.bytes()?.into()),
+            6 => {
+                let n = reader.count()?;
+                Former::List((0..n).map(|_| reader.datum()).collect::<Result<_, _>>()?)
+            }
+            _ => return Err(Corrupt { what: "published value expected" }),
+        })
+    }
+
     fn computed(&self) -> Computed<'_> {
         match self {
             Former::Null => Computed::Null,
@@ -131,15 +178,14 @@ impl Value<'_> {
         matches!(self, Value::Null) || matches!(self, Value::Double(x) if x.is_nan())
     }
 
-    /// The value, kept. A double that is a whole number within `i64` becomes that number, so that equal values are
-    /// equal in every set.
+    /// The value, kept; not-a-number is kept as missing.
     pub fn keep(&self) -> Datum {
         match *self {
             Value::Null => Datum::Null,
             Value::Bool(b) => Datum::Bool(b),
             Value::Int(n) => Datum::Int(n),
             Value::Double(x) if x.is_nan() => Datum::Null,
-            Value::Double(x) => whole(x).map_or(Datum::Double(x), Datum::Int),
+            Value::Double(x) => Datum::Double(x),
             Value::Text(t) => Datum::Text(t.into()),
         }
     }
@@ -162,15 +208,6 @@ impl Datum {
             Datum::Text(t) => Value::Text(t),
         }
     }
-
-    fn rank(&self) -> u8 {
-        match self {
-            Datum::Null => 0,
-            Datum::Bool(_) => 1,
-            Datum::Int(_) | Datum::Double(_) => 2,
-            Datum::Text(_) => 3,
-        }
-    }
 }
 
 impl PartialEq for Datum {
@@ -189,15 +226,29 @@ impl PartialOrd for Datum {
 
 impl Ord for Datum {
     fn cmp(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Datum::Bool(a), Datum::Bool(b)) => a.cmp(b),
-            (Datum::Int(a), Datum::Int(b)) => a.cmp(b),
-            (Datum::Double(a), Datum::Double(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
-            (Datum::Int(a), Datum::Double(b)) => compare(*a, *b),
-            (Datum::Double(a), Datum::Int(b)) => compare(*b, *a).reverse(),
-            (Datum::Text(a), Datum::Text(b)) => a.cmp(b),
-            _ => self.rank().cmp(&other.rank()),
-        }
+        order(self.value(), other.value())
+    }
+}
+
+fn rank(value: Value<'_>) -> u8 {
+    match value {
+        Value::Null => 0,
+        Value::Bool(_) => 1,
+        Value::Int(_) | Value::Double(_) => 2,
+        Value::Text(_) => 3,
+    }
+}
+
+/// The order of values: missing, truth values, numbers by value, text by bytes.
+pub(crate) fn order(a: Value<'_>, b: Value<'_>) -> Ordering {
+    match (a, b) {
+        (Value::Bool(a), Value::Bool(b)) => a.cmp(&b),
+        (Value::Int(a), Value::Int(b)) => a.cmp(&b),
+        (Value::Double(a), Value::Double(b)) => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
+        (Value::Int(a), Value::Double(b)) => compare(a, b),
+        (Value::Double(a), Value::Int(b)) => compare(b, a).reverse(),
+        (Value::Text(a), Value::Text(b)) => a.cmp(b),
+        _ => rank(a).cmp(&rank(b)),
     }
 }
 
@@ -215,15 +266,35 @@ fn compare(a: i64, b: f64) -> Ordering {
     }
 }
 
+/// Equal values hash alike: a double that is a whole number as that number.
 impl Hash for Datum {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.rank().hash(state);
+        rank(self.value()).hash(state);
         match self {
             Datum::Null => {}
             Datum::Bool(b) => b.hash(state),
             Datum::Int(n) => n.hash(state),
-            Datum::Double(x) => x.to_bits().hash(state),
+            Datum::Double(x) => match whole(*x) {
+                Some(n) => n.hash(state),
+                None => x.to_bits().hash(state),
+            },
             Datum::Text(t) => t.hash(state),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_ordered_by_value_without_rounding() {
+        let big = (1i64 << 53) + 1;
+        assert!(Datum::Int(big) > Datum::Double(9_007_199_254_740_992.0));
+        assert_eq!(Datum::Int(7), Datum::Double(7.0));
+        assert!(Datum::Int(7) < Datum::Double(7.5) && Datum::Int(-7) > Datum::Double(-7.5));
+        assert!(Datum::Int(i64::MAX) < Datum::Double(9_223_372_036_854_775_808.0));
+        assert!(Datum::Int(i64::MIN) > Datum::Double(f64::NEG_INFINITY));
+        assert!(Datum::Null < Datum::Bool(false) && Datum::Double(1e300) < Datum::Text((*b"a").into()));
     }
 }

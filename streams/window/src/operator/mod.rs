@@ -1,13 +1,33 @@
 //! The state machine of one window step in one slot.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `mod` | inputs and what they do |
+//! | `cells` | which cells are needed, taken and written |
+//! | `memory` | what leaves memory |
+//! | `peek` | questions about windows and keys |
 
+mod cells;
+mod memory;
+mod peek;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use granary_core::{Span, Timestamp};
 
-use crate::Corrupt;
-use crate::event::Input;
+use crate::aggregate::Sample;
+use crate::clock::Partitions;
+use crate::event::{Event, Input};
+use crate::ids::id_of;
+use crate::index::Index;
+use crate::key::{Arrival, Stage};
+use crate::keys::Keys;
+use crate::pool::Pool;
 use crate::row::{Outcome, Output, Row, State};
-use crate::spec::Spec;
+use crate::rules::{Layout, Rules, length};
+use crate::spec::{Emit, Spec};
 
 /// One window step in one slot: takes inputs, gives rows, keeps its state in cells.
 ///
@@ -16,7 +36,39 @@ use crate::spec::Spec;
 #[derive(Debug)]
 pub struct Operator {
     spec: Arc<Spec>,
+    rules: Rules,
     prefix: Box<[u8]>,
+    keys: Keys,
+    pool: Pool,
+    index: Index,
+    /// Keys changed since the last seal.
+    dirty: Vec<u32>,
+    root: Root,
+    /// With a watermark per stream: when each key's next change falls due.
+    queue: BinaryHeap<Reverse<(i64, u32)>>,
+    /// Everything open is in memory (watermark per stream).
+    is_resident: bool,
+    /// How much silence has passed, ms.
+    silence: i64,
+    /// Listed keys by the silence that had passed at their last event.
+    silent: BinaryHeap<Reverse<(i64, u32)>>,
+    /// The last commit the store has acknowledged.
+    acknowledged: u64,
+    /// Where the eviction goes on.
+    hand: u32,
+    /// Memory used again.
+    windows: Vec<(i64, i64)>,
+}
+
+/// What concerns all keys.
+#[derive(Debug)]
+struct Root {
+    partitions: Partitions,
+    /// The wall clock; the smallest time: it has shown nothing.
+    now: i64,
+    /// The input has ended.
+    ended: bool,
+    dirty: bool,
 }
 
 /// The present row of a window, and where it stands.
@@ -52,7 +104,31 @@ impl Operator {
     /// A new one without any state in memory. Its cells' keys begin with `prefix` (the step). The spec must be free of
     /// mistakes.
     pub fn new(spec: Arc<Spec>, prefix: &[u8]) -> Operator {
-        Operator { spec, prefix: prefix.into() }
+        debug_assert!(spec.check().is_empty(), "{:?}", spec.check());
+        let rules = Rules::new(&spec);
+        let root = Root {
+            partitions: Partitions::new(rules.partitions),
+            now: i64::MIN,
+            ended: false,
+            dirty: false,
+        };
+        Operator {
+            spec,
+            rules,
+            prefix: prefix.into(),
+            keys: Keys::default(),
+            pool: Pool::default(),
+            index: Index::new(),
+            dirty: Vec::new(),
+            root,
+            queue: BinaryHeap::new(),
+            is_resident: false,
+            silence: 0,
+            silent: BinaryHeap::new(),
+            acknowledged: 0,
+            hand: 0,
+            windows: Vec::new(),
+        }
     }
 
     /// What it does.
@@ -60,85 +136,295 @@ impl Operator {
         &self.spec
     }
 
-    /// Appends the keys of the cells that must be supplied before `input` can be applied; nothing when all is in
-    /// memory. Ask again after supplying: what one cell says may call for another.
-    pub fn missing(&mut self, input: &Input<'_>, cells: &mut Vec<Vec<u8>>) {
-        let _ = (input, cells);
-        todo!()
-    }
-
-    /// Hands over a cell that was missing; `None` when the store has none.
-    pub fn supply(&mut self, cell: &[u8], value: Option<&[u8]>) -> Result<(), Corrupt> {
-        let _ = (cell, value);
-        todo!()
+    /// The watermark for all keys (watermark per stream, or the wall clock with processing time).
+    pub fn stream_watermark(&self) -> Timestamp {
+        Timestamp(self.stream_w())
     }
 
     /// Applies one input. Nothing must be missing for it.
+    ///
+    /// # Panics
+    /// When a cell is missing that had to be supplied: going on would give wrong results.
     pub fn apply(&mut self, input: &Input<'_>, out: &mut impl Output) -> Outcome {
-        let _ = (input, out);
-        todo!()
+        match *input {
+            Input::Event(event) => return self.event(event, true, out),
+            Input::Observe(event) => return self.event(event, false, out),
+            Input::KeyWatermark { key, to } => {
+                if self.rules.per_key {
+                    let place = self.place(key);
+                    self.advance_key(place, to.ms(), out);
+                    self.settle(place);
+                }
+            }
+            Input::CloseIdle { key } => self.close_idle(key, out),
+            Input::PartitionWatermark { partition, to } => {
+                self.change_stream(|partitions| partitions.observe(partition, to.ms()), out);
+            }
+            Input::PartitionIdle(partition) => {
+                self.change_stream(|partitions| partitions.set_idle(partition, true), out);
+            }
+            Input::PartitionActive(partition) => {
+                self.change_stream(|partitions| partitions.set_idle(partition, false), out);
+            }
+            Input::ProcessingTime(now) => self.processing_time(now.ms(), out),
+            Input::End => self.end(out),
+        }
+        Outcome::Accepted
     }
 
-    /// The slot stood so long at the end of all its inputs: keys are silent for so much longer.
+    /// The slot stood so long at the end of all its inputs: keys are silent for so much longer. Time in which the slot
+    /// was behind, paused or not owned does not count.
     pub fn pass_silence(&mut self, stood: Span) {
-        let _ = stood;
-        todo!()
+        self.silence = self.silence.saturating_add(length(stood));
     }
 
     /// Appends up to `limit` keys with a result to come that were silent for `idle_after`: apply [`Input::CloseIdle`]
-    /// to each. Needs [`Operator::missing_index`] to have nothing missing.
+    /// to each. A key is named once; it is named again when it was silent anew after a further event. Needs
+    /// [`Operator::missing_index`] to have nothing missing, else keys not yet seen are not named yet.
     pub fn idle_keys(&mut self, limit: usize, keys: &mut Vec<Box<[u8]>>) {
-        let _ = (limit, keys);
-        todo!()
+        let Some(idle_after) = self.rules.idle_after else { return };
+        let before = self.silence.saturating_sub_unsigned(idle_after);
+        let mut named = 0;
+        while named < limit
+            && let Some(Reverse((heard, place))) = self.silent.peek().copied()
+            && heard <= before
+        {
+            self.silent.pop();
+            let key = self.keys.get_mut(place);
+            if !key.flags.used || !key.flags.queued {
+                continue;
+            }
+            if key.mark > before {
+                self.silent.push(Reverse((key.mark, place)));
+                continue;
+            }
+            key.flags.queued = false;
+            if key.listed_at != crate::key::NOT_LISTED {
+                keys.push(key.name.clone());
+                named += 1;
+            }
+        }
     }
 
-    /// Appends the cells that list the keys with a result to come, as far as they are not in memory.
-    pub fn missing_index(&mut self, cells: &mut Vec<Vec<u8>>) {
-        let _ = cells;
-        todo!()
+    fn event(&mut self, event: &Event<'_>, enters: bool, out: &mut impl Output) -> Outcome {
+        if let (Some(guard), Some(logged_at)) = (self.rules.future_guard, event.logged_at)
+            && event.time > logged_at + guard
+        {
+            return Outcome::Future;
+        }
+        let place = self.place(event.key);
+        let time = if self.rules.processing { self.root.now } else { event.time.ms() };
+        let outcome = if enters { self.take(place, event, time, out) } else { Outcome::Accepted };
+        let key = self.keys.get_mut(place);
+        key.last_event = time.max(key.last_event);
+        if self.rules.idle_after.is_some() {
+            key.mark = self.silence;
+        }
+        if self.rules.per_key {
+            if let Some(to) = self.rules.watermark_after(time) {
+                self.advance_key(place, to, out);
+            }
+            self.settle(place);
+        } else {
+            self.settle(place);
+            if let Some(to) = self.rules.watermark_after(time).filter(|_| !self.rules.processing) {
+                self.change_stream(|partitions| partitions.observe(event.partition, to), out);
+            }
+        }
+        outcome
     }
 
-    /// Hands the cells changed since the last seal to `put`, `None` for a deletion: they belong to commit `n`. A window
-    /// opened and closed since then costs nothing.
-    pub fn seal(&mut self, n: u64, put: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
-        let _ = (n, put);
-        todo!()
+    /// Puts an event into its windows and counts what became of it.
+    fn take(&mut self, place: u32, event: &Event<'_>, time: i64, out: &mut impl Output) -> Outcome {
+        let w = self.w(place);
+        let Operator { rules, keys, pool, windows, root, .. } = self;
+        let key = keys.get_mut(place);
+        let mut stage = Stage { rules, pool, windows, w, now: root.now, out };
+        let wants_id = rules.dedup_pane || rules.dedup_horizon.is_some();
+        let arrival = Arrival {
+            by: event.by,
+            sample: Sample { values: event.values, time, arrival: key.events },
+            id: event.id.filter(|_| wants_id).map(id_of),
+            gap: event.gap.map(length),
+        };
+        let outcome = match rules.layout {
+            Layout::Hopping { .. } | Layout::Cumulate { .. } | Layout::Global => {
+                key.take_fixed(&arrival, &mut stage)
+            }
+            Layout::Session { gap, inclusive, per_event } => {
+                let arrival = Arrival { gap: arrival.gap.filter(|_| per_event), ..arrival };
+                key.take_session(gap, inclusive, &arrival, &mut stage)
+            }
+            Layout::Sliding { difference } => key.take_sliding(difference, &arrival, &mut stage),
+            Layout::Count { size, slide } => key.take_counted(size, slide, &arrival, &mut stage),
+        };
+        match outcome {
+            Outcome::Accepted | Outcome::PartiallyLate => key.events += 1,
+            Outcome::Duplicate => key.duplicates += 1,
+            Outcome::Late => key.late += 1,
+            Outcome::Unassigned | Outcome::Future => {}
+        }
+        outcome
     }
 
-    /// Commit `n` is stored: what it held may leave memory.
-    pub fn acknowledged(&mut self, n: u64) {
-        let _ = n;
-        todo!()
+    /// Moves one key's watermark and publishes what that makes due.
+    fn advance_key(&mut self, place: u32, to: i64, out: &mut impl Output) {
+        let key = self.keys.get_mut(place);
+        if to <= key.clock {
+            return;
+        }
+        key.clock = to;
+        if key.next <= to {
+            self.fire(place, to, out);
+        }
     }
 
-    /// Bytes of memory the state takes, about.
-    pub fn memory_bytes(&self) -> usize {
-        todo!()
+    fn fire(&mut self, place: u32, w: i64, out: &mut impl Output) {
+        let Operator { rules, keys, pool, windows, root, .. } = self;
+        keys.get_mut(place).fire(place, &mut Stage { rules, pool, windows, w, now: root.now, out });
     }
 
-    /// Lets cold clean state leave until about `target_bytes` remain.
-    pub fn evict(&mut self, target_bytes: usize) {
-        let _ = target_bytes;
-        todo!()
+    /// A silent key: its clock moves to where its last result falls due.
+    fn close_idle(&mut self, name: &[u8], out: &mut impl Output) {
+        if !self.rules.per_key {
+            return;
+        }
+        let place = self.place(name);
+        let rules = &self.rules;
+        let panes = self.keys.get(place).slices.iter().flat_map(|slice| &slice.panes);
+        let to = panes.filter(|pane| pane.next(rules).1).map(|pane| match rules.emit {
+            Emit::Final if rules.closes() => rules.last_call(pane.end),
+            _ => rules.due(pane.end),
+        });
+        if let Some(to) = to.max() {
+            self.advance_key(place, to, out);
+        }
+        self.settle(place);
     }
 
-    /// The present row of the window of `key` and `by` that starts at `start` (and ends at `end`, for cumulating
-    /// windows; without it the last one). Appends to `cells` and answers `None` when cells are missing.
-    pub fn peek(
-        &mut self,
-        key: &[u8],
-        by: &[u8],
-        start: Timestamp,
-        end: Option<Timestamp>,
-        cells: &mut Vec<Vec<u8>>,
-    ) -> Option<Peek<'_>> {
-        let _ = (key, by, start, end, cells);
-        todo!()
+    /// Changes the partitions' watermarks and publishes what that makes due.
+    fn change_stream(&mut self, change: impl FnOnce(&mut Partitions), out: &mut impl Output) {
+        if self.rules.per_key || self.rules.processing {
+            return;
+        }
+        let before = self.root.partitions.watermark();
+        change(&mut self.root.partitions);
+        self.root.dirty = true;
+        if self.root.partitions.watermark() > before {
+            self.advance_stream(out);
+        }
     }
 
-    /// What is known of a key; `None` when cells are missing, or (with nothing appended) the key was never seen.
-    pub fn key_stats(&mut self, key: &[u8], cells: &mut Vec<Vec<u8>>) -> Option<KeyStats> {
-        let _ = (key, cells);
-        todo!()
+    /// The watermark of all keys has moved.
+    fn advance_stream(&mut self, out: &mut impl Output) {
+        let w = self.stream_w();
+        let mut due = Vec::new();
+        while let Some(Reverse((at, place))) = self.queue.peek().copied()
+            && at <= w
+        {
+            self.queue.pop();
+            let key = self.keys.get_mut(place);
+            if !key.flags.used || key.mark != at {
+                continue;
+            }
+            key.mark = i64::MAX;
+            if key.next <= w {
+                due.push(place);
+            } else {
+                self.enqueue(place);
+            }
+        }
+        self.keys.sort(&mut due);
+        for place in due {
+            self.fire(place, w, out);
+            self.settle(place);
+        }
+    }
+
+    /// With a watermark per stream: queues a key for its next change, unless it is queued for as early.
+    fn enqueue(&mut self, place: u32) {
+        let key = self.keys.get_mut(place);
+        if key.next < key.mark {
+            key.mark = key.next;
+            self.queue.push(Reverse((key.next, place)));
+        }
+    }
+
+    fn processing_time(&mut self, now: i64, out: &mut impl Output) {
+        let moved = now > self.root.now;
+        self.root.now = now.max(self.root.now);
+        self.root.dirty = true;
+        if moved && self.rules.processing {
+            self.advance_stream(out);
+        }
+        if !matches!(self.rules.early, Some(crate::spec::Early::ProcessingTimeDelay(_))) {
+            return;
+        }
+        let mut listed: Vec<u32> = self.index.members().collect();
+        self.keys.sort(&mut listed);
+        for place in listed {
+            let w = self.w(place);
+            let Operator { rules, keys, pool, windows, root, .. } = self;
+            let mut stage = Stage { rules, pool, windows, w, now: root.now, out };
+            if keys.get_mut(place).after_delay(&mut stage) {
+                self.settle(place);
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut impl Output) {
+        if self.rules.processing || self.root.ended {
+            return;
+        }
+        self.root.ended = true;
+        self.root.dirty = true;
+        self.root.partitions.end();
+        let mut listed: Vec<u32> = self.index.members().collect();
+        self.keys.sort(&mut listed);
+        for place in listed {
+            self.fire(place, i64::MAX, out);
+            self.settle(place);
+        }
+    }
+
+    /// After a change: the key is dirty, listed as long as a result is to come, and queued for it.
+    fn settle(&mut self, place: u32) {
+        let key = self.keys.get_mut(place);
+        key.flags.touched = true;
+        if !key.flags.dirty {
+            key.flags.dirty = true;
+            self.dirty.push(place);
+        }
+        let listed = key.is_pending(&self.rules);
+        if self.rules.idle_after.is_some() && listed && !key.flags.queued {
+            key.flags.queued = true;
+            key.mark = key.mark.min(self.silence);
+            self.silent.push(Reverse((key.mark, place)));
+        }
+        self.index.set(&mut self.keys, place, listed);
+        if !self.rules.per_key {
+            self.enqueue(place);
+        }
+    }
+
+    /// The watermark that counts for a key.
+    fn w(&self, place: u32) -> i64 {
+        if self.root.ended {
+            i64::MAX
+        } else if self.rules.per_key {
+            self.keys.get(place).clock
+        } else {
+            self.stream_w()
+        }
+    }
+
+    fn stream_w(&self) -> i64 {
+        if self.rules.processing { self.root.now.saturating_sub(1) } else { self.root.partitions.watermark() }
+    }
+
+    /// Where a key is whose cells were supplied.
+    fn place(&mut self, name: &[u8]) -> u32 {
+        let place = self.keys.find(name).filter(|place| self.keys.get(*place).flags.loaded);
+        place.expect("missing cells are supplied before an input is applied")
     }
 }

@@ -1,0 +1,389 @@
+//! Which cells an input needs, taking them, and writing those that changed.
+//!
+//! | cell | key after the step's prefix | holds |
+//! |---|---|---|
+//! | root | `R` | the wall clock, the partitions' watermarks, the list of index buckets |
+//! | bucket | `I`, number | names of keys with a result to come |
+//! | key | `K`, name | clock, counters, the slices that time will change |
+//! | ids | `H`, name | ids a key remembers for a length of time |
+//! | slice | `S`, name, start (8 bytes, sorted) | panes |
+
+use super::Operator;
+use crate::Corrupt;
+use crate::encode::{Reader, VERSION, put_i64};
+use crate::event::{Event, Input};
+use crate::key::{Key, NOT_LISTED, REMEMBERED_BYTES};
+use crate::rules::Rules;
+use crate::slice::{Slice, WHOLE};
+
+const ROOT: u8 = b'R';
+const BUCKET: u8 = b'I';
+const KEY: u8 = b'K';
+const IDS: u8 = b'H';
+const SLICE: u8 = b'S';
+
+impl Operator {
+    /// Appends the keys of the cells that must be supplied before `input` can be applied; nothing when all is in
+    /// memory. Ask again after supplying: what one cell says may call for another.
+    pub fn missing(&mut self, input: &Input<'_>, cells: &mut Vec<Vec<u8>>) {
+        if self.rules.resident && !self.is_resident {
+            let before = cells.len();
+            self.missing_everything(cells);
+            self.is_resident = cells.len() == before;
+        }
+        match *input {
+            Input::Event(event) => self.missing_for_event(event, true, cells),
+            Input::Observe(event) => self.missing_for_event(event, false, cells),
+            Input::KeyWatermark { key, to } => {
+                if let Some(place) = self.missing_key(key, cells) {
+                    self.missing_due(place, to.ms(), cells);
+                }
+            }
+            Input::CloseIdle { key } => {
+                if let Some(place) = self.missing_key(key, cells) {
+                    let key = self.keys.get(place);
+                    let pending = key.slices.iter().filter(|slice| slice.pending && !slice.loaded);
+                    cells.extend(pending.map(|slice| slice_cell(&self.prefix, &key.name, slice.start)));
+                }
+            }
+            Input::PartitionWatermark { .. }
+            | Input::PartitionIdle(_)
+            | Input::PartitionActive(_)
+            | Input::ProcessingTime(_) => self.missing_root(cells),
+            Input::End => self.missing_everything(cells),
+        }
+    }
+
+    /// Appends the cells that list the keys with a result to come, as far as they are not in memory.
+    pub fn missing_index(&mut self, cells: &mut Vec<Vec<u8>>) {
+        self.missing_root(cells);
+        for bucket in 0..=u8::MAX {
+            if self.index.has_root() && !self.index.has(bucket) {
+                cells.push(cell(&self.prefix, BUCKET, &[bucket]));
+            }
+        }
+    }
+
+    fn missing_root(&self, cells: &mut Vec<Vec<u8>>) {
+        if !self.index.has_root() {
+            cells.push(cell(&self.prefix, ROOT, b""));
+        }
+    }
+
+    /// The index, its keys, and of each what time will still change.
+    fn missing_everything(&mut self, cells: &mut Vec<Vec<u8>>) {
+        let before = cells.len();
+        self.missing_index(cells);
+        if cells.len() > before {
+            return;
+        }
+        for place in self.index.members() {
+            let key = self.keys.get(place);
+            if !key.flags.loaded {
+                cells.push(cell(&self.prefix, KEY, &key.name));
+            }
+            if lacks_ids(&self.rules, key) {
+                cells.push(cell(&self.prefix, IDS, &key.name));
+            }
+            for slice in key.slices.iter().filter(|slice| self.rules.resident || needs(&self.rules, slice)) {
+                if !slice.loaded {
+                    cells.push(slice_cell(&self.prefix, &key.name, slice.start));
+                }
+            }
+        }
+    }
+
+    fn missing_for_event(&mut self, event: &Event<'_>, enters: bool, cells: &mut Vec<Vec<u8>>) {
+        let Some(place) = self.missing_key(event.key, cells) else { return };
+        let w = self.w(place);
+        let time = if self.rules.processing { self.root.now } else { event.time.ms() };
+        if enters {
+            let Operator { rules, keys, windows, prefix, .. } = self;
+            let key = keys.get(place);
+            if rules.layout.is_aligned() {
+                windows.clear();
+                rules.windows(time, windows);
+                let mut last = None;
+                for (start, end) in windows.iter().copied() {
+                    if w < rules.close(end) && last != Some(start) && key.lacks(rules, start) {
+                        cells.push(slice_cell(prefix, &key.name, start));
+                        last = Some(start);
+                    }
+                }
+            } else if key.lacks(rules, WHOLE) {
+                cells.push(slice_cell(prefix, &key.name, WHOLE));
+            }
+        }
+        if self.rules.per_key
+            && let Some(to) = self.rules.watermark_after(time)
+        {
+            self.missing_due(place, to, cells);
+        }
+    }
+
+    /// The key's place when its cell is in memory; else what it needs.
+    fn missing_key(&mut self, name: &[u8], cells: &mut Vec<Vec<u8>>) -> Option<u32> {
+        let found = self.keys.find(name);
+        if let Some(place) = found
+            && self.keys.get(place).flags.loaded
+            && !lacks_ids(&self.rules, self.keys.get(place))
+        {
+            return Some(place);
+        }
+        self.missing_root(cells);
+        let bucket = crate::keys::bucket_of(name);
+        if !self.index.has(bucket) {
+            cells.push(cell(&self.prefix, BUCKET, &[bucket]));
+        }
+        let key = found.map(|place| self.keys.get(place));
+        if !key.is_some_and(|key| key.flags.loaded) {
+            cells.push(cell(&self.prefix, KEY, name));
+        }
+        if key.map_or(self.rules.dedup_horizon.is_some(), |key| lacks_ids(&self.rules, key)) {
+            cells.push(cell(&self.prefix, IDS, name));
+        }
+        None
+    }
+
+    /// The slices that a watermark makes due and whose content that needs.
+    fn missing_due(&self, place: u32, to: i64, cells: &mut Vec<Vec<u8>>) {
+        let key = self.keys.get(place);
+        if key.next > to {
+            return;
+        }
+        for slice in key.slices.iter().filter(|slice| slice.next <= to && !slice.loaded) {
+            let wanted = slice_cell(&self.prefix, &key.name, slice.start);
+            if needs(&self.rules, slice) && !cells.contains(&wanted) {
+                cells.push(wanted);
+            }
+        }
+    }
+
+    /// Hands over a cell that was missing; `None` when the store has none. A cell that is in memory already is passed
+    /// over.
+    pub fn supply(&mut self, cell: &[u8], value: Option<&[u8]>) -> Result<(), Corrupt> {
+        let rest = cell.strip_prefix(&*self.prefix).ok_or(Corrupt { what: "cell of another step" })?;
+        let (tag, name) = rest.split_first().ok_or(Corrupt { what: "cell key expected" })?;
+        match *tag {
+            ROOT => self.supply_root(value),
+            BUCKET => {
+                let number = *name.first().ok_or(Corrupt { what: "bucket number expected" })?;
+                self.supply_bucket(number, value)
+            }
+            KEY => self.supply_key(name, value),
+            IDS => self.supply_ids(name, value),
+            SLICE => {
+                let at = name.len().checked_sub(8).ok_or(Corrupt { what: "slice start expected" })?;
+                let start = u64::from_be_bytes(name[at..].try_into().expect("8 bytes are left"));
+                self.supply_slice(&name[..at], (start ^ (1 << 63)) as i64, value)
+            }
+            _ => Err(Corrupt { what: "cell key expected" }),
+        }
+    }
+
+    fn supply_root(&mut self, value: Option<&[u8]>) -> Result<(), Corrupt> {
+        if self.index.has_root() {
+            return Ok(());
+        }
+        let Some(bytes) = value else { return self.index.take_root(None) };
+        let mut reader = Reader::cell(bytes)?;
+        self.root.now = reader.i64()?;
+        self.root.ended = reader.byte()? != 0;
+        self.root.partitions.decode(&mut reader)?;
+        self.index.take_root(Some(&mut reader))?;
+        reader.finish()
+    }
+
+    fn supply_bucket(&mut self, number: u8, value: Option<&[u8]>) -> Result<(), Corrupt> {
+        let Operator { index, keys, pool, silent, silence, rules, .. } = self;
+        index.take_bucket(number, value, keys, |keys, name| {
+            let place = entry(keys, pool, name);
+            if rules.idle_after.is_some() {
+                let key = keys.get_mut(place);
+                key.flags.queued = true;
+                key.mark = *silence;
+                silent.push(std::cmp::Reverse((*silence, place)));
+            }
+            place
+        })
+    }
+
+    fn supply_key(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<(), Corrupt> {
+        let place = entry(&mut self.keys, &mut self.pool, name);
+        let key = self.keys.get_mut(place);
+        if key.flags.loaded {
+            return Ok(());
+        }
+        match value {
+            Some(bytes) => key.decode(bytes)?,
+            None => key.flags.loaded = true,
+        }
+        self.pool.bytes += key.slices.len() * size_of::<Slice>();
+        if !self.rules.per_key {
+            self.enqueue(place);
+        }
+        Ok(())
+    }
+
+    fn supply_ids(&mut self, name: &[u8], value: Option<&[u8]>) -> Result<(), Corrupt> {
+        let place = entry(&mut self.keys, &mut self.pool, name);
+        let key = self.keys.get_mut(place);
+        if key.remembered.is_some() {
+            return Ok(());
+        }
+        let remembered = match value {
+            Some(bytes) => {
+                let mut reader = Reader::cell(bytes)?;
+                let remembered = crate::ids::Remembered::decode(&mut reader)?;
+                reader.finish()?;
+                remembered
+            }
+            None => Default::default(),
+        };
+        self.pool.bytes += remembered.len() * REMEMBERED_BYTES;
+        key.remembered = Some(Box::new(remembered));
+        Ok(())
+    }
+
+    fn supply_slice(&mut self, name: &[u8], start: i64, value: Option<&[u8]>) -> Result<(), Corrupt> {
+        let Some(place) = self.keys.find(name).filter(|place| self.keys.get(*place).flags.loaded) else {
+            return Ok(());
+        };
+        let key = self.keys.get_mut(place);
+        match key.slice_at(start) {
+            Ok(at) if key.slices[at].loaded => {}
+            Ok(at) => {
+                let bytes = value.ok_or(Corrupt { what: "cell of a listed slice expected" })?;
+                let slice = &mut key.slices[at];
+                slice.decode(&self.rules, bytes)?;
+                self.pool.changed(size_of::<Slice>(), slice.memory_bytes());
+            }
+            Err(at) => {
+                let mut slice = Slice::new(start, true);
+                if let Some(bytes) = value {
+                    slice.decode(&self.rules, bytes)?;
+                }
+                self.pool.bytes += slice.memory_bytes();
+                key.slices.insert(at, slice);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the cells changed since the last seal to `put`, `None` for a deletion: they belong to commit `n`. Each
+    /// cell is named once. A window opened and closed since then costs nothing.
+    pub fn seal(&mut self, n: u64, put: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+        let (mut name, mut value) = (Vec::new(), Vec::new());
+        for (place, start) in std::mem::take(&mut self.pool.deleted) {
+            let key = self.keys.get(place);
+            if key.slice_at(start).is_err() {
+                name_slice(&mut name, &self.prefix, &key.name, start);
+                put(&name, None);
+            }
+        }
+        for place in std::mem::take(&mut self.dirty) {
+            let key = self.keys.get_mut(place);
+            key.flags.dirty = false;
+            key.sealed = n;
+            for slice in key.slices.iter_mut().filter(|slice| slice.dirty) {
+                slice.dirty = false;
+                slice.stored = true;
+                slice.sealed = n;
+                name_slice(&mut name, &self.prefix, &key.name, slice.start);
+                value.clear();
+                slice.encode(&self.rules, &mut value);
+                put(&name, Some(&value));
+            }
+            if let Some(remembered) = key.remembered.as_mut().filter(|remembered| remembered.dirty) {
+                remembered.dirty = false;
+                name_cell(&mut name, &self.prefix, IDS, &key.name);
+                value.clear();
+                value.push(VERSION);
+                remembered.encode(&mut value);
+                put(&name, Some(&value));
+            }
+            name_cell(&mut name, &self.prefix, KEY, &key.name);
+            value.clear();
+            key.encode(&mut value);
+            put(&name, Some(&value));
+        }
+        let Operator { index, keys, prefix, root, .. } = self;
+        root.dirty |= index.seal(keys, |bucket, value| put(&cell(prefix, BUCKET, &[bucket]), value));
+        if std::mem::take(&mut root.dirty) {
+            value.clear();
+            value.push(VERSION);
+            put_i64(&mut value, root.now);
+            value.push(u8::from(root.ended));
+            root.partitions.encode(&mut value);
+            index.encode_root(&mut value);
+            put(&cell(prefix, ROOT, b""), Some(&value));
+        }
+    }
+
+    /// Commit `n` is stored: what it held may leave memory.
+    pub fn acknowledged(&mut self, n: u64) {
+        self.acknowledged = n.max(self.acknowledged);
+    }
+
+    /// The key's place and the slice in memory, for a question; else what it needs.
+    pub(super) fn missing_for_question(
+        &mut self,
+        name: &[u8],
+        start: Option<i64>,
+        cells: &mut Vec<Vec<u8>>,
+    ) -> Option<u32> {
+        let place = self.missing_key(name, cells)?;
+        let key = self.keys.get(place);
+        match start {
+            Some(start) if key.lacks(&self.rules, start) => {
+                cells.push(slice_cell(&self.prefix, name, start));
+                None
+            }
+            _ => Some(place),
+        }
+    }
+}
+
+/// The key's place; a new entry of which only the name is known when there is none.
+fn entry(keys: &mut crate::keys::Keys, pool: &mut crate::pool::Pool, name: &[u8]) -> u32 {
+    keys.find(name).unwrap_or_else(|| {
+        let place = keys.insert(name);
+        debug_assert_eq!(keys.get(place).listed_at, NOT_LISTED);
+        pool.bytes += keys.get(place).own_bytes();
+        place
+    })
+}
+
+fn lacks_ids(rules: &Rules, key: &Key) -> bool {
+    rules.dedup_horizon.is_some() && key.remembered.is_none()
+}
+
+/// Whether the slice's content is needed when time changes it. Windows that end together and have given their result
+/// only leave.
+fn needs(rules: &Rules, slice: &Slice) -> bool {
+    slice.pending || !rules.layout.ends_together()
+}
+
+fn cell(prefix: &[u8], tag: u8, name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(prefix.len() + 1 + name.len());
+    name_cell(&mut key, prefix, tag, name);
+    key
+}
+
+fn slice_cell(prefix: &[u8], name: &[u8], start: i64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(prefix.len() + 9 + name.len());
+    name_slice(&mut key, prefix, name, start);
+    key
+}
+
+fn name_cell(into: &mut Vec<u8>, prefix: &[u8], tag: u8, name: &[u8]) {
+    into.clear();
+    into.extend_from_slice(prefix);
+    into.push(tag);
+    into.extend_from_slice(name);
+}
+
+fn name_slice(into: &mut Vec<u8>, prefix: &[u8], name: &[u8], start: i64) {
+    name_cell(into, prefix, SLICE, name);
+    into.extend_from_slice(&(start as u64 ^ (1 << 63)).to_be_bytes());
+}

@@ -1,0 +1,75 @@
+//! What leaves memory: cold state that the store holds.
+
+use super::Operator;
+use crate::key::{Key, NOT_LISTED, REMEMBERED_BYTES};
+use crate::slice::Slice;
+
+impl Operator {
+    /// Bytes of memory the state takes, about.
+    pub fn memory_bytes(&self) -> usize {
+        self.pool.bytes
+            + self.keys.overhead_bytes()
+            + self.index.memory_bytes()
+            + (self.queue.capacity() + self.silent.capacity()) * 16
+    }
+
+    /// Lets cold clean state leave until about `target_bytes` remain. What a commit holds that the store has not
+    /// acknowledged stays, and so does what was used since the eviction last passed, unless two rounds do not suffice.
+    /// With a watermark per stream keys with open windows stay.
+    pub fn evict(&mut self, target_bytes: usize) {
+        let places = self.keys.places();
+        for _ in 0..u64::from(places) * 2 {
+            if self.memory_bytes() <= target_bytes {
+                return;
+            }
+            let place = self.hand % places;
+            self.hand = (place + 1) % places;
+            self.evict_key(place);
+        }
+    }
+
+    fn evict_key(&mut self, place: u32) {
+        let Operator { keys, pool, rules, acknowledged, .. } = self;
+        let key = keys.get_mut(place);
+        if !key.flags.used || !key.flags.loaded {
+            return;
+        }
+        if rules.resident && key.listed_at != NOT_LISTED {
+            return;
+        }
+        let acknowledged = *acknowledged;
+        let touched = std::mem::take(&mut key.flags.touched);
+        key.slices.retain_mut(|slice| {
+            if !slice.loaded || slice.dirty || slice.sealed > acknowledged || std::mem::take(&mut slice.touched) {
+                return true;
+            }
+            pool.less(slice.memory_bytes());
+            if slice.next == i64::MAX {
+                return false;
+            }
+            slice.unload();
+            pool.bytes += size_of::<Slice>();
+            true
+        });
+        let is_cold = !touched && !key.flags.dirty && key.sealed <= acknowledged;
+        if !is_cold || key.slices.iter().any(|slice| slice.loaded) {
+            return;
+        }
+        pool.less(key.slices.len() * size_of::<Slice>());
+        pool.less(key.remembered.as_ref().map_or(0, |remembered| remembered.len() * REMEMBERED_BYTES));
+        if key.listed_at == NOT_LISTED {
+            pool.less(key.own_bytes());
+            keys.remove(place);
+        } else {
+            unload(key);
+        }
+    }
+}
+
+/// Only the name of a listed key stays, with how long it has been silent.
+fn unload(key: &mut Key) {
+    key.slices = Vec::new();
+    key.remembered = None;
+    key.next = i64::MAX;
+    key.flags.loaded = false;
+}

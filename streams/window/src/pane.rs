@@ -1,0 +1,315 @@
+//! A pane: one window of one key (and its further segments), with its accumulators, ids and what was published.
+
+use granary_core::Timestamp;
+
+use crate::Corrupt;
+use crate::aggregate::{Accumulator, Sample};
+use crate::encode::{Reader, put_bytes, put_i64, put_u64};
+use crate::ids::{Id, Ids};
+use crate::row::{Op, Output, Reason, Row};
+use crate::rules::{Layout, Rules, next_multiple, length};
+use crate::spec::{Early, Emit};
+use crate::value::{Former, Values, ValuesOf};
+
+/// The segments below the key, without an allocation when they are short.
+#[derive(Clone, Debug)]
+pub(crate) enum Segments {
+    Short(u8, [u8; SHORT]),
+    Long(Box<Box<[u8]>>),
+}
+
+const SHORT: usize = 14;
+
+impl Segments {
+    pub(crate) fn new(bytes: &[u8]) -> Segments {
+        if bytes.len() <= SHORT {
+            let mut short = [0; SHORT];
+            short[..bytes.len()].copy_from_slice(bytes);
+            Segments::Short(bytes.len() as u8, short)
+        } else {
+            Segments::Long(Box::new(bytes.into()))
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Segments::Short(n, bytes) => &bytes[..usize::from(*n)],
+            Segments::Long(bytes) => bytes,
+        }
+    }
+}
+
+/// One window's state.
+#[derive(Clone, Debug)]
+pub(crate) struct Pane {
+    pub(crate) by: Segments,
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) accumulators: Vec<Accumulator>,
+    pub(crate) ids: Ids,
+    /// `event_time_every`: the watermark of the next early result. `processing_time_delay`: the clock at the arrival
+    /// of the first event since the last result. [`i64::MAX`]: none.
+    pub(crate) alarm: i64,
+    /// The values published last, when they may have to be taken back.
+    pub(crate) former: Option<Box<[Former]>>,
+    /// The number of the next row.
+    pub(crate) revision: u32,
+    /// Events since the last row.
+    pub(crate) since: u32,
+    /// The result that time brings has come.
+    pub(crate) fired: bool,
+    /// A row of these bounds was published, and not taken back.
+    pub(crate) published: bool,
+    /// Memory of long accumulators, about.
+    pub(crate) heap_bytes: usize,
+}
+
+/// What surrounds a change of a pane.
+pub(crate) struct Scene<'a> {
+    pub(crate) rules: &'a Rules,
+    /// The key's name.
+    pub(crate) key: &'a [u8],
+    /// The watermark that counts for the key.
+    pub(crate) w: i64,
+    /// The wall clock.
+    pub(crate) now: i64,
+}
+
+impl Pane {
+    /// An empty pane of these bounds; memory of `reuse` is used again.
+    pub(crate) fn open(rules: &Rules, by: &[u8], start: i64, end: i64, reuse: Option<Pane>) -> Pane {
+        let mut accumulators = reuse.map_or_else(Vec::new, |pane| pane.accumulators);
+        rules.plan.reset(&mut accumulators);
+        Pane {
+            by: Segments::new(by),
+            start,
+            end,
+            accumulators,
+            ids: Ids::None,
+            alarm: i64::MAX,
+            former: None,
+            revision: 0,
+            since: 0,
+            fired: false,
+            published: false,
+            heap_bytes: 0,
+        }
+    }
+
+    /// When time next changes the pane, and whether that can bring a result.
+    pub(crate) fn next(&self, rules: &Rules) -> (i64, bool) {
+        match rules.emit {
+            Emit::Watermark if !self.fired => match rules.early {
+                Some(Early::EventTimeEvery(_)) => (self.alarm.min(rules.due(self.end)), true),
+                _ => (rules.due(self.end), true),
+            },
+            Emit::Final if !self.fired => (rules.last_call(self.end), true),
+            _ => (rules.retire(self.end), false),
+        }
+    }
+
+    /// Takes an event in, without publishing anything.
+    pub(crate) fn accumulate(&mut self, scene: &Scene<'_>, sample: &Sample<'_>, id: Option<Id>, arrived_at: i64) {
+        self.heap_bytes += scene.rules.plan.accumulate(&mut self.accumulators, sample);
+        if let Some(id) = id {
+            self.ids.insert(id);
+        }
+        match scene.rules.early {
+            Some(Early::EventTimeEvery(every)) if self.alarm == i64::MAX => {
+                self.alarm = next_multiple(sample.time, length(every));
+            }
+            Some(Early::ProcessingTimeDelay(_)) if self.since == 0 => self.alarm = arrived_at,
+            _ => {}
+        }
+        self.since = self.since.saturating_add(1);
+    }
+
+    /// Publishes what an event brings.
+    pub(crate) fn after_event(&mut self, scene: &Scene<'_>, out: &mut impl Output) {
+        match scene.rules.emit {
+            Emit::EveryUpdate => self.publish(scene, Reason::Update, out),
+            Emit::Final => {}
+            Emit::Watermark if scene.w >= scene.rules.due(self.end) => {
+                self.fired = true;
+                self.publish(scene, Reason::Late, out);
+            }
+            Emit::Watermark => match scene.rules.early {
+                Some(Early::Count(n)) if self.since >= n => self.publish(scene, Reason::Early, out),
+                _ => {}
+            },
+        }
+    }
+
+    /// Publishes what the passing of time brings.
+    pub(crate) fn after_time(&mut self, scene: &Scene<'_>, out: &mut impl Output) {
+        if self.fired {
+            return;
+        }
+        match scene.rules.emit {
+            Emit::Watermark if scene.w >= scene.rules.due(self.end) => {
+                self.fired = true;
+                self.publish(scene, Reason::OnTime, out);
+            }
+            Emit::Watermark => {
+                if let Some(Early::EventTimeEvery(every)) = scene.rules.early
+                    && scene.w >= self.alarm
+                {
+                    if self.since > 0 {
+                        self.publish(scene, Reason::Early, out);
+                    }
+                    self.alarm = next_multiple(scene.w, length(every));
+                }
+            }
+            Emit::Final if scene.w >= scene.rules.last_call(self.end) => {
+                self.fired = true;
+                self.publish(scene, Reason::Final, out);
+            }
+            Emit::Final | Emit::EveryUpdate => {}
+        }
+    }
+
+    /// Publishes what the passing of the wall clock brings: an early result that was waited for long enough.
+    pub(crate) fn after_delay(&mut self, scene: &Scene<'_>, out: &mut impl Output) -> bool {
+        let Some(Early::ProcessingTimeDelay(delay)) = scene.rules.early else { return false };
+        let waits = scene.rules.emit == Emit::Watermark
+            && self.since > 0
+            && scene.w < scene.rules.due(self.end)
+            && scene.now >= self.alarm.saturating_add(length(delay));
+        if waits {
+            self.publish(scene, Reason::Early, out);
+        }
+        waits
+    }
+
+    /// Gives a row.
+    pub(crate) fn publish(&mut self, scene: &Scene<'_>, reason: Reason, out: &mut impl Output) {
+        let rules = scene.rules;
+        if rules.discarding && self.since == 0 {
+            return;
+        }
+        if rules.retracting && self.published {
+            self.take_back(scene, reason, out);
+        }
+        let values = Values(ValuesOf::Live(&rules.plan, &self.accumulators));
+        out.result(self.row(scene, reason, rules.retracting.then_some(Op::Add), values));
+        if rules.retracting {
+            self.former = Some(values.iter().map(|value| Former::of(&value)).collect());
+        }
+        self.revision = self.revision.saturating_add(1);
+        self.published = true;
+        self.since = 0;
+        if rules.discarding {
+            rules.plan.reset(&mut self.accumulators);
+            self.heap_bytes = 0;
+        }
+    }
+
+    /// Takes in a pane that became part of this one.
+    pub(crate) fn merge(&mut self, rules: &Rules, other: Pane) {
+        self.alarm = self.waiting_alarm(rules).min(other.waiting_alarm(rules));
+        self.since = self.since.saturating_add(other.since);
+        self.revision = self.revision.max(other.revision);
+        self.heap_bytes += other.heap_bytes;
+        self.ids.merge(other.ids);
+        rules.plan.merge(&mut self.accumulators, other.accumulators);
+    }
+
+    /// The alarm, unless it stands for an arrival that was reported since.
+    fn waiting_alarm(&self, rules: &Rules) -> i64 {
+        match rules.early {
+            Some(Early::ProcessingTimeDelay(_)) if self.since == 0 => i64::MAX,
+            _ => self.alarm,
+        }
+    }
+
+    /// Withdraws the published row because the session became another.
+    pub(crate) fn withdraw(&mut self, scene: &Scene<'_>, out: &mut impl Output) {
+        if self.published && scene.rules.withdraws {
+            self.take_back(scene, Reason::Delete, out);
+        }
+        self.published = false;
+        self.former = None;
+    }
+
+    /// The row that takes the published one back: with its values when the step retracts.
+    fn take_back(&mut self, scene: &Scene<'_>, reason: Reason, out: &mut impl Output) {
+        let values = match &self.former {
+            Some(former) => Values(ValuesOf::Kept(former)),
+            None => Values(ValuesOf::None),
+        };
+        out.result(self.row(scene, reason, scene.rules.retracting.then_some(Op::Retract), values));
+        self.revision = self.revision.saturating_add(1);
+    }
+
+    pub(crate) fn row<'a>(
+        &'a self,
+        scene: &Scene<'a>,
+        reason: Reason,
+        op: Option<Op>,
+        values: Values<'a>,
+    ) -> Row<'a> {
+        let (start, end) = match scene.rules.layout {
+            Layout::Global => (i64::MIN, i64::MAX),
+            _ => (self.start, self.end),
+        };
+        Row {
+            key: scene.key,
+            by: self.by.bytes(),
+            start: Timestamp(start),
+            end: Timestamp(end),
+            reason,
+            op,
+            revision: self.revision,
+            values,
+        }
+    }
+
+    /// Memory it takes, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let ids = if let Ids::None | Ids::One(_) = self.ids { 0 } else { 24 + self.ids.len() * 20 };
+        size_of::<Pane>() + self.accumulators.capacity() * size_of::<Accumulator>() + ids + self.heap_bytes
+    }
+
+    pub(crate) fn encode(&self, rules: &Rules, out: &mut Vec<u8>) {
+        put_bytes(out, self.by.bytes());
+        put_i64(out, self.start);
+        put_u64(out, self.end.abs_diff(self.start));
+        let flags = u8::from(self.fired)
+            | u8::from(self.published) << 1
+            | u8::from(self.former.is_some()) << 2
+            | u8::from(self.alarm != i64::MAX) << 3;
+        out.push(flags);
+        put_u64(out, u64::from(self.revision));
+        put_u64(out, u64::from(self.since));
+        if self.alarm != i64::MAX {
+            put_i64(out, self.alarm);
+        }
+        if let Some(former) = &self.former {
+            put_u64(out, former.len() as u64);
+            former.iter().for_each(|value| value.encode(out));
+        }
+        self.ids.encode(out);
+        rules.plan.encode(&self.accumulators, out);
+    }
+
+    pub(crate) fn decode(rules: &Rules, reader: &mut Reader<'_>) -> Result<Pane, Corrupt> {
+        let by = Segments::new(reader.bytes()?);
+        let start = reader.i64()?;
+        let end = start.saturating_add_unsigned(reader.u64()?);
+        let flags = reader.byte()?;
+        let (revision, since) = (reader.u32()?, reader.u32()?);
+        let alarm = if flags & 8 != 0 { reader.i64()? } else { i64::MAX };
+        let former = if flags & 4 != 0 {
+            let n = reader.count()?;
+            Some((0..n).map(|_| Former::decode(reader)).collect::<Result<_, _>>()?)
+        } else {
+            None
+        };
+        let ids = Ids::decode(reader)?;
+        let left = reader.left();
+        let accumulators = rules.plan.decode(reader)?;
+        let heap_bytes = left - reader.left();
+        let (fired, published) = (flags & 1 != 0, flags & 2 != 0);
+        Ok(Pane { by, start, end, accumulators, ids, alarm, former, revision, since, fired, published, heap_bytes })
+    }
+}

@@ -1,0 +1,260 @@
+//! A slice: what one cell holds. For windows that start at fixed times, all panes of one key that start together; for
+//! the others, everything of the key.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashTable;
+
+use crate::Corrupt;
+use crate::encode::{Reader, VERSION, put_bytes, put_datum, put_i64, put_u64};
+use crate::pane::{Pane, Segments};
+use crate::rules::{Layout, Rules};
+use crate::value::{Datum, Value};
+
+/// The start of the one slice of windows that do not start at fixed times.
+pub(crate) const WHOLE: i64 = 0;
+
+/// What one cell holds.
+#[derive(Debug)]
+pub(crate) struct Slice {
+    pub(crate) start: i64,
+    /// In the order of their arrival, so that results come in the same order after a restart.
+    pub(crate) panes: Vec<Pane>,
+    /// Events of sliding and count windows.
+    pub(crate) logs: Vec<Log>,
+    /// Finds a pane when there are many and their ends do not change.
+    index: Option<Box<HashTable<u32>>>,
+    /// The watermark at which time next changes something; [`i64::MAX`]: never.
+    pub(crate) next: i64,
+    /// That can bring a result.
+    pub(crate) pending: bool,
+    /// Its content is in memory.
+    pub(crate) loaded: bool,
+    /// Changed since the last seal.
+    pub(crate) dirty: bool,
+    /// The store has a cell of it.
+    pub(crate) stored: bool,
+    /// Used since the eviction last passed.
+    pub(crate) touched: bool,
+    /// The last commit it went into.
+    pub(crate) sealed: u64,
+}
+
+/// Events kept for windows that are made of events, per further segments.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) by: Segments,
+    /// In the order of time for sliding windows, of arrival for count windows.
+    pub(crate) events: VecDeque<Kept>,
+    /// Events since the last result of count windows.
+    pub(crate) since: u32,
+    /// The number of the next row of count windows.
+    pub(crate) revision: u32,
+}
+
+/// One kept event.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) time: i64,
+    pub(crate) arrival: u64,
+    /// The wall clock at its arrival.
+    pub(crate) clock: i64,
+    pub(crate) values: Box<[Datum]>,
+}
+
+/// More panes than this in one slice are found by hash.
+const INDEXED_FROM: usize = 24;
+
+fn hash(by: &[u8], end: i64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(by, end as u64)
+}
+
+impl Slice {
+    pub(crate) fn new(start: i64, loaded: bool) -> Slice {
+        Slice {
+            start,
+            panes: Vec::new(),
+            logs: Vec::new(),
+            index: None,
+            next: i64::MAX,
+            pending: false,
+            loaded,
+            dirty: false,
+            stored: false,
+            touched: true,
+            sealed: 0,
+        }
+    }
+
+    /// Lets the content leave memory. When time next changes it is still known.
+    pub(crate) fn unload(&mut self) {
+        let (next, pending, sealed) = (self.next, self.pending, self.sealed);
+        *self = Slice { next, pending, sealed, stored: true, touched: false, ..Slice::new(self.start, false) };
+    }
+
+    /// Where the pane of these segments and this end is.
+    pub(crate) fn find(&self, by: &[u8], end: i64) -> Option<usize> {
+        let fits = |pane: &Pane| pane.end == end && pane.by.bytes() == by;
+        match &self.index {
+            None => self.panes.iter().position(fits),
+            Some(index) => {
+                index.find(hash(by, end), |i| fits(&self.panes[*i as usize])).map(|i| *i as usize)
+            }
+        }
+    }
+
+    /// Adds a pane.
+    pub(crate) fn push(&mut self, rules: &Rules, pane: Pane) -> usize {
+        let at = self.panes.len();
+        if at == 0 {
+            self.panes.reserve_exact(1);
+        }
+        self.panes.push(pane);
+        if rules.layout.has_fixed_ends() && at >= INDEXED_FROM {
+            self.add_to_index(at);
+        }
+        at
+    }
+
+    fn add_to_index(&mut self, at: usize) {
+        let panes = &self.panes;
+        let rehash = |i: &u32| hash(panes[*i as usize].by.bytes(), panes[*i as usize].end);
+        match &mut self.index {
+            Some(index) => {
+                index.insert_unique(rehash(&(at as u32)), at as u32, rehash);
+            }
+            None => {
+                let mut index = HashTable::with_capacity(panes.len() * 2);
+                for i in 0..panes.len() as u32 {
+                    index.insert_unique(rehash(&i), i, rehash);
+                }
+                self.index = Some(Box::new(index));
+            }
+        }
+    }
+
+    fn build_index(&mut self, rules: &Rules) {
+        self.index = None;
+        if rules.layout.has_fixed_ends() && self.panes.len() > INDEXED_FROM {
+            self.add_to_index(0);
+        }
+    }
+
+    /// Removes the panes for which `gone` holds and hands them to `each`.
+    pub(crate) fn remove(&mut self, rules: &Rules, gone: impl Fn(&Pane) -> bool, mut each: impl FnMut(Pane)) {
+        if !self.panes.iter().any(&gone) {
+            return;
+        }
+        self.panes.extract_if(.., |pane| gone(pane)).for_each(&mut each);
+        self.build_index(rules);
+    }
+
+    /// The log of these segments; a new one when there is none.
+    pub(crate) fn log(&mut self, by: &[u8]) -> &mut Log {
+        let at = self.logs.iter().position(|log| log.by.bytes() == by).unwrap_or_else(|| {
+            self.logs.push(Log { by: Segments::new(by), events: VecDeque::new(), since: 0, revision: 0 });
+            self.logs.len() - 1
+        });
+        &mut self.logs[at]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.panes.is_empty() && self.logs.is_empty()
+    }
+
+    /// Finds anew when time next changes something.
+    pub(crate) fn refresh(&mut self, rules: &Rules) {
+        self.next = i64::MAX;
+        self.pending = false;
+        for pane in &self.panes {
+            let (next, pending) = pane.next(rules);
+            self.next = self.next.min(next);
+            self.pending |= pending;
+        }
+        if let Layout::Sliding { difference } = rules.layout {
+            let oldest = self.logs.iter().filter_map(|log| log.events.front()).map(|e| e.time).min();
+            if let Some(oldest) = oldest {
+                self.next = self.next.min(forget_at(rules, oldest, difference));
+            }
+        }
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Slice>() + self.panes.iter().map(Pane::memory_bytes).sum::<usize>() + self.log_bytes()
+    }
+
+    fn log_bytes(&self) -> usize {
+        self.logs.iter().flat_map(|log| &log.events).map(Kept::memory_bytes).sum()
+    }
+
+    pub(crate) fn encode(&self, rules: &Rules, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        put_u64(out, self.panes.len() as u64);
+        self.panes.iter().for_each(|pane| pane.encode(rules, out));
+        put_u64(out, self.logs.len() as u64);
+        for log in &self.logs {
+            put_bytes(out, log.by.bytes());
+            put_u64(out, u64::from(log.since));
+            put_u64(out, u64::from(log.revision));
+            put_u64(out, log.events.len() as u64);
+            log.events.iter().for_each(|kept| kept.encode(out));
+        }
+    }
+
+    /// Fills an entry from its cell.
+    pub(crate) fn decode(&mut self, rules: &Rules, bytes: &[u8]) -> Result<(), Corrupt> {
+        let mut reader = Reader::cell(bytes)?;
+        let n = reader.count()?;
+        let panes = (0..n).map(|_| Pane::decode(rules, &mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let mut logs = Vec::new();
+        for _ in 0..reader.count()? {
+            let by = Segments::new(reader.bytes()?);
+            let (since, revision) = (reader.u32()?, reader.u32()?);
+            let n = reader.count()?;
+            let events = (0..n).map(|_| Kept::decode(&mut reader)).collect::<Result<_, _>>()?;
+            logs.push(Log { by, events, since, revision });
+        }
+        reader.finish()?;
+        self.logs = logs;
+        self.panes = panes;
+        self.build_index(rules);
+        self.loaded = true;
+        self.stored = true;
+        self.touched = true;
+        self.refresh(rules);
+        Ok(())
+    }
+}
+
+/// The watermark at which an event of a sliding window can be in no new window any more: when the window that starts
+/// right after it is closed.
+pub(crate) fn forget_at(rules: &Rules, time: i64, difference: i64) -> i64 {
+    rules.close(time.saturating_add(difference).saturating_add(2))
+}
+
+impl Kept {
+    pub(crate) fn new(time: i64, arrival: u64, clock: i64, values: &[Value<'_>]) -> Kept {
+        Kept { time, arrival, clock, values: values.iter().map(Value::keep).collect() }
+    }
+
+    /// Memory it takes, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let text = |value: &Datum| if let Datum::Text(t) = value { t.len() } else { 0 };
+        size_of::<Kept>() + self.values.iter().map(|v| size_of::<Datum>() + text(v)).sum::<usize>()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_i64(out, self.time);
+        put_u64(out, self.arrival);
+        put_i64(out, self.clock);
+        put_u64(out, self.values.len() as u64);
+        self.values.iter().for_each(|value| put_datum(out, value));
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Kept, Corrupt> {
+        let (time, arrival, clock) = (reader.i64()?, reader.u64()?, reader.i64()?);
+        let n = reader.count()?;
+        let values = (0..n).map(|_| reader.datum()).collect::<Result<_, _>>()?;
+        Ok(Kept { time, arrival, clock, values })
+    }
+}
