@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use crate::codec;
 use crate::error::{Error, ErrorKind, Ran, Result};
 use crate::grain::{Grain, Method};
+use crate::host::Place;
 use crate::id::{GrainId, Key};
 use crate::time::{Span, Timestamp, secs};
 
@@ -61,6 +62,24 @@ impl fmt::Display for Chain {
     }
 }
 
+/// Why a turn runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// Somebody called.
+    #[default]
+    Call,
+    /// A record of a stream: its error rolls the slot back.
+    Stream,
+    /// A timer of the grain, by the engine's number.
+    Timer(u32),
+    /// A reminder of the grain, by the engine's number.
+    Reminder(u32),
+    /// The hook before the first turn.
+    Activate,
+    /// The hook before the activation leaves.
+    Deactivate,
+}
+
 /// What travels with a call besides its message.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -74,6 +93,10 @@ pub struct Options {
     pub chain: Option<Arc<Chain>>,
     /// Nobody waits for the answer.
     pub one_way: bool,
+    /// Why the turn runs; a caller leaves it alone.
+    pub origin: Origin,
+    /// The waiting turn, when it belongs to the same slot: the answer is not held for it, both commit together.
+    pub inside: Option<Place>,
 }
 
 impl Options {

@@ -1,6 +1,7 @@
 //! A call on its way to a grain, of any method: a box that a lane queues, runs or refuses.
 
 use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -51,8 +52,8 @@ pub trait Answer: Send {
     fn send(self: Box<Self>);
     /// Answers with an error instead: what it reports was undone.
     fn refuse(self: Box<Self>, error: Error);
-    /// The reply as bytes, to be stored under an idempotency key; `None` when it is an error.
-    fn encoded(&self) -> Option<Result<Vec<u8>>>;
+    /// The reply as bytes, or the error it is: to be stored under an idempotency key.
+    fn encoded(&self) -> Result<Vec<u8>>;
 }
 
 struct TypedAnswer<R> {
@@ -69,8 +70,8 @@ impl<R: Serialize + Send + 'static> Answer for TypedAnswer<R> {
         self.to.send(Err(error));
     }
 
-    fn encoded(&self) -> Option<Result<Vec<u8>>> {
-        self.result.as_ref().ok().map(codec::to_bytes)
+    fn encoded(&self) -> Result<Vec<u8>> {
+        self.result.as_ref().map_err(Error::clone).and_then(codec::to_bytes)
     }
 }
 
@@ -80,6 +81,8 @@ pub enum Ended {
     Left,
     /// It is to be held.
     Held(Box<dyn Answer>),
+    /// The turn panicked with this payload; the answer is to be refused.
+    Panicked(Box<dyn Answer>, Box<dyn Any + Send>),
 }
 
 /// Answers `to` now, or hands the answer back to be held: `hold` decides, asked once.
@@ -162,8 +165,14 @@ impl<M: Method> Envelope for Letter<M> {
         cx: &mut Cx,
         hold: &mut dyn FnMut(Option<&Error>) -> bool,
     ) -> Ended {
-        let result = self.message.run(downcast::<M>(grain), cx);
-        end(self.to, result, hold)
+        let Letter { message, to, .. } = *self;
+        match catch_unwind(AssertUnwindSafe(|| message.run(downcast::<M>(grain), cx))) {
+            Ok(result) => end(to, result, hold),
+            Err(payload) => {
+                let result = Err(Error::new(ErrorKind::Poisoned, "the turn panicked"));
+                Ended::Panicked(Box::new(TypedAnswer { to, result }), payload)
+            }
+        }
     }
 
     fn start(self: Box<Self>, grain: Rc<dyn AnyGrain>, cx: Cx, pool: &mut TurnPool) -> Turn {
@@ -185,12 +194,19 @@ impl<M: Method> Envelope for Letter<M> {
 }
 
 /// Opens a call of `M` from encoded arguments: a map by name, an array by place, or the only argument as it is.
+/// When they do not fit, the caller is told and the error returned.
 pub(crate) fn open<M: Method>(
     arguments: &[u8],
     options: Options,
     reply: BytesReply,
 ) -> Result<Box<dyn Envelope>> {
-    let message = decode_message::<M>(arguments)?;
+    let message = match decode_message::<M>(arguments) {
+        Ok(message) => message,
+        Err(error) => {
+            drop(reply.send(Err(error.clone())));
+            return Err(error);
+        }
+    };
     let to = if options.one_way { ReplyTo::Nobody } else { ReplyTo::Bytes(reply) };
     Ok(Box::new(Letter::<M>::new(message, options, to)))
 }

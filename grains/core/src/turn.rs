@@ -28,6 +28,8 @@ pub trait TurnFuture {
     fn end(self: Pin<&mut Self>, hold: &mut dyn FnMut(Option<&Error>) -> bool) -> Ended;
     /// Drops what is left of the turn and answers with this error.
     fn refuse(self: Pin<&mut Self>, error: Error);
+    /// Answers with this error now; the turn goes on, and nobody waits for it any more.
+    fn expire(self: Pin<&mut Self>, error: Error);
     /// Whether somebody still waits for the answer.
     fn is_awaited(&self) -> bool;
     /// Which method's box this is.
@@ -81,6 +83,12 @@ where
         this.future.set(None);
         *this.result = None;
         if let Some(to) = this.to.take() {
+            to.send(Err(error));
+        }
+    }
+
+    fn expire(self: Pin<&mut Self>, error: Error) {
+        if let Some(to) = self.project().to.replace(ReplyTo::Nobody) {
             to.send(Err(error));
         }
     }

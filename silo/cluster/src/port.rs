@@ -254,6 +254,11 @@ pub trait Pipeline {
     /// Decodes the record and names the slot it belongs to. The decoded event is kept until the next `route`.
     fn route(&mut self, record: &Record<'_>) -> SlotId;
 
+    /// The routing key of the record routed last, for a stray that is sent on.
+    fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
+        record.key.unwrap_or_default().to_vec()
+    }
+
     /// Applies the record routed last to its slot.
     fn apply(&mut self, slot: SlotId, record: &Record<'_>, effects: &mut Effects)
     -> Result<Applied, Failure>;

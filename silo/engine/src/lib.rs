@@ -1,1 +1,32 @@
-//! Lanes, turns, activations and the commit loop
+//! Lanes, turns, activations and the commit loop.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | what an engine is started with |
+//! | [`engine`] | starting lanes, the handle to call through, stopping |
+//! | `lane` | one lane: calls, turns, commits, sources, time |
+//! | `slot`, `table`, `turns` | a slot on its lane, its activations, the turns under way |
+//! | `timers`, `reminders`, `keyed` | timers, durable reminders and idempotency keys of a slot |
+//! | `mailbox`, [`stats`], `watch` | what other threads see of a lane |
+//!
+//! Invariants: a lane is one actix actor on its own arbiter and holds its slots alone; nothing on the path of a call
+//! inside a slot locks; no reference into a table is held while a turn runs.
+
+pub mod config;
+pub mod engine;
+mod keyed;
+mod lane;
+mod mailbox;
+mod no_pipeline;
+mod reminders;
+mod slot;
+pub mod stats;
+mod table;
+mod timers;
+mod turns;
+mod watch;
+
+pub use config::{Config, LogSource, MakePipeline, Source, SourceSpec};
+pub use engine::{Engine, Handle};
+pub use stats::Stats;
+pub use watch::EXIT_STUCK;

@@ -1,0 +1,134 @@
+//! What an engine is started with.
+
+use std::sync::Arc;
+
+use granary_cluster::{Batch, Incarnation, Log, Pipeline, Store, StreamId};
+use granary_core::{Clock, KindInfo, Result, Span};
+
+use crate::watch;
+
+/// Bytes of records read from a source at a time.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+
+/// A partition of a source, read by one lane.
+pub trait Source: Send {
+    /// Appends records from offset `from` on to `batch`, about `bytes_max` bytes, at least one if there is one.
+    fn read(&mut self, from: u64, bytes_max: usize, batch: &mut Batch) -> Result<()>;
+
+    /// Whether nothing will ever come at or after this offset: the end of a file.
+    fn has_ended(&mut self, at: u64) -> Result<bool> {
+        let _ = at;
+        Ok(false)
+    }
+}
+
+/// Opens a partition of a source.
+pub type OpenSource = Arc<dyn Fn(u32) -> Result<Box<dyn Source>> + Send + Sync>;
+
+/// A source of the plan. Its place in the configuration is its `SourceId`.
+#[derive(Clone)]
+pub struct SourceSpec {
+    /// The topic, for messages.
+    pub topic: String,
+    /// How many partitions.
+    pub partitions: u32,
+    /// Records are keyed by the routing key with the default partitioner and `partitions` divides the slots: partition
+    /// p feeds the slots congruent to p. Else every partition feeds every slot.
+    pub in_place: bool,
+    /// Where records go whose key disagrees with their partition, when read in place.
+    pub strays: Option<StreamId>,
+    /// The source whose decoder reads these records: itself, but for re-keyed strays.
+    pub decode_as: u16,
+    /// Opens a partition.
+    pub open: OpenSource,
+}
+
+/// A partition of a log's topic as a source.
+pub struct LogSource {
+    log: Arc<dyn Log>,
+    topic: String,
+    partition: u32,
+}
+
+impl LogSource {
+    /// Opens partitions of this topic.
+    pub fn opener(log: Arc<dyn Log>, topic: String) -> OpenSource {
+        Arc::new(move |partition| {
+            Ok(Box::new(LogSource { log: log.clone(), topic: topic.clone(), partition }))
+        })
+    }
+}
+
+impl Source for LogSource {
+    fn read(&mut self, from: u64, bytes_max: usize, batch: &mut Batch) -> Result<()> {
+        self.log.read(&self.topic, self.partition, from, bytes_max, batch)
+    }
+}
+
+/// Makes the pipeline of one lane.
+pub type MakePipeline = Arc<dyn Fn() -> Box<dyn Pipeline> + Send + Sync>;
+
+/// What an engine is started with.
+#[derive(Clone)]
+pub struct Config {
+    /// The silo's name, for messages.
+    pub silo: String,
+    /// This life of the silo.
+    pub me: Incarnation,
+    /// Slots of the cluster.
+    pub slots: u16,
+    /// Lanes of this silo.
+    pub lanes: u16,
+    /// The kinds it hosts.
+    pub kinds: Vec<&'static KindInfo>,
+    /// Where slots are stored.
+    pub store: Arc<dyn Store>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// The pipeline of a lane; every lane makes its own.
+    pub pipeline: MakePipeline,
+    /// Streams that turns emit to, by name. Names not listed are looked up in the pipeline's.
+    pub streams: Vec<(String, StreamId)>,
+    /// The sources of the plan.
+    pub sources: Vec<SourceSpec>,
+    /// The inputs are finite: when all have ended, the pipeline is told so and [`crate::Engine::finished`] comes true.
+    pub finite: bool,
+    /// Memory that activations and panes may take, all lanes together.
+    pub memory_bytes_max: usize,
+    /// The shortest and longest interval between commits that only the log drives.
+    pub commit_interval: (Span, Span),
+    /// How long a plain turn may hold its lane before the process is ended. Also how long an async turn of the default
+    /// kind may last, see `KindOptions::turn_max`.
+    pub turn_max: Span,
+    /// What the watchdog does with its report; ends the process unless a test says otherwise.
+    pub stuck: fn(&str),
+    /// How often idle activations are looked for.
+    pub sweep_every: Span,
+    /// Records per commit at most: the batch sizes that tests compare.
+    pub batch_records_max: usize,
+}
+
+impl Config {
+    /// An engine without sources that hosts `kinds` on `store`.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, kinds: Vec<&'static KindInfo>) -> Config {
+        Config {
+            silo: "silo-1".into(),
+            me: Incarnation(1),
+            slots: granary_cluster::slots::SLOTS_DEFAULT,
+            lanes: 1,
+            kinds,
+            store,
+            clock,
+            pipeline: Arc::new(|| Box::new(crate::no_pipeline::NoPipeline)),
+            streams: Vec::new(),
+            sources: Vec::new(),
+            finite: false,
+            memory_bytes_max: 1 << 30,
+            commit_interval: (Span(10), Span(1_000)),
+            turn_max: Span(60_000),
+            stuck: watch::end_process,
+            sweep_every: Span(60_000),
+            batch_records_max: usize::MAX,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Starting lanes, calling into them, stopping.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+
+use actix::{Actor, Addr, System};
+use granary_core::call::Options;
+use granary_core::envelope::{Letter, ReplyTo};
+use granary_core::{Caller, Error, ErrorKind, Grain, GrainId, Key, KindId, Method, Ran, Result};
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::lane::cell::{End, LaneCell};
+use crate::lane::{Lane, Route};
+use crate::mailbox::{Call, Mailbox, RETRY_AFTER, Word};
+use crate::stats::Stats;
+use crate::watch;
+
+/// The lanes of one silo, running.
+pub struct Engine {
+    handle: Handle,
+    threads: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+/// A way into a running engine: cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    lanes: Arc<[Arc<Mailbox>]>,
+    route: Route,
+    config: Arc<Config>,
+}
+
+impl Engine {
+    /// Starts the lanes. They take their slots at once.
+    pub fn start(config: Config) -> Result<Engine> {
+        check_kinds(&config)?;
+        let config = Arc::new(config);
+        let lanes: Arc<[Arc<Mailbox>]> = (0..config.lanes).map(|_| Mailbox::new()).collect();
+        let route = Route::new(&config);
+        watch::watch(&lanes, config.silo.clone(), config.turn_max, config.stuck);
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = mpsc::channel();
+        let (lane_config, mailboxes) = (config.clone(), lanes.to_vec());
+        let thread = std::thread::Builder::new()
+            .name(format!("{}-system", config.silo))
+            .spawn(move || System::new().block_on(run_lanes(lane_config, mailboxes, ready, stopped)))
+            .map_err(|e| {
+                Error::new(ErrorKind::Unavailable, format!("the silo's thread cannot be started: {e}"))
+            })?;
+        let _ = is_ready.recv();
+        let handle = Handle { lanes, route, config };
+        Ok(Engine { handle, threads: Some((stop, thread)) })
+    }
+
+    /// A way in.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Stops taking calls and records, finishes turns, stores what they changed, and ends the lanes.
+    pub async fn stop(mut self) {
+        let mut waits = Vec::new();
+        for lane in self.handle.lanes.iter() {
+            let (done, wait) = oneshot::channel();
+            lane.tell(Word::Stop(done));
+            waits.push(wait);
+        }
+        for wait in waits {
+            let _ = wait.await;
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        for lane in self.handle.lanes.iter() {
+            lane.is_closed.store(true, Ordering::Release);
+        }
+        if let Some((stop, thread)) = self.threads.take() {
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Without [`Engine::stop`] the lanes end as if the process had: what is not stored is lost, by design.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn run_lanes(
+    config: Arc<Config>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    ready: mpsc::Sender<()>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let mut arbiters = Vec::new();
+    for index in 0..config.lanes {
+        let arbiter = actix::Arbiter::new();
+        let (config, mailboxes) = (config.clone(), mailboxes.clone());
+        let (started, address) = oneshot::channel::<Addr<LaneCell>>();
+        arbiter.spawn_fn(move || {
+            let cell = LaneCell::new(Lane::new(index, config, mailboxes));
+            let _ = started.send(cell.start());
+        });
+        arbiters.push((arbiter, address.await));
+    }
+    let _ = ready.send(());
+    let _ = stopped.await;
+    for (arbiter, address) in arbiters {
+        if let Ok(address) = address {
+            let _ = address.send(End).await;
+        }
+        arbiter.stop();
+        let _ = arbiter.join();
+    }
+}
+
+fn check_kinds(config: &Config) -> Result<()> {
+    for (i, kind) in config.kinds.iter().enumerate() {
+        if let Some(other) = config.kinds[..i].iter().find(|other| other.id == kind.id) {
+            let message = if other.name == kind.name {
+                format!("the kind `{}` is hosted twice", kind.name)
+            } else {
+                format!(
+                    "the names `{}` and `{}` have the same number: rename one of them",
+                    other.name, kind.name
+                )
+            };
+            return Err(Error::invalid(message));
+        }
+    }
+    Ok(())
+}
+
+impl Handle {
+    /// Calls a grain by name with encoded arguments; built-in grains, too.
+    pub fn call(
+        &self,
+        grain: GrainId,
+        method: &str,
+        arguments: Vec<u8>,
+        options: Options,
+    ) -> oneshot::Receiver<Result<Vec<u8>>> {
+        let (reply, answer) = oneshot::channel();
+        let slot = self.route.slot(&grain.key);
+        let options = options.started(self.config.clock.now());
+        self.send(Call::Named { slot, grain, method: method.into(), arguments, options, reply });
+        answer
+    }
+
+    /// A typed reference to a grain.
+    pub fn grain<G: Grain>(&self, key: impl Into<Key>) -> G::Ref<Handle> {
+        G::reference(key.into(), self.clone())
+    }
+
+    fn send(&self, call: Call) {
+        let slot = match &call {
+            Call::Letter { slot, .. } | Call::Named { slot, .. } => *slot,
+        };
+        let lane = self.route.lane(slot);
+        let mailbox = &self.lanes[lane as usize];
+        if mailbox.is_closed.load(Ordering::Acquire) {
+            let message = format!("silo {} is shutting down", self.config.silo);
+            return crate::lane::refuse(call, Error::new(ErrorKind::Closed, message).ran(Ran::No));
+        }
+        if let Err(call) = mailbox.call(call) {
+            let message = format!("the inbox of lane {lane} of silo {} is full", self.config.silo);
+            let error = Error::new(ErrorKind::Overloaded, message).ran(Ran::No).after(RETRY_AFTER);
+            crate::lane::refuse(call, error);
+        }
+    }
+
+    /// What all lanes have counted.
+    pub fn stats(&self) -> Stats {
+        self.lanes.iter().map(|lane| lane.stats.read()).fold(Stats::default(), std::ops::Add::add)
+    }
+
+    /// Sources may have more, or a hand-moved clock was moved.
+    pub fn look(&self) {
+        for lane in self.lanes.iter() {
+            lane.tell(Word::Look);
+        }
+    }
+
+    /// Comes true when all finite inputs have ended and everything is stored.
+    pub async fn finished(&self) {
+        for lane in self.lanes.iter() {
+            loop {
+                let notified = lane.finished.notified();
+                if lane.is_finished.load(Ordering::Acquire) {
+                    break;
+                }
+                notified.await;
+            }
+        }
+    }
+
+    /// Whether all finite inputs have ended and everything is stored.
+    pub fn is_finished(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.is_finished.load(Ordering::Acquire))
+    }
+}
+
+/// The answer to a call made through a [`Handle`].
+pub struct Answer<R> {
+    answer: oneshot::Receiver<Result<R>>,
+}
+
+impl<R> Future for Answer<R> {
+    type Output = Result<R>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
+        let answer = std::task::ready!(Pin::new(&mut self.answer).poll(context));
+        let gone = || Error::new(ErrorKind::Closed, "the lane ended before it answered").ran(Ran::Unknown);
+        Poll::Ready(answer.unwrap_or_else(|_| Err(gone())))
+    }
+}
+
+impl Caller for Handle {
+    type Answer<M: Method> = Answer<M::Reply>;
+    type Told = std::future::Ready<Result<()>>;
+
+    fn call<M: Method>(self, key: Key, message: M, options: Options) -> Answer<M::Reply> {
+        let (to, answer) = oneshot::channel();
+        let slot = self.route.slot(&key);
+        let options = options.started(self.config.clock.now());
+        let envelope = Box::new(Letter::<M>::new(message, options, ReplyTo::Typed(to)));
+        self.send(Call::Letter { slot, kind: KindId::of(M::Grain::KIND), key, envelope });
+        Answer { answer }
+    }
+
+    fn tell<M: Method>(self, key: Key, message: M, mut options: Options) -> Self::Told {
+        options.one_way = true;
+        let slot = self.route.slot(&key);
+        let envelope = Box::new(Letter::<M>::new(message, options, ReplyTo::Nobody));
+        self.send(Call::Letter { slot, kind: KindId::of(M::Grain::KIND), key, envelope });
+        std::future::ready(Ok(()))
+    }
+}

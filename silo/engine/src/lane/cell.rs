@@ -1,0 +1,82 @@
+//! The lane as an actix actor on its own arbiter: it sleeps until its bell rings or an alarm is due.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, AsyncContext, Context as ActorCx, Handler, Message, WrapFuture};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::Lane;
+
+/// How often a lane looks at the clock at least: a clock that jumps, or is moved by hand, is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The actor around a lane.
+pub(crate) struct LaneCell {
+    lane: Rc<Lane>,
+}
+
+impl LaneCell {
+    pub fn new(lane: Rc<Lane>) -> LaneCell {
+        LaneCell { lane }
+    }
+}
+
+impl Actor for LaneCell {
+    type Context = ActorCx<Self>;
+
+    fn started(&mut self, cx: &mut Self::Context) {
+        self.lane.begin();
+        let rounds = Rounds { lane: self.lane.clone(), sleep: Box::pin(sleep(Duration::ZERO)), more: true };
+        cx.spawn(rounds.into_actor(self));
+    }
+}
+
+/// Ends the actor, and with it the lane.
+pub(crate) struct End;
+
+impl Message for End {
+    type Result = ();
+}
+
+impl Handler<End> for LaneCell {
+    type Result = ();
+
+    fn handle(&mut self, _: End, cx: &mut Self::Context) {
+        cx.stop();
+    }
+}
+
+/// Runs rounds as long as there is work, then waits for the bell or the next alarm. Each poll runs one round, so the
+/// arbiter's other tasks get their turn.
+struct Rounds {
+    lane: Rc<Lane>,
+    sleep: Pin<Box<Sleep>>,
+    more: bool,
+}
+
+impl Future for Rounds {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.lane.mailbox.listen(context.waker());
+        let rung = self.lane.mailbox.answer_bell();
+        let due = self.sleep.as_mut().poll(context).is_ready();
+        if !rung && !due && !self.more {
+            return Poll::Pending;
+        }
+        self.more = self.lane.round();
+        let wait = self.lane.next_alarm_in().map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
+        self.sleep.as_mut().reset(Instant::now() + wait);
+        // polling registers the timer; a bell that rang during the round is not missed
+        let due = self.sleep.as_mut().poll(context).is_ready();
+        if self.more || due || self.lane.mailbox.is_rung() {
+            self.more |= due;
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}

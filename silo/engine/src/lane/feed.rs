@@ -1,0 +1,510 @@
+//! Records from sources to slots. A lane reads a partition in order; each slot skips what it has applied before.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use granary_cluster::retry::Retry;
+use granary_cluster::slots::Slots;
+use granary_cluster::{Applied, Batch, Cause, Failure, Lookup, Position, Record, SourceId, fail};
+use granary_core::call::{Options, Origin};
+use granary_core::{Error, GrainId, Key, KindId, MethodInfo, Result, SlotId};
+use tokio::sync::oneshot;
+
+use crate::config::{READ_BYTES_MAX, Source};
+use crate::slot::{Inner, SlotHost};
+use crate::stats::LaneStats;
+
+use super::commit::millis;
+use super::host::NO_SOURCE;
+use super::time::Alarm;
+use super::{Lane, panic_message};
+
+/// Records applied in one round before the lane looks at calls again.
+const RECORDS_PER_ROUND: usize = 1_024;
+
+/// One partition of a source, as this lane reads it.
+pub(crate) struct Feed {
+    source: SourceId,
+    /// The source whose decoder reads the records.
+    decode_as: SourceId,
+    partition: u32,
+    partitions: u32,
+    in_place: bool,
+    reader: Box<dyn Source>,
+    batch: Batch,
+    at: usize,
+    /// The next offset to hand out; `None` until a slot it feeds is open.
+    next: Option<u64>,
+    /// The last read found nothing.
+    is_at_end: bool,
+    has_ended: bool,
+}
+
+/// What became of a record.
+enum Fed {
+    /// It is done with.
+    Passed,
+    /// Its slot cannot take it now.
+    Waits,
+}
+
+impl Feed {
+    fn feeds(&self, slot: SlotId) -> bool {
+        !self.in_place || u32::from(slot.0) % self.partitions == self.partition
+    }
+
+    fn seek(&mut self, to: u64) {
+        self.next = Some(to);
+        self.batch.clear();
+        self.at = 0;
+        (self.is_at_end, self.has_ended) = (false, false);
+    }
+}
+
+impl Lane {
+    /// Opens every partition that feeds a slot of this lane.
+    pub(super) fn open_feeds(&self) {
+        let mut feeds = Vec::new();
+        for (source, spec) in self.config.sources.iter().enumerate() {
+            for partition in 0..spec.partitions {
+                let reader = match (spec.open)(partition) {
+                    Ok(reader) => reader,
+                    Err(error) => {
+                        tracing::error!(topic = %spec.topic, partition, %error, "the source cannot be opened");
+                        continue;
+                    }
+                };
+                let feed = Feed {
+                    source: SourceId(source as u16),
+                    decode_as: SourceId(spec.decode_as),
+                    partition,
+                    partitions: spec.partitions,
+                    in_place: spec.in_place,
+                    reader,
+                    batch: Batch::default(),
+                    at: 0,
+                    next: None,
+                    is_at_end: false,
+                    has_ended: false,
+                };
+                if self.slots.iter().flatten().any(|host| feed.feeds(host.id)) {
+                    feeds.push(feed);
+                }
+            }
+        }
+        *self.feeds.borrow_mut() = feeds;
+    }
+
+    /// A slot is open at its positions: what feeds it goes back to them where it is further.
+    pub(super) fn rewind_feeds(&self, host: &SlotHost) {
+        let inner = host.inner.borrow();
+        for feed in self.feeds.borrow_mut().iter_mut().filter(|feed| feed.feeds(host.id)) {
+            let at = offset(&inner.positions, feed.source, feed.partition);
+            if feed.next.is_none_or(|next| next > at) {
+                tracing::debug!(slot = %host.id, source = %feed.source, partition = feed.partition, at, "reading from");
+                feed.seek(at);
+            }
+        }
+    }
+
+    /// A source may have more.
+    pub(super) fn look_at_sources(&self) {
+        for feed in self.feeds.borrow_mut().iter_mut() {
+            feed.is_at_end = false;
+        }
+    }
+
+    /// Hands records to slots; true when there are more that could be handed out now.
+    pub(super) fn feed(&self) -> bool {
+        if self.is_stopping.get() || self.is_finished.get() {
+            return false;
+        }
+        let mut feeds = std::mem::take(&mut *self.feeds.borrow_mut());
+        let mut more = false;
+        for feed in &mut feeds {
+            more |= self.feed_from(feed);
+        }
+        let all_ended = self.config.finite && feeds.iter().all(|feed| feed.has_ended);
+        *self.feeds.borrow_mut() = feeds;
+        if all_ended && !more {
+            return self.end_inputs();
+        }
+        more
+    }
+
+    fn feed_from(&self, feed: &mut Feed) -> bool {
+        let Some(mut next) = feed.next else { return false };
+        for _ in 0..RECORDS_PER_ROUND {
+            if feed.at == feed.batch.len() {
+                if feed.is_at_end || !self.refill(feed, next) {
+                    return false;
+                }
+            }
+            let mut record = feed.batch.get(feed.at, feed.source, feed.partition);
+            if record.offset >= next {
+                record.source = feed.decode_as;
+                match self.feed_one(feed, &record) {
+                    Fed::Passed => {}
+                    Fed::Waits => return false,
+                }
+                next = record.offset + 1;
+                feed.next = Some(next);
+            }
+            feed.at += 1;
+        }
+        true
+    }
+
+    fn refill(&self, feed: &mut Feed, next: u64) -> bool {
+        let _ = fail::point("fetch.before");
+        feed.batch.clear();
+        feed.at = 0;
+        match feed.reader.read(next, READ_BYTES_MAX, &mut feed.batch) {
+            Ok(()) => {}
+            Err(error) => {
+                let wait = self.store_backoff.borrow_mut().failed();
+                tracing::warn!(source = %feed.source, partition = feed.partition, %error, "cannot read; trying again in {wait:?}");
+                feed.is_at_end = true;
+                self.set_alarm(self.now.get() + millis(wait), Alarm::Sources);
+                return false;
+            }
+        }
+        let _ = fail::point("fetch.after");
+        if feed.batch.is_empty() {
+            feed.is_at_end = true;
+            feed.has_ended = self.config.finite && feed.reader.has_ended(next).unwrap_or(false);
+            return false;
+        }
+        true
+    }
+
+    fn feed_one(&self, feed: &Feed, record: &Record<'_>) -> Fed {
+        let slot = self.pipeline.borrow_mut().route(record);
+        let at = Position { source: feed.source, partition: feed.partition, offset: record.offset };
+        if !feed.feeds(slot) {
+            return self.stray(feed, record, at);
+        }
+        let Some(host) = self.slots.get(slot.0 as usize).and_then(Option::as_ref) else {
+            LaneStats::add(&self.mailbox.stats.skipped, 1);
+            return Fed::Passed; // another lane reads this partition, too
+        };
+        self.feed_slot(host, record, at, Self::apply)
+    }
+
+    /// A record whose key disagrees with its partition leaves through the outbox of the slot that hosts the partition.
+    fn stray(&self, feed: &Feed, record: &Record<'_>, at: Position) -> Fed {
+        let slots = Slots::new(self.config.slots).expect("a cluster has at least one slot");
+        let Some(host) = self.slot(slots.host(feed.partition)) else { return Fed::Passed };
+        let stream = self.config.sources[feed.source.0 as usize].strays;
+        let key = self.pipeline.borrow().routed_key(record);
+        self.feed_slot(&host, record, at, |_, _, inner, record, at| {
+            let Some(stream) = stream else {
+                return Err(Failure { message: "the record's key disagrees with its partition".into() });
+            };
+            let cause = cause(at, 0);
+            let id = format!("stray/{}/{}/{}", at.source, at.partition, at.offset);
+            inner.effects.outbox.push(
+                stream,
+                cause,
+                record.appended_at,
+                &key,
+                |out| out.extend_from_slice(id.as_bytes()),
+                |out| out.extend_from_slice(record.value),
+            );
+            Ok(())
+        })
+    }
+
+    /// Gives a record to a slot if it can take it now.
+    fn feed_slot(
+        &self,
+        host: &Rc<SlotHost>,
+        record: &Record<'_>,
+        at: Position,
+        apply: impl FnOnce(&Lane, &Rc<SlotHost>, &mut Inner, &Record<'_>, Position) -> Result<(), Failure>,
+    ) -> Fed {
+        let mut inner = host.inner.borrow_mut();
+        if inner.is_parked
+            || (host.is_running.get() && at.offset < offset(&inner.positions, at.source, at.partition))
+        {
+            LaneStats::add(&self.mailbox.stats.skipped, 1);
+            return Fed::Passed;
+        }
+        let waits = !host.is_running.get() || host.stream_turns.get() > 0 || host.broken.borrow().is_some();
+        if waits || host.is_batch_full(&inner) || inner.machine.is_outbox_full() {
+            return Fed::Waits;
+        }
+        let mode = self.mode(&inner);
+        if inner.records_open as usize >= (mode.records_max() as usize).min(self.config.batch_records_max) {
+            inner.is_single_full = true;
+            return Fed::Waits;
+        }
+        let verdict = inner.caution.as_ref().map_or(Retry::Retry, |caution| caution.verdict(at));
+        if verdict == Retry::Park {
+            drop(inner);
+            host.break_with("the process ended again and again in this slot".into(), Some(at));
+            return Fed::Waits;
+        }
+        if mode.must_note() {
+            drop(inner);
+            if !self.note(host, at) {
+                return Fed::Waits;
+            }
+            inner = host.inner.borrow_mut();
+        }
+        if inner.records_open == 0 {
+            inner.open_since = self.now.get();
+        }
+        self.mailbox.pulse.record(at.source.0, at.partition, at.offset);
+        inner.applying = Some(at);
+        let _ = fail::point("apply.before");
+        let applied = if verdict == Retry::Poison || inner.culprit.is_poison(at) {
+            self.count(|s| &s.poisoned);
+            let reason = inner.last_failure.clone();
+            self.pipeline.borrow_mut().poison(host.id, record, &reason, &mut inner.effects);
+            Ok(())
+        } else {
+            apply(self, host, &mut inner, record, at)
+        };
+        let _ = fail::point("apply.after");
+        if let Err(failure) = applied {
+            inner.last_failure.clone_from(&failure.message);
+            drop(inner);
+            host.break_with(failure.message, Some(at));
+            return Fed::Waits;
+        }
+        set_offset(&mut inner.positions, at);
+        inner.records_open += 1;
+        host.has_changes.set(true);
+        LaneStats::add(&self.mailbox.stats.records, 1);
+        let tells = std::mem::take(&mut inner.effects.tells);
+        drop(inner);
+        self.tell_all(host, tells);
+        self.mailbox.pulse.no_record();
+        Fed::Passed
+    }
+
+    fn apply(
+        &self,
+        host: &Rc<SlotHost>,
+        inner: &mut Inner,
+        record: &Record<'_>,
+        _: Position,
+    ) -> Result<(), Failure> {
+        self.until_done(host, inner, "a record", |pipeline, inner| {
+            pipeline.apply(host.id, record, &mut inner.effects)
+        })
+    }
+
+    /// Supplies missing cells until the pipeline is done; a panic is a failure.
+    fn until_done(
+        &self,
+        host: &SlotHost,
+        inner: &mut Inner,
+        what: &'static str,
+        mut step: impl FnMut(&mut dyn granary_cluster::Pipeline, &mut Inner) -> Result<Applied, Failure>,
+    ) -> Result<(), Failure> {
+        loop {
+            self.mailbox.pulse.turn_begins("pipeline", what, "apply");
+            let stepped = catch_unwind(AssertUnwindSafe(|| step(&mut **self.pipeline.borrow_mut(), inner)));
+            self.mailbox.pulse.turn_ends();
+            match stepped {
+                Ok(Ok(Applied::Done)) => return Ok(()),
+                Ok(Ok(Applied::Missing)) => {
+                    let mut missing = std::mem::take(&mut inner.effects.missing);
+                    self.supply(host, &mut missing)
+                        .map_err(|error| Failure { message: error.to_string() })?;
+                }
+                Ok(Err(failure)) => return Err(failure),
+                Err(payload) => return Err(Failure { message: panic_message(&*payload) }),
+            }
+        }
+    }
+
+    /// Hands the named cells from the store to the pipeline.
+    pub(super) fn supply(&self, host: &SlotHost, missing: &mut Vec<Vec<u8>>) -> Result<()> {
+        let mut value = Vec::new();
+        for cell in missing.drain(..) {
+            value.clear();
+            let found = self.config.store.load(host.id, &cell, &mut value)?;
+            let value = (found == Lookup::Found).then_some(&value[..]);
+            self.pipeline.borrow_mut().supply(host.id, &cell, value)?;
+        }
+        Ok(())
+    }
+
+    /// The calls a record makes of grains of its own slot: part of the same turn, and of the same commit.
+    fn tell_all(&self, host: &Rc<SlotHost>, tells: Vec<(GrainId, Box<str>, Vec<u8>)>) {
+        for (grain, method, arguments) in tells {
+            host.stream_turns.set(host.stream_turns.get() + 1);
+            if let Err(error) = self.tell(host, &grain, &method, &arguments) {
+                let record = host.inner.borrow().applying;
+                host.stream_turns.set(host.stream_turns.get().saturating_sub(1));
+                host.break_with(format!("{grain}.{method}: {error}"), record);
+                return;
+            }
+        }
+    }
+
+    fn tell(&self, host: &Rc<SlotHost>, grain: &GrainId, method: &str, arguments: &[u8]) -> Result<()> {
+        let kind = KindId::of(&grain.kind);
+        let info = self.kinds.iter().find(|info| info.id == kind).ok_or_else(|| {
+            Error::new(granary_core::ErrorKind::NotFound, format!("this silo does not host `{}`", grain.kind))
+        })?;
+        if self.route.slot(&grain.key) != host.id {
+            return Err(Error::invalid(format!(
+                "{grain} lives in another slot: a stream event calls grains of its own slot only"
+            )));
+        }
+        let entry = info.method(method).ok_or_else(|| {
+            Error::new(granary_core::ErrorKind::NotFound, format!("{grain} has no method `{method}`"))
+        })?;
+        let (reply, _) = oneshot::channel();
+        let options = Options { origin: Origin::Stream, one_way: true, ..Options::default() };
+        let envelope = (entry.open)(arguments, options, reply)?;
+        self.letter(host, kind, grain.key.clone(), envelope);
+        Ok(())
+    }
+
+    /// A turn of the present record has ended; an error undoes the slot.
+    pub(super) fn stream_turn_ended(
+        &self,
+        host: &SlotHost,
+        key: &Key,
+        info: &'static MethodInfo,
+        error: Option<&Error>,
+    ) {
+        host.stream_turns.set(host.stream_turns.get().saturating_sub(1));
+        if let Some(error) = error {
+            let mut inner = host.inner.borrow_mut();
+            let reason = format!("{}/{key}.{}: {error}", info.kind, info.name);
+            inner.last_failure.clone_from(&reason);
+            let record = inner.applying;
+            drop(inner);
+            let mut broken = host.broken.borrow_mut();
+            let broken = broken.get_or_insert(crate::slot::Broken { reason, record });
+            broken.record = broken.record.or(record);
+        }
+    }
+
+    /// The inputs have ended: each slot closes what is open. True while there is more to do.
+    fn end_inputs(&self) -> bool {
+        for host in self.slots.iter().flatten() {
+            let mut inner = host.inner.borrow_mut();
+            if inner.is_parked || inner.has_ended {
+                continue;
+            }
+            if !host.is_running.get() || host.stream_turns.get() > 0 || host.is_batch_full(&inner) {
+                return false;
+            }
+            let ended = self.by_clock(host, &mut inner, |pipeline, cause, inner| {
+                pipeline.end(host.id, cause, &mut inner.effects)
+            });
+            if ended {
+                inner.has_ended = true;
+                host.has_changes.set(true);
+            }
+            return true;
+        }
+        let stored = |host: &Rc<SlotHost>| {
+            host.inner.borrow().is_parked
+                || (!host.has_changes.get() && host.inner.borrow().machine.may_seal())
+        };
+        if self.slots.iter().flatten().all(stored) && !self.is_finished.replace(true) {
+            self.mailbox.finish();
+        }
+        false
+    }
+
+    /// Time passes for the slots that stand at the end of all their inputs.
+    pub(super) fn tick_slots(&self) {
+        if self.config.finite || self.is_stopping.get() {
+            return;
+        }
+        let now = self.now.get();
+        for host in self.slots.iter().flatten() {
+            let at_end = self
+                .feeds
+                .borrow()
+                .iter()
+                .filter(|f| f.feeds(host.id))
+                .all(|f| f.is_at_end && f.at == f.batch.len());
+            let mut inner = host.inner.borrow_mut();
+            if !at_end || !host.is_running.get() || host.stream_turns.get() > 0 || host.is_batch_full(&inner)
+            {
+                continue;
+            }
+            let before = inner.effects.outbox.len();
+            self.by_clock(host, &mut inner, |pipeline, cause, inner| {
+                pipeline.tick(host.id, now, cause, &mut inner.effects)
+            });
+            if inner.effects.outbox.len() > before {
+                host.has_changes.set(true);
+            }
+        }
+    }
+
+    fn by_clock(
+        &self,
+        host: &Rc<SlotHost>,
+        inner: &mut Inner,
+        mut step: impl FnMut(&mut dyn granary_cluster::Pipeline, Cause, &mut Inner) -> Result<Applied, Failure>,
+    ) -> bool {
+        let at = Position {
+            source: NO_SOURCE,
+            partition: u32::from(host.id.0),
+            offset: inner.machine.open_commit().0,
+        };
+        let cause = cause(at, inner.effects.outbox.len() as u32);
+        match self.until_done(host, inner, "the clock", |pipeline, inner| step(pipeline, cause, inner)) {
+            Ok(()) => true,
+            Err(failure) => {
+                host.break_with(failure.message, None);
+                false
+            }
+        }
+    }
+
+    /// Every position of the slot: what it applied, and what it had nothing to do with.
+    pub(super) fn positions_of(&self, host: &SlotHost, applied: &[Position]) -> Vec<Position> {
+        let mut positions = applied.to_vec();
+        for feed in self.feeds.borrow().iter().filter(|feed| feed.feeds(host.id)) {
+            let Some(next) = feed.next else { continue };
+            let at = Position { source: feed.source, partition: feed.partition, offset: next };
+            if next > offset(&positions, at.source, at.partition) {
+                set_offset_to(&mut positions, at);
+            }
+        }
+        positions
+    }
+
+    /// Whether records have passed that the slot's stored positions do not cover.
+    pub(super) fn is_lagging(&self, host: &SlotHost) -> bool {
+        let inner = host.inner.borrow();
+        self.feeds.borrow().iter().filter(|feed| feed.feeds(host.id)).any(|feed| {
+            feed.next.is_some_and(|next| next > offset(&inner.positions, feed.source, feed.partition))
+        })
+    }
+}
+
+fn cause(at: Position, index: u32) -> Cause {
+    Cause { source: at.source, partition: at.partition, offset: at.offset, index }
+}
+
+/// The next offset of a partition in a sorted list; 0 when it has never been read.
+fn offset(positions: &[Position], source: SourceId, partition: u32) -> u64 {
+    positions
+        .binary_search_by_key(&(source, partition), |p| (p.source, p.partition))
+        .map_or(0, |i| positions[i].offset)
+}
+
+fn set_offset(positions: &mut Vec<Position>, at: Position) {
+    set_offset_to(positions, Position { offset: at.offset + 1, ..at });
+}
+
+fn set_offset_to(positions: &mut Vec<Position>, next: Position) {
+    match positions.binary_search_by_key(&(next.source, next.partition), |p| (p.source, p.partition)) {
+        Ok(i) => positions[i].offset = next.offset,
+        Err(i) => positions.insert(i, next),
+    }
+}

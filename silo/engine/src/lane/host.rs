@@ -1,0 +1,306 @@
+//! What a turn asks of its lane.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::task::Waker;
+
+use granary_cluster::{Cause, SourceId, StreamId};
+use granary_core::call::{CHAIN_DEPTH_MAX, Options};
+use granary_core::host::{Begun, Host, Later, LocalCall, Place};
+use granary_core::{Access, Cx, Durability, Error, ErrorKind, GrainId, Key, KindId, Ran, Result, Timestamp};
+
+use crate::mailbox::{Call, RETRY_AFTER};
+use crate::reminders::{REMINDERS_MAX, Reminder};
+use crate::slot::SlotHost;
+use crate::table::hash_of;
+use crate::timers::Timer;
+
+use super::time::Alarm;
+use super::{Lane, panic_message};
+
+/// The source number of outputs that no record caused: calls and the clock.
+pub(crate) const NO_SOURCE: SourceId = SourceId(u16::MAX);
+
+impl Host for Lane {
+    fn now(&self) -> Timestamp {
+        self.now.get()
+    }
+
+    fn call(&self, from: Place, kind: KindId, key: &Key, call: &mut dyn LocalCall) -> Result<Begun> {
+        let slot = self.route.slot(key);
+        let info = call.info();
+        let simple = !info.is_async && !call.options().one_way && call.options().idempotency_key.is_none();
+        if slot == from.slot && simple && self.call_inline(from, kind, key, call)? {
+            return Ok(Begun::Ran);
+        }
+        let mut options = self.options_from(from, slot, call)?;
+        let deadline = options.deadline.unwrap_or(Timestamp::MAX);
+        options.inside = (slot == from.slot && !options.one_way).then_some(from);
+        let letter = Call::Letter { slot, kind, key: key.clone(), envelope: call.envelope(options) };
+        let lane = self.route.lane(slot);
+        if lane == self.index {
+            self.local.borrow_mut().push_back(letter);
+        } else if let Err(Call::Letter { envelope, .. }) = self.lanes[lane as usize].call(letter) {
+            self.count(|s| &s.overloaded);
+            let message = format!("the inbox of lane {lane} of silo {} is full", self.config.silo);
+            envelope.refuse(Error::new(ErrorKind::Overloaded, message).ran(Ran::No).after(RETRY_AFTER));
+        }
+        Ok(Begun::Waits(deadline))
+    }
+
+    fn whereabouts(&self, kind: &'static str, key: &Key) -> String {
+        let slot = self.route.slot(key);
+        let Some(host) = self.slot(slot) else {
+            return format!("did not answer in time (slot {slot}, lane {})", self.route.lane(slot));
+        };
+        let table = host.table.borrow();
+        let id = KindId::of(kind);
+        let entry =
+            self.kind_no(id).and_then(|no| table.find(hash_of(id, key), no, key)).and_then(|r| table.get(r));
+        let Some(activation) = entry else {
+            return format!("was not in memory on silo {}", self.config.silo);
+        };
+        let queue = activation.queue_len();
+        let mut turns = self.turns.borrow_mut();
+        let running = activation.turns().first().and_then(|no| turns.get(*no));
+        let held = running.map_or_else(
+            || "no turn was running".to_string(),
+            |row| {
+                let age = self.now.get().since(row.began).ms() as f64 / 1_000.0;
+                format!("the running turn `{}` has held it for {age:.1}s", row.info.name)
+            },
+        );
+        format!("waited in a queue of {queue}; {held} on {}", self.config.silo)
+    }
+
+    fn wake_at(&self, at: Timestamp, waker: Waker) {
+        self.set_alarm(at, Alarm::Wake(waker));
+    }
+
+    fn emit(&self, from: Place, stream: &str, id: Option<&str>, value: &[u8]) -> Result<()> {
+        let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
+        let stream = self.stream_id(stream)?;
+        let mut inner = host.inner.borrow_mut();
+        if inner.machine.is_outbox_full() {
+            let message = format!("the outbox of slot {} is full: the log takes nothing at present", host.id);
+            return Err(Error::new(ErrorKind::Overloaded, message).after(RETRY_AFTER));
+        }
+        let key = self.key_of(&host, from).ok_or_else(|| stale(from))?;
+        let index = inner.effects.outbox.len() as u32;
+        let n = host.open_commit.get();
+        let cause = Cause { source: NO_SOURCE, partition: u32::from(host.id.0), offset: n, index };
+        let epoch = inner.machine.epoch();
+        let (routing_key, now) = (key.routing_key(), self.now.get());
+        inner.effects.outbox.push(
+            stream,
+            cause,
+            now,
+            routing_key.as_bytes(),
+            |out| match id {
+                Some(id) => out.extend_from_slice(id.as_bytes()),
+                // a call is not replayed, so what it emits is named by its place in the slot's commits
+                None => out.extend_from_slice(format!("slot-{}/{epoch}/{n}/{index}", host.id).as_bytes()),
+            },
+            |out| out.extend_from_slice(value),
+        );
+        drop(inner);
+        host.has_changes.set(true);
+        self.needs(from, n);
+        Ok(())
+    }
+
+    fn set_timer(&self, from: Place, later: Later<'_>) -> Result<()> {
+        let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
+        let timer = Timer {
+            activation: from.activation,
+            name: later.name.into(),
+            method: later.method,
+            arguments: later.arguments.to_vec(),
+            period: later.schedule.period,
+            due: self.now.get() + later.schedule.first,
+            is_ticking: false,
+        };
+        let due = timer.due;
+        let set = host.inner.borrow_mut().timers.set(timer);
+        let no = set.ok_or_else(|| {
+            Error::new(ErrorKind::Overloaded, format!("slot {} holds too many timers", host.id))
+        })?;
+        self.set_alarm(due, Alarm::Timer(host.id, no));
+        Ok(())
+    }
+
+    fn cancel_timer(&self, from: Place, name: &str) -> bool {
+        self.slot(from.slot).is_some_and(|host| host.inner.borrow_mut().timers.cancel(from.activation, name))
+    }
+
+    fn set_reminder(&self, from: Place, later: Later<'_>) -> Result<()> {
+        let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
+        let grain = self.grain_id(&host, from).ok_or_else(|| stale(from))?;
+        let reminder = Reminder::asked(grain, &later, self.now.get());
+        let mut inner = host.inner.borrow_mut();
+        if !inner.reminders.set(reminder.clone()) {
+            let message = format!("slot {} holds {REMINDERS_MAX} reminders already", host.id);
+            return Err(Error::new(ErrorKind::Overloaded, message));
+        }
+        super::time::put_reminder(&mut inner.cells, &reminder);
+        drop(inner);
+        host.has_changes.set(true);
+        self.needs(from, host.open_commit.get());
+        self.set_alarm(reminder.due, Alarm::Reminders(host.id));
+        Ok(())
+    }
+
+    fn cancel_reminder(&self, from: Place, name: &str) -> Result<bool> {
+        let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
+        let grain = self.grain_id(&host, from).ok_or_else(|| stale(from))?;
+        let mut inner = host.inner.borrow_mut();
+        if !inner.reminders.cancel(&grain, name) {
+            return Ok(false);
+        }
+        inner.cells.delete(|key| crate::reminders::cell_key(&grain, name, key));
+        drop(inner);
+        host.has_changes.set(true);
+        self.needs(from, host.open_commit.get());
+        Ok(true)
+    }
+
+    fn deactivate(&self, from: Place) {
+        if from.turn == Place::PLAIN {
+            self.plain_leaves.set(true);
+        }
+        if let Some(host) = self.slot(from.slot) {
+            let mut table = host.table.borrow_mut();
+            if let Some(activation) = table.get_mut(from.activation) {
+                activation.is_leaving = true;
+            }
+        }
+    }
+}
+
+impl Lane {
+    /// Runs a plain method of an idle grain of the caller's slot inside the caller's turn. False when it has to queue.
+    fn call_inline(&self, from: Place, kind: KindId, key: &Key, call: &mut dyn LocalCall) -> Result<bool> {
+        let Some(host) = self.slots.get(from.slot.0 as usize).and_then(Option::as_ref) else {
+            return Err(stale(from));
+        };
+        let Some(kind_no) = self.kind_no(kind) else { return Ok(false) };
+        let hash = hash_of(kind, key);
+        let found = host.table.borrow().find(hash, kind_no, key);
+        let row = match found {
+            Some(row) => row,
+            None => self.activate(host, kind_no, key, hash)?,
+        };
+        let info = call.info();
+        let grain = {
+            let mut table = host.table.borrow_mut();
+            let Some(activation) = table.get_mut(row) else { return Ok(false) };
+            if activation.queue_len() > 0
+                || activation.is_leaving
+                || activation.busy.enter(info.access).is_none()
+            {
+                return Ok(false);
+            }
+            activation.used_at_s = self.seconds();
+            activation.grain.clone()
+        };
+        let place = Place { slot: from.slot, activation: row, turn: Place::PLAIN, generation: 0 };
+        let mut cx = Cx::new(self.host(), place, info.kind, key.clone(), self.now.get());
+        let outer = self.plain_needs.replace(0);
+        let ran = catch_unwind(AssertUnwindSafe(|| call.run_here(&*grain, &mut cx)));
+        let emitted = self.plain_needs.replace(outer);
+        if let Err(payload) = ran {
+            let error = self.turn_failed(host, row, info, emitted, &panic_message(&*payload));
+            call.panicked(error);
+            return Ok(true);
+        }
+        let needs = self.turn_needs(host, row, kind_no, info, emitted);
+        self.needs(from, needs);
+        Ok(true)
+    }
+
+    /// What a call made by a turn carries: deadline, chain, and the rules of stream turns.
+    fn options_from(&self, from: Place, slot: granary_core::SlotId, call: &dyn LocalCall) -> Result<Options> {
+        let mut options = call.options().clone().started(self.now.get());
+        let mut turns = self.turns.borrow_mut();
+        let Some(row) = turns.live(from.turn, from.generation) else {
+            // a plain turn waits for nothing, so it is no link of a chain
+            return if from.turn == Place::PLAIN { Ok(options) } else { Err(stale(from)) };
+        };
+        if row.is_stream() && slot != from.slot {
+            let message = format!(
+                "{}/{}.{} handles a stream event and called slot {slot}: such a turn never waits for another slot; \
+                 fetch before with an enrich step, tell with an emit",
+                row.info.kind, row.key, row.info.name
+            );
+            return Err(Error::invalid(message).ran(Ran::No));
+        }
+        if slot != from.slot {
+            row.called_out = true;
+        }
+        if !options.one_way {
+            let chain = row.chain();
+            if chain.depth >= CHAIN_DEPTH_MAX {
+                let message = format!("{CHAIN_DEPTH_MAX} grains wait for one another: {chain}");
+                return Err(Error::new(ErrorKind::CallCycle, message).ran(Ran::No));
+            }
+            options.chain = Some(chain);
+        }
+        Ok(options)
+    }
+
+    /// The turn at `from` changed or saw what commit `n` holds.
+    pub(super) fn needs(&self, from: Place, n: u64) {
+        if from.turn == Place::PLAIN {
+            self.plain_needs.set(self.plain_needs.get().max(n));
+        } else if let Some(row) = self.turns.borrow_mut().live(from.turn, from.generation) {
+            row.needs = row.needs.max(n);
+        }
+    }
+
+    /// What the answer of a turn that ends now has to wait for; marks the activation changed by a write.
+    pub(super) fn turn_needs(
+        &self,
+        host: &SlotHost,
+        row: u32,
+        kind_no: u16,
+        info: &'static granary_core::MethodInfo,
+        emitted: u64,
+    ) -> u64 {
+        let is_volatile = self.kinds[kind_no as usize].options.durability == Durability::Volatile;
+        if is_volatile || info.snapshot {
+            return emitted;
+        }
+        let mut table = host.table.borrow_mut();
+        let Some(activation) = table.get_mut(row) else { return emitted };
+        match info.access {
+            Access::Write => host.mark(activation, row),
+            Access::Interleave if activation.grain.take_changed() => host.mark(activation, row),
+            Access::Read | Access::Interleave => {}
+        }
+        activation.changed_in.max(emitted)
+    }
+
+    fn stream_id(&self, name: &str) -> Result<StreamId> {
+        let named = self.config.streams.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
+        named.or_else(|| self.pipeline.borrow().stream(name)).ok_or_else(|| {
+            let known: Vec<&str> = self.config.streams.iter().map(|(n, _)| n.as_str()).collect();
+            let message = format!("no stream `{name}` is declared; declared are: {}", known.join(", "));
+            Error::new(ErrorKind::NotFound, message)
+        })
+    }
+
+    fn key_of(&self, host: &Rc<SlotHost>, from: Place) -> Option<Key> {
+        host.table.borrow().get(from.activation).map(|a| a.key.clone())
+    }
+
+    fn grain_id(&self, host: &Rc<SlotHost>, from: Place) -> Option<GrainId> {
+        let table = host.table.borrow();
+        let activation = table.get(from.activation)?;
+        Some(GrainId { kind: self.kinds[activation.kind as usize].name.into(), key: activation.key.clone() })
+    }
+}
+
+fn stale(from: Place) -> Error {
+    let message = format!("this turn of slot {} has ended: its context cannot be used any more", from.slot);
+    Error::new(ErrorKind::Closed, message).ran(Ran::No)
+}

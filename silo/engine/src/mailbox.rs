@@ -1,0 +1,139 @@
+//! What other threads see of a lane: its bounded inbox, the turns they woke, and a bell.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Wake, Waker};
+
+use atomic_waker::AtomicWaker;
+use crossbeam_queue::{ArrayQueue, SegQueue};
+use granary_cluster::Reply;
+use granary_core::call::{BytesReply, Options};
+use granary_core::envelope::Envelope;
+use granary_core::{GrainId, Key, KindId, Result, SlotId, Span};
+use tokio::sync::{Notify, oneshot};
+
+use crate::stats::LaneStats;
+use crate::watch::Pulse;
+
+/// Calls from outside that may wait for a lane; one more is `Overloaded`.
+pub(crate) const INBOX_CALLS_MAX: usize = 16_384;
+
+/// How long a caller of a full lane is told to wait.
+pub(crate) const RETRY_AFTER: Span = Span(50);
+
+/// A call for a lane.
+pub(crate) enum Call {
+    /// Typed, of a grain.
+    Letter { slot: SlotId, kind: KindId, key: Key, envelope: Box<dyn Envelope> },
+    /// By name, with encoded arguments.
+    Named {
+        slot: SlotId,
+        grain: GrainId,
+        method: Box<str>,
+        arguments: Vec<u8>,
+        options: Options,
+        reply: BytesReply,
+    },
+}
+
+/// What a lane is told besides calls. Bounded by what the lane itself has asked for.
+pub(crate) enum Word {
+    /// The store's answer to a batch of scripts.
+    Scripted(Vec<SlotId>, Result<Vec<Reply>>),
+    /// A source may have more, or the clock was moved by hand.
+    Look,
+    /// Stop taking, finish turns, commit, then say so.
+    Stop(oneshot::Sender<()>),
+}
+
+/// The lane, as other threads see it.
+pub(crate) struct Mailbox {
+    pub calls: ArrayQueue<Call>,
+    pub words: SegQueue<Word>,
+    pub woken: SegQueue<u32>,
+    pub stats: LaneStats,
+    pub pulse: Pulse,
+    pub is_closed: AtomicBool,
+    pub is_finished: AtomicBool,
+    pub finished: Notify,
+    bell: AtomicWaker,
+    rung: AtomicBool,
+    /// The lane's time when it last looked, ms: for those that watch it.
+    pub now_ms: AtomicU64,
+}
+
+impl Mailbox {
+    pub fn new() -> Arc<Mailbox> {
+        Arc::new(Mailbox {
+            calls: ArrayQueue::new(INBOX_CALLS_MAX),
+            words: SegQueue::new(),
+            woken: SegQueue::new(),
+            stats: LaneStats::default(),
+            pulse: Pulse::default(),
+            is_closed: AtomicBool::new(false),
+            is_finished: AtomicBool::new(false),
+            finished: Notify::new(),
+            bell: AtomicWaker::new(),
+            rung: AtomicBool::new(false),
+            now_ms: AtomicU64::new(0),
+        })
+    }
+
+    /// Hands a call over, or back when the inbox is full.
+    pub fn call(&self, call: Call) -> Result<(), Call> {
+        self.calls.push(call)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Tells the lane.
+    pub fn tell(&self, word: Word) {
+        self.words.push(word);
+        self.ring();
+    }
+
+    /// For the lane: its finite inputs have ended and all is stored.
+    pub fn finish(&self) {
+        self.is_finished.store(true, Ordering::Release);
+        self.finished.notify_waiters();
+    }
+
+    /// Makes the lane look; cheap when it has been rung already.
+    pub fn ring(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.bell.wake();
+        }
+    }
+
+    /// For the lane: takes the ring; true when it was rung since the last time.
+    pub fn answer_bell(&self) -> bool {
+        self.rung.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether the bell rang and was not answered.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// For the lane: the waker to wake when the bell rings.
+    pub fn listen(&self, waker: &Waker) {
+        self.bell.register(waker);
+    }
+}
+
+/// Wakes one async turn of a lane, from any thread. Rows are used again: a wake too many is harmless.
+pub(crate) struct TurnWaker {
+    pub mailbox: Arc<Mailbox>,
+    pub row: u32,
+}
+
+impl Wake for TurnWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.mailbox.woken.push(self.row);
+        self.mailbox.ring();
+    }
+}

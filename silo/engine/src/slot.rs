@@ -1,0 +1,167 @@
+//! A slot on its lane: the activations, what was decided since the last seal, and the protocol's machine.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+
+use granary_cluster::replies::Held;
+use granary_cluster::retry::{Caution, Culprit};
+use granary_cluster::slot::{Outlet, Seat, Slot};
+use granary_cluster::{Cells, Effects, Incarnation, Position, TxId};
+use granary_core::envelope::Answer;
+use granary_core::{GrainId, SlotId, Timestamp};
+
+use crate::keyed::Keyed;
+use crate::mailbox::Call;
+use crate::reminders::Reminders;
+use crate::table::Table;
+use crate::timers::Timers;
+
+/// Calls that wait while a slot is being opened; one more is refused.
+pub(crate) const BACKLOG_CALLS_MAX: usize = 4_096;
+
+/// A slot's batch closes at so many dirty cells.
+pub(crate) const COMMIT_CELLS_MAX: usize = 4_000;
+
+/// A slot's batch closes at so many bytes of output.
+pub(crate) const COMMIT_OUTBOX_BYTES_MAX: usize = 1 << 20;
+
+/// Why a slot has to roll back.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    /// For a person.
+    pub reason: String,
+    /// The record whose turn failed, if it was one.
+    pub record: Option<Position>,
+}
+
+/// A slot this lane holds.
+pub(crate) struct SlotHost {
+    pub id: SlotId,
+    pub table: RefCell<Table>,
+    /// Activations changed since the last seal, each once.
+    pub dirty: RefCell<Vec<u32>>,
+    /// The commit that will hold what is changed now.
+    pub open_commit: Cell<u64>,
+    /// The last acknowledged commit.
+    pub stored: Cell<u64>,
+    /// Records may be applied and calls run.
+    pub is_running: Cell<bool>,
+    /// Turns of the present record that have not ended: the slot is not sealed before.
+    pub stream_turns: Cell<u32>,
+    /// Something was decided since the last seal.
+    pub has_changes: Cell<bool>,
+    /// A turn failed in a way that undoes the slot.
+    pub broken: RefCell<Option<Broken>>,
+    pub inner: RefCell<Inner>,
+}
+
+/// What a turn on the hot path does not touch.
+pub(crate) struct Inner {
+    pub machine: Slot,
+    pub effects: Effects,
+    /// Cells beside grains and pipeline: reminders, stored replies.
+    pub cells: Cells,
+    pub held: Held<Box<dyn Answer>>,
+    /// The next offset to apply, for each partition that feeds the slot.
+    pub positions: Vec<Position>,
+    /// Records applied since the last seal.
+    pub records_open: u32,
+    /// Records in the commit in flight.
+    pub records_sealed: u32,
+    /// A record was applied that forms a commit alone.
+    pub is_single_full: bool,
+    pub culprit: Culprit,
+    pub caution: Option<Caution>,
+    /// The position that is noted and may be applied.
+    pub noted: Option<Position>,
+    pub backlog: VecDeque<Call>,
+    pub timers: Timers,
+    pub reminders: Reminders,
+    /// Idempotency keys whose first call is under way, and the calls that joined it.
+    pub keyed: Keyed,
+    /// Activations that leave as soon as what they changed is stored.
+    pub leaving: Vec<u32>,
+    /// Since when records of the present commit wait; for the pace.
+    pub open_since: Timestamp,
+    /// Failing whatever is tried: left alone, loudly.
+    pub is_parked: bool,
+    /// The pipeline was told that the inputs have ended.
+    pub has_ended: bool,
+    /// The record being applied, or applied last.
+    pub applying: Option<Position>,
+    /// What the last failure said, for the `poisoned` stream.
+    pub last_failure: String,
+    /// Reminders whose turns undid the slot, and how often.
+    pub reminder_failures: BTreeMap<(GrainId, Box<str>), u32>,
+}
+
+impl SlotHost {
+    pub fn new(id: SlotId, me: Incarnation, lane: u16) -> SlotHost {
+        let txid = TxId { incarnation: me, lane };
+        SlotHost {
+            id,
+            table: RefCell::default(),
+            dirty: RefCell::default(),
+            open_commit: Cell::new(1),
+            stored: Cell::new(0),
+            is_running: Cell::new(false),
+            stream_turns: Cell::new(0),
+            has_changes: Cell::new(false),
+            broken: RefCell::default(),
+            inner: RefCell::new(Inner {
+                machine: Slot::new(Seat { slot: id, me, txid, outlet: Outlet::Store }),
+                effects: Effects::default(),
+                cells: Cells::default(),
+                held: Held::default(),
+                positions: Vec::new(),
+                records_open: 0,
+                records_sealed: 0,
+                is_single_full: false,
+                culprit: Culprit::default(),
+                caution: None,
+                noted: None,
+                backlog: VecDeque::new(),
+                timers: Timers::default(),
+                reminders: Reminders::default(),
+                keyed: Keyed::default(),
+                leaving: Vec::new(),
+                open_since: Timestamp(0),
+                is_parked: false,
+                has_ended: false,
+                applying: None,
+                last_failure: String::new(),
+                reminder_failures: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// Marks an activation changed by a turn that ends now.
+    pub fn mark_changed(&self, row: u32) {
+        let mut table = self.table.borrow_mut();
+        if let Some(activation) = table.get_mut(row) {
+            self.mark(activation, row);
+        }
+    }
+
+    /// The same, with the entry at hand.
+    pub fn mark(&self, activation: &mut crate::table::Activation, row: u32) {
+        activation.changed_in = self.open_commit.get();
+        if !activation.is_dirty {
+            activation.is_dirty = true;
+            self.dirty.borrow_mut().push(row);
+            self.has_changes.set(true);
+        }
+    }
+
+    /// Says that the slot has to roll back; the first reason stays.
+    pub fn break_with(&self, reason: String, record: Option<Position>) {
+        self.broken.borrow_mut().get_or_insert(Broken { reason, record });
+    }
+
+    /// Whether the open batch is full: sources pause until it is sealed.
+    pub fn is_batch_full(&self, inner: &Inner) -> bool {
+        self.dirty.borrow().len() >= COMMIT_CELLS_MAX
+            || inner.effects.outbox.bytes() >= COMMIT_OUTBOX_BYTES_MAX
+            || inner.is_single_full
+    }
+}
