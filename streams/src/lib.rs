@@ -1,5 +1,18 @@
-//! Pipelines: decoders, the pipeline file, plans and their slots.
+//! Pipelines: from bytes on a topic to rows on another.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`decode`] | strict decoders: JSON, delimited text, MessagePack |
+//! | [`file`] | the pipeline file: YAML in, a plan or all its mistakes out |
+//! | [`plan`] | the one plan that file and builder make |
+//! | [`run`] | the plan at work in the slots of a lane |
+//!
+//! Invariant: nothing here opens a socket or a file, reads a clock, starts a thread or draws a random number.
 
 pub mod decode;
 pub mod file;
 pub mod plan;
+pub mod run;
+
+pub use plan::Plan;
+pub use run::Slots;

@@ -4,12 +4,12 @@ use super::mistake::Mistakes;
 use super::read::{self, Map};
 use super::step::Scope;
 use super::yaml::{Name, Node};
-use crate::plan::{SET_ASIDE, Sink, Target};
+use crate::plan::{SET_ASIDE, Sink, Target, VERDICTS};
 
 /// One sink.
 pub(super) fn read(name: &Name, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Sink> {
     let text = read::name(name, "sink", mistakes);
-    if SET_ASIDE.contains(&text) || text == "alerts" {
+    if SET_ASIDE.contains(&text) || [VERDICTS, "alerts"].contains(&text) {
         mistakes.add(name.place, format!("`{text}` names a stream every pipeline has: choose another name"));
     }
     let mut map = Map::new(node, "a sink", mistakes);

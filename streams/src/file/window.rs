@@ -11,6 +11,7 @@ use super::mistake::Mistakes;
 use super::read::{self, Map};
 use super::yaml::{Node, Value};
 use crate::plan::{Column, ColumnKind, Does, SPAN_MAX, Source, WindowStep};
+use crate::run::INPUTS_MAX;
 
 const TYPES: [&str; 7] = ["tumbling", "hopping", "cumulate", "session", "sliding", "count", "global"];
 const FUNCTIONS: [&str; 12] =
@@ -67,6 +68,10 @@ pub(super) fn read(
     // Rows are upserts by window: a session that became another must take its row back.
     spec.withdraw = matches!(spec.window, Window::Session { .. });
     spec.time = Time::Event;
+    if inputs.len() > INPUTS_MAX {
+        let place = aggregates_node.map(|node| node.place);
+        mistakes.add(place, format!("aggregates: {INPUTS_MAX} different fields at most"));
+    }
     for mistake in spec.check() {
         let place = window_node.or(aggregates_node).map(|node| node.place);
         mistakes.add(place, format!("{}: {}", mistake.field, mistake.message));

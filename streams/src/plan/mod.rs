@@ -18,6 +18,9 @@ use expression::Expression;
 /// The set-aside streams every plan has, after those of its sinks.
 pub const SET_ASIDE: [&str; 3] = ["rejected", "late", "poisoned"];
 
+/// The stream of [`Plan::with_verdicts`].
+pub const VERDICTS: &str = "verdicts";
+
 /// A pipeline: what is read, what is done with it, where it goes.
 #[derive(Debug)]
 pub struct Plan {
@@ -254,6 +257,16 @@ impl Plan {
         let names = sinks.iter().map(|sink| &*sink.name).chain(SET_ASIDE);
         let streams = names.map(str::to_owned).collect();
         Plan { name: name.into(), sources, steps, sinks, streams }
+    }
+
+    /// The same plan with one more output stream, [`VERDICTS`]: for each record `line,verdict,rule,field`, where the
+    /// line is the offset + 1.
+    #[must_use]
+    pub fn with_verdicts(mut self) -> Plan {
+        if self.stream(VERDICTS).is_none() {
+            self.streams.push(VERDICTS.to_owned());
+        }
+        self
     }
 
     /// The names of the output streams by [`StreamId`]: one for each sink, in their order, then [`SET_ASIDE`].

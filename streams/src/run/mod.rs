@@ -1,0 +1,193 @@
+//! A plan at work: the slots of one lane, as the engine drives them.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `route` | the record on its way: decoded once, filters and maps evaluated |
+//! | `slot` | one slot's memory: operators, counts, and what a record does to them |
+//! | `rows` | rows and identities, written straight into the outbox |
+//! | `ask` | answers of `Window/...` and `Device/...` |
+//! | [`counts`] | what became of the records |
+//!
+//! Invariant: what a record does depends on the record and the slot's cells alone, so a replay does the same.
+
+mod ask;
+pub mod counts;
+mod pack;
+mod route;
+mod rows;
+mod segments;
+mod slot;
+mod text;
+
+use std::sync::Arc;
+
+use granary_cluster::{Applied, Cause, Cells, CommitNo, Effects, Failure, Pipeline, Record};
+use granary_core::{Error, ErrorKind, GrainId, Result, SlotId, Timestamp};
+
+pub use ask::{DEVICE, GET, WINDOW};
+pub use counts::{Counts, Verdict};
+
+use crate::plan::Plan;
+use route::Routed;
+pub(crate) use slot::INPUTS_MAX;
+use slot::{Buffers, Prepared, Slot};
+
+/// The slots of one lane, running one plan.
+#[derive(Debug)]
+pub struct Slots {
+    prepared: Prepared,
+    /// By the slot's number; a slot without memory is `None`.
+    slots: Vec<Option<Box<Slot>>>,
+    routed: Routed,
+    buffers: Buffers,
+}
+
+impl Slots {
+    /// No slot is in memory yet. `slots` is the number of slots of the cluster.
+    pub fn new(plan: Arc<Plan>, slots: u16) -> Slots {
+        Slots {
+            prepared: Prepared::new(plan),
+            slots: (0..slots).map(|_| None).collect(),
+            routed: Routed::default(),
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// What they run.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.prepared.plan
+    }
+
+    /// What became of the records of all slots in memory since each was built: for the total, add the cells under
+    /// [`counts::PREFIX`].
+    pub fn counts(&self) -> Counts {
+        let mut total = Counts::default();
+        for slot in self.slots.iter().flatten() {
+            total.add(&slot.tally.counts(sinks(&self.prepared)));
+        }
+        total
+    }
+
+    fn slot(&mut self, slot: SlotId) -> (&mut Slot, &Prepared, &Routed, &mut Buffers) {
+        let Slots { prepared, slots, routed, buffers } = self;
+        let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
+        (slot, prepared, routed, buffers)
+    }
+}
+
+fn sinks(prepared: &Prepared) -> impl Iterator<Item = &str> {
+    prepared.plan.sinks.iter().map(|sink| &*sink.name)
+}
+
+impl Pipeline for Slots {
+    fn route(&mut self, record: &Record<'_>) -> SlotId {
+        self.routed.read(&self.prepared.plan, record);
+        self.routed.slot(&self.prepared.plan, record, self.slots.len() as u16)
+    }
+
+    fn apply(
+        &mut self,
+        slot: SlotId,
+        record: &Record<'_>,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
+        debug_assert!(self.routed.is(record), "the record applied is the one routed last");
+        let (slot, prepared, routed, buffers) = self.slot(slot);
+        Ok(slot.apply(prepared, routed, record, buffers, effects))
+    }
+
+    fn supply(&mut self, slot: SlotId, cell: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let (slot, prepared, ..) = self.slot(slot);
+        for (operator, window) in slot.operators.iter_mut().zip(&prepared.windows) {
+            let step = &prepared.plan.steps[window.step];
+            if step.window().is_some_and(|window| cell.starts_with(&window.prefix)) {
+                return operator.supply(cell, value).map_err(|corrupt| {
+                    Error::new(ErrorKind::Codec, format!("a cell of step {}: {corrupt}", step.name))
+                });
+            }
+        }
+        let cell = String::from_utf8_lossy(cell);
+        Err(Error::new(ErrorKind::NotFound, format!("the cell `{cell}` belongs to no step of the plan")))
+    }
+
+    fn poison(&mut self, slot: SlotId, record: &Record<'_>, reason: &str, effects: &mut Effects) {
+        let (slot, prepared, ..) = self.slot(slot);
+        slot.poison(prepared, record, reason, effects);
+    }
+
+    fn tick(
+        &mut self,
+        slot: SlotId,
+        now: Timestamp,
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
+        let (slot, prepared, ..) = self.slot(slot);
+        Ok(slot.tick(prepared, now, cause, effects))
+    }
+
+    fn end(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
+        let (slot, prepared, ..) = self.slot(slot);
+        Ok(slot.end(prepared, cause, effects))
+    }
+
+    fn seal(&mut self, slot: SlotId, n: CommitNo, cells: &mut Cells) {
+        let (slot, prepared, ..) = self.slot(slot);
+        for operator in &mut slot.operators {
+            operator.seal(n.0, &mut |key, value| match value {
+                Some(value) => {
+                    cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(value));
+                }
+                None => cells.delete(|out| out.extend_from_slice(key)),
+            });
+        }
+        if let Some((key, value)) = slot.tally.seal(n.0, sinks(prepared)) {
+            cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(&value));
+        }
+    }
+
+    fn acknowledged(&mut self, slot: SlotId, n: CommitNo) {
+        if let Some(slot) = &mut self.slots[usize::from(slot.0)] {
+            slot.operators.iter_mut().for_each(|operator| operator.acknowledged(n.0));
+        }
+    }
+
+    fn close(&mut self, slot: SlotId) {
+        self.slots[usize::from(slot.0)] = None;
+    }
+
+    fn ask(
+        &mut self,
+        slot: SlotId,
+        grain: &GrainId,
+        method: &str,
+        _arguments: &[u8],
+        missing: &mut Vec<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>> {
+        let (slot, prepared, ..) = self.slot(slot);
+        ask::ask(slot, prepared, grain, method, missing)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.slots.iter().flatten().map(|slot| slot.memory_bytes()).sum()
+    }
+
+    fn evict(&mut self, target_bytes: usize) {
+        let total = self.memory_bytes();
+        if total <= target_bytes {
+            return;
+        }
+        // Every operator gives the same share, so no slot starves another.
+        for operator in self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.operators) {
+            let share = operator.memory_bytes() as u128 * target_bytes as u128 / total as u128;
+            operator.evict(usize::try_from(share).unwrap_or(usize::MAX));
+        }
+    }
+
+    fn streams(&self) -> &[String] {
+        self.prepared.plan.streams()
+    }
+}
+
+#[cfg(test)]
+mod tests;

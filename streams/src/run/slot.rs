@@ -1,0 +1,512 @@
+//! What one slot holds in memory, and what its records do to it.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use granary_cluster::{Applied, Cause, Effects, Record, StreamId};
+use granary_core::{GrainId, Key, Span, Timestamp};
+use granary_window::{Early, Event, Input, Operator, Outcome, Output, Row, Value};
+
+use super::counts::{Tally, Verdict};
+use super::route::Routed;
+use super::rows::{self, Template};
+use super::{pack, segments};
+use crate::plan::{From, Plan, Step, Target, WindowStep};
+
+/// Values that one window step's aggregates read at most.
+pub(crate) const INPUTS_MAX: usize = 64;
+/// Keys closed by one tick at most: the others follow with the next one.
+const IDLE_KEYS_MAX: usize = 4_096;
+
+/// What is prepared once for all slots of a lane.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub plan: Arc<Plan>,
+    /// The window steps: place in the plan, fixed parts of the rows, and the sinks that take them.
+    pub windows: Vec<Prepared1>,
+    pub rejected: StreamId,
+    pub late: StreamId,
+    pub poisoned: StreamId,
+    pub verdicts: Option<StreamId>,
+}
+
+/// A window step, prepared.
+#[derive(Debug)]
+pub(crate) struct Prepared1 {
+    pub step: usize,
+    pub template: Template,
+    pub sinks: Vec<usize>,
+    /// Whether another window step reads the same source: then late rows name their step.
+    pub has_siblings: bool,
+}
+
+impl Prepared {
+    pub fn new(plan: Arc<Plan>) -> Prepared {
+        let windows: Vec<(usize, &Step, &WindowStep)> =
+            plan.steps.iter().enumerate().filter_map(|(i, step)| Some((i, step, step.window()?))).collect();
+        let windows = windows
+            .iter()
+            .map(|(i, step, window)| Prepared1 {
+                step: *i,
+                template: Template::new(&plan, step, window),
+                sinks: sinks_of(&plan, From::Step(*i)),
+                has_siblings: windows.iter().any(|(j, other, _)| i != j && other.source == step.source),
+            })
+            .collect();
+        let of = |name| plan.stream(name);
+        let always = "every plan has the set-aside streams";
+        Prepared {
+            windows,
+            rejected: of("rejected").expect(always),
+            late: of("late").expect(always),
+            poisoned: of("poisoned").expect(always),
+            verdicts: of(crate::plan::VERDICTS),
+            plan,
+        }
+    }
+}
+
+fn sinks_of(plan: &Plan, from: From) -> Vec<usize> {
+    plan.sinks.iter().enumerate().filter(|(_, sink)| sink.from == from).map(|(i, _)| i).collect()
+}
+
+/// One slot's memory.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// One operator for each window step, in their order.
+    pub operators: Vec<Operator>,
+    pub tally: Tally,
+    /// The last tick since the last record: silence is counted from one tick to the next.
+    ticked_at: Option<Timestamp>,
+    /// For each operator the keys to close.
+    idle: Vec<Vec<Box<[u8]>>>,
+}
+
+/// Buffers reused from record to record.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    by: Vec<u8>,
+    id: Vec<u8>,
+}
+
+impl Slot {
+    pub fn new(prepared: &Prepared) -> Slot {
+        let operator = |window: &Prepared1| {
+            let step = prepared.plan.steps[window.step].window().expect("prepared steps are window steps");
+            Operator::new(Arc::clone(&step.spec), &step.prefix)
+        };
+        Slot {
+            operators: prepared.windows.iter().map(operator).collect(),
+            tally: Tally::new(prepared.plan.sinks.len()),
+            ticked_at: None,
+            idle: vec![Vec::new(); prepared.windows.len()],
+        }
+    }
+
+    /// Applies the record routed last.
+    pub fn apply(
+        &mut self,
+        prepared: &Prepared,
+        routed: &Routed,
+        record: &Record<'_>,
+        buffers: &mut Buffers,
+        effects: &mut Effects,
+    ) -> Applied {
+        self.ticked_at = None;
+        let source = &prepared.plan.sources[usize::from(record.source.0)];
+        let mut causes = Causes::of(record);
+        if let Some(reject) = &routed.reject {
+            let key = record.key.unwrap_or_default();
+            effects.outbox.push(
+                prepared.rejected,
+                causes.next(),
+                record.appended_at,
+                key,
+                |out| rows::of_record("rejected", source, record, out),
+                |out| rows::rejected(source, record, reject, out),
+            );
+            let field = reject.field.as_deref().unwrap_or_default();
+            self.judge(
+                prepared,
+                record,
+                (Verdict::Rejected, reject.rule.name(), field),
+                &mut causes,
+                effects,
+            );
+            return Applied::Done;
+        }
+        let missing = effects.missing.len();
+        for i in 0..self.operators.len() {
+            self.each(i, prepared, routed, record, buffers, |operator, _, input, _| {
+                operator.missing(input, &mut effects.missing);
+            });
+        }
+        if effects.missing.len() > missing {
+            return Applied::Missing;
+        }
+        let verdict = self.enter(prepared, routed, record, buffers, &mut causes, effects);
+        self.pass_through(prepared, routed, record, &mut causes, effects);
+        self.judge(prepared, record, verdict, &mut causes, effects);
+        Applied::Done
+    }
+
+    /// Hands the event to every window step of its source; what became of it.
+    fn enter(
+        &mut self,
+        prepared: &Prepared,
+        routed: &Routed,
+        record: &Record<'_>,
+        buffers: &mut Buffers,
+        causes: &mut Causes,
+        effects: &mut Effects,
+    ) -> (Verdict, &'static str, &'static str) {
+        let mut best: Option<(Verdict, &'static str)> = None;
+        for i in 0..self.operators.len() {
+            let window = &prepared.windows[i];
+            let outcome =
+                self.each(i, prepared, routed, record, buffers, |operator, tally, input, enters| {
+                    let mut emit = Emit { prepared, window, tally, causes, effects, time: routed.time };
+                    let outcome = operator.apply(input, &mut emit);
+                    enters.then_some(outcome)
+                });
+            let Some(Some(outcome)) = outcome else { continue };
+            let judged = match outcome {
+                Outcome::Accepted | Outcome::PartiallyLate => (Verdict::Accepted, ""),
+                Outcome::Duplicate => (Verdict::Duplicate, ""),
+                Outcome::Late => (Verdict::Late, "late"),
+                Outcome::Unassigned => (Verdict::Late, "unassigned"),
+                Outcome::Future => (Verdict::Late, "future"),
+            };
+            if judged.0 == Verdict::Late {
+                self.set_aside(i, prepared, routed, record, judged.1, causes, effects);
+            }
+            if best.is_none_or(|(verdict, _)| (judged.0 as u8) < verdict as u8) {
+                best = Some(judged);
+            }
+        }
+        let (verdict, reason) = best.unwrap_or((Verdict::Accepted, ""));
+        (verdict, reason, "")
+    }
+
+    /// Calls `f` with the input that the record is for the `i`-th operator, and whether it enters its windows; not at
+    /// all when the operator reads another source.
+    #[inline]
+    fn each<R>(
+        &mut self,
+        i: usize,
+        prepared: &Prepared,
+        routed: &Routed,
+        record: &Record<'_>,
+        buffers: &mut Buffers,
+        f: impl FnOnce(&mut Operator, &mut Tally, &Input<'_>, bool) -> R,
+    ) -> Option<R> {
+        let place = prepared.windows[i].step;
+        let step = &prepared.plan.steps[place];
+        if step.source != usize::from(record.source.0) {
+            return None;
+        }
+        let window = step.window().expect("prepared steps are window steps");
+        let (decoded, raw) = (&routed.decoded, record.value);
+        buffers.by.clear();
+        for column in &window.by {
+            segments::push(&mut buffers.by, &decoded.value(column.index, raw));
+        }
+        buffers.id.clear();
+        let id = match window.id[..] {
+            [] => None,
+            [column] => match decoded.value(column, raw) {
+                Value::Text(text) => Some(text),
+                value => {
+                    segments::push(&mut buffers.id, &value);
+                    Some(&buffers.id[..])
+                }
+            },
+            _ => {
+                window.id.iter().for_each(|column| {
+                    segments::push(&mut buffers.id, &decoded.value(*column, raw));
+                });
+                Some(&buffers.id[..])
+            }
+        };
+        let values: ArrayVec<Value<'_>, INPUTS_MAX> =
+            window.inputs.iter().map(|column| decoded.value(*column, raw)).collect();
+        let event = Event {
+            key: routed.key(&prepared.plan.sources[step.source], raw),
+            by: &buffers.by,
+            time: routed.time,
+            logged_at: Some(record.appended_at),
+            id,
+            values: &values,
+            // A slot reads one partition of a source at a time: see `Watermark` in the pipeline file.
+            partition: 0,
+            gap: None,
+        };
+        let passes = routed.passes[place];
+        let input = if passes { Input::Event(&event) } else { Input::Observe(&event) };
+        Some(f(&mut self.operators[i], &mut self.tally, &input, passes))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn set_aside(
+        &mut self,
+        i: usize,
+        prepared: &Prepared,
+        routed: &Routed,
+        record: &Record<'_>,
+        reason: &'static str,
+        causes: &mut Causes,
+        effects: &mut Effects,
+    ) {
+        let plan = &prepared.plan;
+        let source = &plan.sources[usize::from(record.source.0)];
+        let window = &prepared.windows[i];
+        let step = &plan.steps[window.step];
+        let key = routed.key(source, record.value);
+        let watermark = self.operators[i].key_stats(key, &mut Vec::new()).map(|stats| stats.clock);
+        let late = rows::Late {
+            reason,
+            key,
+            time: routed.time,
+            watermark: watermark.filter(|watermark| *watermark != Timestamp::MIN),
+            step: window.has_siblings.then_some(&step.name),
+        };
+        effects.outbox.push(
+            prepared.late,
+            causes.next(),
+            routed.time,
+            key,
+            |out| {
+                rows::of_record("late", source, record, out);
+                if let Some(step) = late.step {
+                    out.push(b'/');
+                    out.extend_from_slice(step.as_bytes());
+                }
+            },
+            |out| rows::late(source, record, &late, &routed.decoded, out),
+        );
+    }
+
+    /// Events as they are, to the sinks that read a source, a filter or a map.
+    fn pass_through(
+        &mut self,
+        prepared: &Prepared,
+        routed: &Routed,
+        record: &Record<'_>,
+        causes: &mut Causes,
+        effects: &mut Effects,
+    ) {
+        let plan = &prepared.plan;
+        let place = usize::from(record.source.0);
+        let source = &plan.sources[place];
+        for (i, sink) in plan.sinks.iter().enumerate() {
+            let (columns, name) = match sink.from {
+                From::Source(from) if from == place => (&source.columns, &source.name),
+                From::Step(from) if routed.passes[from] && plan.steps[from].window().is_none() => {
+                    (&plan.steps[from].columns, &plan.steps[from].name)
+                }
+                _ => continue,
+            };
+            let key = routed.key(source, record.value);
+            if let Target::Grain { kind, method } = &sink.to {
+                let mut arguments = Vec::new();
+                let mut map = pack::Map::begin(&mut arguments, columns.len());
+                for column in columns {
+                    map.value(&column.name, &routed.decoded.value(column.index, record.value));
+                }
+                effects.tells.push((grain(kind, key), method.clone(), arguments));
+            } else {
+                effects.outbox.push(
+                    StreamId(i as u16),
+                    causes.next(),
+                    routed.time,
+                    key,
+                    |out| rows::of_record(name, source, record, out),
+                    |out| rows::event(columns, record, &routed.decoded, out),
+                );
+            }
+            self.tally.result(i, 1);
+        }
+    }
+
+    /// Counts what became of the record, and writes it down where that is asked for.
+    pub fn judge(
+        &mut self,
+        prepared: &Prepared,
+        record: &Record<'_>,
+        (verdict, rule, field): (Verdict, &str, &str),
+        causes: &mut Causes,
+        effects: &mut Effects,
+    ) {
+        self.tally.record(verdict);
+        if let Some(stream) = prepared.verdicts {
+            let source = &prepared.plan.sources[usize::from(record.source.0)];
+            effects.outbox.push(
+                stream,
+                causes.next(),
+                record.appended_at,
+                b"",
+                |out| rows::of_record("verdicts", source, record, out),
+                |out| {
+                    let line = record.offset + 1;
+                    out.extend_from_slice(format!("{line},{},{rule},{field}", verdict.name()).as_bytes());
+                },
+            );
+        }
+    }
+
+    /// Sets the record aside without looking into it.
+    pub fn poison(&mut self, prepared: &Prepared, record: &Record<'_>, reason: &str, effects: &mut Effects) {
+        let source = &prepared.plan.sources[usize::from(record.source.0)];
+        let mut causes = Causes::of(record);
+        effects.outbox.push(
+            prepared.poisoned,
+            causes.next(),
+            record.appended_at,
+            record.key.unwrap_or_default(),
+            |out| rows::of_record("poisoned", source, record, out),
+            |out| rows::poisoned(source, record, reason, out),
+        );
+        self.judge(prepared, record, (Verdict::Poisoned, "", ""), &mut causes, effects);
+    }
+
+    /// The wall clock: silent keys are closed, early results that wait for it come.
+    pub fn tick(
+        &mut self,
+        prepared: &Prepared,
+        now: Timestamp,
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Applied {
+        let missing = effects.missing.len();
+        let wall_clock = Input::ProcessingTime(now);
+        for operator in &mut self.operators {
+            if operator.spec().watermark.idle_after.is_some() {
+                operator.missing_index(&mut effects.missing);
+            }
+            if waits_for_the_wall_clock(operator) {
+                operator.missing(&wall_clock, &mut effects.missing);
+            }
+        }
+        if effects.missing.len() > missing {
+            return Applied::Missing;
+        }
+        let stood = self.ticked_at.map_or(Span::ZERO, |before| now.since(before));
+        self.ticked_at = Some(now);
+        self.idle.iter_mut().for_each(Vec::clear);
+        for (operator, idle) in self.operators.iter_mut().zip(&mut self.idle) {
+            if operator.spec().watermark.idle_after.is_some() {
+                operator.pass_silence(stood);
+                operator.idle_keys(IDLE_KEYS_MAX, idle);
+            }
+            for key in idle {
+                operator.missing(&Input::CloseIdle { key }, &mut effects.missing);
+            }
+        }
+        if effects.missing.len() > missing {
+            return Applied::Missing;
+        }
+        let mut causes = Causes(cause);
+        for (i, operator) in self.operators.iter_mut().enumerate() {
+            let window = &prepared.windows[i];
+            let mut emit =
+                Emit { prepared, window, tally: &mut self.tally, causes: &mut causes, effects, time: now };
+            if waits_for_the_wall_clock(operator) {
+                operator.apply(&wall_clock, &mut emit);
+            }
+            for key in &self.idle[i] {
+                operator.apply(&Input::CloseIdle { key }, &mut emit);
+            }
+        }
+        Applied::Done
+    }
+
+    /// The input has ended.
+    pub fn end(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
+        let missing = effects.missing.len();
+        for operator in &mut self.operators {
+            operator.missing(&Input::End, &mut effects.missing);
+        }
+        if effects.missing.len() > missing {
+            return Applied::Missing;
+        }
+        let mut causes = Causes(cause);
+        for (operator, window) in self.operators.iter_mut().zip(&prepared.windows) {
+            let time = Timestamp::MAX;
+            let mut emit =
+                Emit { prepared, window, tally: &mut self.tally, causes: &mut causes, effects, time };
+            operator.apply(&Input::End, &mut emit);
+        }
+        Applied::Done
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        self.operators.iter().map(Operator::memory_bytes).sum()
+    }
+}
+
+fn waits_for_the_wall_clock(operator: &Operator) -> bool {
+    matches!(operator.spec().early, Some(Early::ProcessingTimeDelay(_)))
+}
+
+/// The grain of a kind that has the row's routing key.
+fn grain(kind: &str, key: &[u8]) -> GrainId {
+    GrainId::new(kind, Key::from(&*String::from_utf8_lossy(key)))
+}
+
+/// Numbers the outputs of one input.
+pub(crate) struct Causes(Cause);
+
+impl Causes {
+    pub fn of(record: &Record<'_>) -> Causes {
+        let Record { source, partition, offset, .. } = *record;
+        Causes(Cause { source, partition, offset, index: 0 })
+    }
+
+    #[inline]
+    fn next(&mut self) -> Cause {
+        let cause = self.0;
+        self.0.index += 1;
+        cause
+    }
+}
+
+/// Takes a window step's rows to its sinks.
+struct Emit<'a> {
+    prepared: &'a Prepared,
+    window: &'a Prepared1,
+    tally: &'a mut Tally,
+    causes: &'a mut Causes,
+    effects: &'a mut Effects,
+    time: Timestamp,
+}
+
+impl Output for Emit<'_> {
+    fn result(&mut self, row: Row<'_>) {
+        let plan = &self.prepared.plan;
+        let template = &self.window.template;
+        for sink in &self.window.sinks {
+            match &plan.sinks[*sink].to {
+                Target::Topic(_) | Target::File(_) => self.effects.outbox.push(
+                    StreamId(*sink as u16),
+                    self.causes.next(),
+                    rows::time(&row, self.time),
+                    row.key,
+                    |out| template.identity(&row, out),
+                    |out| template.row(&row, out),
+                ),
+                Target::Grain { kind, method } => {
+                    let step = &plan.steps[self.window.step];
+                    let window = step.window().expect("prepared steps are window steps");
+                    let mut arguments = Vec::new();
+                    pack::row(plan, step, window, &pack::Named::of(&row), Some(&row), None, &mut arguments);
+                    self.effects.tells.push((grain(kind, row.key), method.clone(), arguments));
+                }
+                Target::Call(call) => {
+                    let tell = call(&row);
+                    self.effects.tells.push((tell.grain, tell.method, tell.arguments));
+                }
+            }
+            self.tally.result(*sink, rows::standing(&row));
+        }
+    }
+}
