@@ -91,7 +91,7 @@ impl Scenario {
         let faults = Faults {
             crash: random.between(0, 2) as u32,
             pause: random.between(0, 1) as u32,
-            rollback: random.below(2) as u32,
+            rollback: random.below(3) as u32,
             lost: random.between(0, 6) as u32,
             handler: random.between(0, 2) as u32,
         };

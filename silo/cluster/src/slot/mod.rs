@@ -12,6 +12,8 @@
 mod outcome;
 mod publish;
 mod take;
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::VecDeque;
