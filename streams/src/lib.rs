@@ -6,11 +6,15 @@
 //! | [`file`] | the pipeline file: YAML in, a plan or all its mistakes out |
 //! | [`plan`] | the one plan that file and builder make |
 //! | [`run`] | the plan at work in the slots of a lane |
+//! | [`inject`] | simulated devices and the exact answer to them |
+//! | [`compare`] | truth against result |
 //!
 //! Invariant: nothing here opens a socket or a file, reads a clock, starts a thread or draws a random number.
 
+pub mod compare;
 pub mod decode;
 pub mod file;
+pub mod inject;
 pub mod plan;
 pub mod run;
 
