@@ -98,6 +98,8 @@ impl Rules {
             Lateness::Span(span) => Some(length(span)),
             Lateness::Forever => None,
         };
+        // Time never takes anything from count windows.
+        let lateness = lateness.filter(|_| !matches!(layout, Layout::Count { .. }));
         let (per_key, partitions) = match spec.watermark.per {
             Per::Key => (!processing, 1),
             Per::Stream { partitions } => (false, partitions),
