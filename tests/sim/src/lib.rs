@@ -3,13 +3,14 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`run`] | one run: scenario, steps, faults, then calm |
+//! | [`run`], [`step`] | one run: scenario, steps, faults, then calm |
 //! | [`world`] | how machines, store and network hear of each other |
 //! | [`lane`] | the lane's work at the log |
 //! | [`store`], [`log`] | the simulated technologies |
 //! | [`memory`], [`silo`] | what an engine keeps |
 //! | [`truth`], [`check`] | what must come out, and what must hold at each step |
 //! | [`scenario`] | kinds of runs and planted mistakes |
+//! | [`paths`] | which of the less common paths a run walked |
 //!
 //! Invariant: a run depends on its seed alone.
 
@@ -17,10 +18,12 @@ pub mod check;
 pub mod lane;
 pub mod log;
 pub mod memory;
+pub mod paths;
 pub mod random;
 pub mod run;
 pub mod scenario;
 pub mod silo;
+pub mod step;
 pub mod store;
 pub mod truth;
 pub mod world;

@@ -1,18 +1,18 @@
 //! One run: a seed decides the scenario, every step and every fault; then the faults cease and the work must get done.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use granary_core::SlotId;
-
-use granary_cluster::slot::{Heard, Phase};
-use granary_cluster::{Incarnation, TxId};
 
 use crate::check::Check;
 use crate::lane::End;
 use crate::random::{Random, mix};
 use crate::scenario::{Mistake, Scenario};
 use crate::silo::{Life, What};
+use crate::step::{Loss, Step};
 use crate::world::World;
+use granary_cluster::slot::{Heard, Phase};
 
 /// Steps with faults, at most.
 const STEPS_WILD: u32 = 1_500;
@@ -20,43 +20,6 @@ const STEPS_WILD: u32 = 1_500;
 const STEPS_CALM: u32 = 30_000;
 /// The last steps of a failed run that are shown.
 const STEPS_SHOWN: usize = 60;
-
-/// One thing that can happen next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Arrive(usize),
-    Answer(usize),
-    Lose { message: usize, how: Loss },
-    CarryOn { silo: usize, asked: usize },
-    NoAnswer { silo: usize, asked: usize },
-    TimeOut(TxId),
-    Take { silo: usize, slot: usize },
-    Apply { silo: usize, slot: usize },
-    Note { silo: usize, slot: usize },
-    Seal { silo: usize, slot: usize },
-    Trim { silo: usize, slot: usize },
-    Connected { silo: usize, slot: usize },
-    Call { silo: usize, slot: usize, writes: bool },
-    Give { silo: usize, slot: usize, to: Incarnation },
-    Begin(usize),
-    Stage(usize),
-    End(usize, End),
-    Init(usize),
-    RenewMarker { silo: usize, slot: usize },
-    HandlerFails { silo: usize, slot: usize },
-    Crash(usize),
-    Declare(usize),
-    FencesItself(usize),
-    Start,
-    StoreLoses(usize),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Loss {
-    Request,
-    Reply,
-    Late,
-}
 
 /// A run that broke something.
 #[derive(Clone, Debug)]
@@ -80,12 +43,14 @@ impl fmt::Display for Failed {
 }
 
 /// What a run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Steps taken.
     pub steps: u32,
     /// A hash of all of them: equal for equal seeds.
     pub digest: u64,
+    /// The less common paths of the protocol that were walked.
+    pub walked: BTreeSet<&'static str>,
 }
 
 struct Run {
@@ -121,7 +86,7 @@ impl Run {
             .iter()
             .map(text)
             .fold(0, |hash, text| text.bytes().fold(mix(hash), |hash, byte| mix(hash ^ u64::from(byte))));
-        Summary { steps: self.history.len() as u32, digest }
+        Summary { steps: self.history.len() as u32, digest, walked: self.world.walked.clone() }
     }
 
     fn play(&mut self) -> Check {

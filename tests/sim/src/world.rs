@@ -1,5 +1,7 @@
 //! The world of one run: store, log, network, silos, and how they hear of each other.
 
+use std::collections::BTreeSet;
+
 use granary_core::SlotId;
 use granary_core::error::Ran;
 
@@ -9,6 +11,7 @@ use granary_cluster::{CommitNo, Defect, Epoch, Incarnation, Marker, Reply, Scrip
 
 use crate::check::{Check, Checks};
 use crate::log::Log;
+use crate::paths::{MARKER_MISSING, path};
 use crate::random::Random;
 use crate::scenario::{Mistake, Scenario};
 use crate::silo::{Answer, Asked, Life, Silo, What};
@@ -49,6 +52,8 @@ pub struct World {
     pub calls: u64,
     /// How often the store lost writes.
     pub rollbacks: u32,
+    /// The less common paths of the protocol that were walked.
+    pub walked: BTreeSet<&'static str>,
 }
 
 impl World {
@@ -84,6 +89,7 @@ impl World {
             checks,
             calls: 0,
             rollbacks: 0,
+            walked: BTreeSet::new(),
         };
         for _ in 0..scenario.silos {
             world.start_silo();
@@ -138,6 +144,7 @@ impl World {
     /// Carries out what a slot asks for, as an engine would.
     pub fn carry_out(&mut self, silo: usize, slot: usize, todo: Vec<Do>) -> Check {
         for each in todo {
+            self.walked.extend(path(&each));
             match each {
                 Do::Script(script) => self.network.push(Message { silo, script, awaited: true }),
                 Do::Fence(ask, txids) => {
@@ -155,6 +162,9 @@ impl World {
                     let (known, named) = (seat.acknowledged, seat.named);
                     (seat.acknowledged, seat.named) = (opened.n, CommitNo(0));
                     seat.memory.open(&opened);
+                    if !seat.slot.may_seal() && seat.slot.wants_to_publish() {
+                        self.walked.insert(MARKER_MISSING);
+                    }
                     if self.rollbacks == 0 && owns {
                         self.checks[slot].open(opened.n)?;
                     } else if owns && known > opened.n.max(named) {

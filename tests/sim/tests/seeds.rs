@@ -1,5 +1,8 @@
 //! Runs of the protocol as it is. `GRANARY_SEED=7` replays one seed, `GRANARY_SEEDS=10000` runs so many.
 
+use std::collections::BTreeMap;
+
+use granary_sim::paths::{DEFENCES, PATHS};
 use granary_sim::run::run;
 use granary_sim::scenario::Scenario;
 
@@ -34,4 +37,19 @@ fn a_seed_replays_exactly() {
         assert!(twice[0].steps > 10, "seed {seed} does something");
     }
     assert_ne!(run(3, Scenario::any).unwrap().digest, run(4, Scenario::any).unwrap().digest);
+}
+
+/// A simulation that never gets to the rare paths proves little.
+#[test]
+fn the_rare_paths_are_walked() {
+    let mut walked = BTreeMap::new();
+    for seed in 0..SEEDS {
+        let summary = run(seed, Scenario::any).unwrap_or_else(|failed| panic!("{failed}"));
+        summary.walked.into_iter().for_each(|path| *walked.entry(path).or_insert(0) += 1);
+    }
+    println!("{walked:#?}");
+    let missing: Vec<&str> = PATHS.into_iter().filter(|path| !walked.contains_key(path)).collect();
+    assert!(missing.is_empty(), "never walked in {SEEDS} seeds: {missing:?}");
+    let reached: Vec<&str> = DEFENCES.into_iter().filter(|path| walked.contains_key(path)).collect();
+    assert!(reached.is_empty(), "a last line of defence was needed: {reached:?}");
 }
