@@ -1,0 +1,40 @@
+# build   the granary binary
+# demo    the first minute: one silo, no other services, windows against the truth
+# test    every test but the long ones
+# soak    the long tests: many kills, many seeds
+# lint    format, clippy, documentation
+# bench   the figures, with optimisation across crates
+
+# Build, demo and test share one profile and so one build of every crate: tests run real streams and want it
+# optimised. Optimisation across crates is left to bench, since it would link every test for as long as the binary.
+export CARGO_PROFILE_RELEASE_LTO = false
+CARGO = cargo
+GRANARY = $(CARGO) run --quiet --release -p granary --
+BENCH = CARGO_PROFILE_RELEASE_LTO=thin $(CARGO) run --release --target-dir target/bench -p granary -- bench
+
+.PHONY: build demo test soak lint bench setup
+.DEFAULT_GOAL := build
+
+setup:
+	@deploy/dev/setup
+
+build: setup
+	$(CARGO) build --release -p granary
+
+demo: build
+	@$(GRANARY) demo
+
+test: setup
+	$(CARGO) test --release --workspace
+
+soak: setup
+	$(CARGO) test --release --workspace -- --ignored
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+bench: setup
+	$(BENCH) grains
+	$(BENCH) streams
