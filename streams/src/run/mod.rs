@@ -188,6 +188,3 @@ impl Pipeline for Slots {
         self.prepared.plan.streams()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,7 +5,7 @@ use granary_window::{Computed, Row, Value};
 use rmp::encode;
 
 use super::segments;
-use crate::plan::{Plan, Step, WindowStep};
+use crate::plan::{ColumnKind, Plan, Step, WindowStep};
 
 /// Writing into memory cannot fail.
 const MEMORY: &str = "writing to memory cannot fail";
@@ -118,7 +118,10 @@ pub(crate) fn row(
         map.int("window_end", named.end.ms());
     }
     let key = source.columns.iter().find(|column| column.index == source.key);
-    map.value(key.map_or("key", |column| &column.name), &Value::Text(named.key));
+    let is_int = key.is_some_and(|column| column.kind == ColumnKind::Int);
+    let number = std::str::from_utf8(named.key).ok().filter(|_| is_int).and_then(|key| key.parse().ok());
+    let value = number.map_or(Value::Text(named.key), Value::Int);
+    map.value(key.map_or("key", |column| &column.name), &value);
     for (column, segment) in window.by.iter().zip(segments::iter(named.by)) {
         map.value(&column.name, &segment.value());
     }

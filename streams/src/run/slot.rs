@@ -138,12 +138,17 @@ impl Slot {
         let missing = effects.missing.len();
         for i in 0..self.operators.len() {
             self.each(i, prepared, routed, record, buffers, |operator, _, input, _| {
+                if waits_for_the_wall_clock(operator) {
+                    operator.missing(&Input::ProcessingTime(record.appended_at), &mut effects.missing);
+                }
                 operator.missing(input, &mut effects.missing);
             });
         }
         if effects.missing.len() > missing {
             return Applied::Missing;
         }
+        let key = routed.key(source, record.value);
+        self.idle.iter_mut().for_each(|idle| idle.retain(|named| **named != *key));
         let verdict = self.enter(prepared, routed, record, buffers, &mut causes, effects);
         self.pass_through(prepared, routed, record, &mut causes, effects);
         self.judge(prepared, record, verdict, &mut causes, effects);
@@ -392,11 +397,11 @@ impl Slot {
         }
         let stood = self.ticked_at.map_or(Span::ZERO, |before| now.since(before));
         self.ticked_at = Some(now);
-        self.idle.iter_mut().for_each(Vec::clear);
         for (operator, idle) in self.operators.iter_mut().zip(&mut self.idle) {
             if operator.spec().watermark.idle_after.is_some() {
                 operator.pass_silence(stood);
-                operator.idle_keys(IDLE_KEYS_MAX, idle);
+                // An operator names a key once: those of a tick that lacked cells are still here.
+                operator.idle_keys(IDLE_KEYS_MAX.saturating_sub(idle.len()), idle);
             }
             for key in idle {
                 operator.missing(&Input::CloseIdle { key }, &mut effects.missing);
@@ -413,8 +418,8 @@ impl Slot {
             if waits_for_the_wall_clock(operator) {
                 operator.apply(&wall_clock, &mut emit);
             }
-            for key in &self.idle[i] {
-                operator.apply(&Input::CloseIdle { key }, &mut emit);
+            for key in self.idle[i].drain(..) {
+                operator.apply(&Input::CloseIdle { key: &key }, &mut emit);
             }
         }
         Applied::Done
