@@ -1,0 +1,177 @@
+//! A store that fails, forgets to answer, or waits, as told. It hands everything else on.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use granary_cluster::port::Done;
+use granary_cluster::{Lookup, Reply, RunId, Script, SlotRecord, Store};
+use granary_core::{Error, ErrorKind, Result, SlotId};
+
+/// What happens to one batch of scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is carried out, and the store says that it does not know.
+    Refused,
+    /// Everything is carried out, and the answer is lost: the store says that it does not know.
+    AnswerLost,
+}
+
+type Held = (Done, Result<Vec<Reply>>);
+
+/// The faults of one store.
+pub struct Faults {
+    store: Arc<dyn Store>,
+    commit_faults: Mutex<VecDeque<Fault>>,
+    reads_to_fail: AtomicU64,
+    holds_answers: AtomicBool,
+    held: Mutex<Vec<Held>>,
+    is_cut_off: AtomicBool,
+    is_away: AtomicBool,
+    commits: AtomicU64,
+    sendings: AtomicU64,
+    loads: AtomicU64,
+}
+
+impl Faults {
+    /// A faultless store, so far.
+    pub fn of(store: Arc<dyn Store>) -> Arc<Faults> {
+        Arc::new(Faults {
+            store,
+            commit_faults: Mutex::default(),
+            reads_to_fail: AtomicU64::new(0),
+            holds_answers: AtomicBool::new(false),
+            held: Mutex::default(),
+            is_cut_off: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            sendings: AtomicU64::new(0),
+            loads: AtomicU64::new(0),
+        })
+    }
+
+    /// The next batches with a commit suffer these faults, one each.
+    pub fn next_commits(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.commit_faults.lock().unwrap().extend(faults);
+    }
+
+    /// Whether all planted faults have happened.
+    pub fn are_spent(&self) -> bool {
+        self.commit_faults.lock().unwrap().is_empty() && self.reads_to_fail.load(Ordering::SeqCst) == 0
+    }
+
+    /// The next so many reads of cells and rows fail.
+    pub fn next_reads(&self, n: u64) {
+        self.reads_to_fail.store(n, Ordering::SeqCst);
+    }
+
+    /// The store cannot be reached: every read and write fails until it is back.
+    pub fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    /// From now on scripts are carried out, but their answers wait for [`Faults::release`].
+    pub fn hold_answers(&self) {
+        self.holds_answers.store(true, Ordering::SeqCst);
+    }
+
+    /// How many answers wait.
+    pub fn held(&self) -> usize {
+        self.held.lock().unwrap().len()
+    }
+
+    /// Lets the answers leave, and holds no more.
+    pub fn release(&self) {
+        self.holds_answers.store(false, Ordering::SeqCst);
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        for (done, replies) in held {
+            done(replies);
+        }
+    }
+
+    /// The process as the store sees it has died: nothing is carried out or answered any more.
+    pub fn cut_off(&self) {
+        self.is_cut_off.store(true, Ordering::SeqCst);
+    }
+
+    /// Batches with a commit that were carried out.
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+
+    /// Batches with a commit that were sent.
+    pub fn sendings(&self) -> u64 {
+        self.sendings.load(Ordering::SeqCst)
+    }
+
+    /// Cells that were looked up.
+    pub fn loads(&self) -> u64 {
+        self.loads.load(Ordering::SeqCst)
+    }
+
+    fn read(&self) -> Result<()> {
+        let failing = self.reads_to_fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if failing.is_ok() || self.is_away.load(Ordering::SeqCst) {
+            return Err(unavailable());
+        }
+        Ok(())
+    }
+}
+
+fn unavailable() -> Error {
+    Error::new(ErrorKind::Unavailable, "injected: the store cannot be reached")
+}
+
+impl Store for Faults {
+    fn submit(&self, scripts: Vec<Script>, done: Done) {
+        if self.is_cut_off.load(Ordering::SeqCst) {
+            return;
+        }
+        if self.is_away.load(Ordering::SeqCst) {
+            return done(Err(unavailable()));
+        }
+        let has_commit = scripts.iter().any(|script| matches!(script, Script::Commit(_)));
+        let fault = if has_commit { self.commit_faults.lock().unwrap().pop_front() } else { None };
+        self.sendings.fetch_add(u64::from(has_commit), Ordering::SeqCst);
+        if fault == Some(Fault::Refused) {
+            return done(Err(unavailable()));
+        }
+        self.commits.fetch_add(u64::from(has_commit), Ordering::SeqCst);
+        let (answered, answer) = std::sync::mpsc::channel();
+        self.store.submit(scripts, Box::new(move |replies| drop(answered.send(replies))));
+        let replies = answer.recv().expect("the store answers once");
+        if fault == Some(Fault::AnswerLost) {
+            return done(Err(unavailable()));
+        }
+        if self.holds_answers.load(Ordering::SeqCst) {
+            return self.held.lock().unwrap().push((done, replies));
+        }
+        done(replies);
+    }
+
+    fn record(&self, slot: SlotId) -> Result<SlotRecord> {
+        self.read()?;
+        self.store.record(slot)
+    }
+
+    fn load(&self, slot: SlotId, cell: &[u8], value: &mut Vec<u8>) -> Result<Lookup> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        self.read()?;
+        self.store.load(slot, cell, value)
+    }
+
+    fn scan(
+        &self,
+        slot: SlotId,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        self.read()?;
+        self.store.scan(slot, prefix, after, each)
+    }
+
+    fn run(&self) -> RunId {
+        self.store.run()
+    }
+}

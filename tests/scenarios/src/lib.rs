@@ -1,0 +1,21 @@
+//! Scenarios of grains, calls, timers and streams on the engine, with the store's faults under the test's hand.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`silo`] | one engine on a store that outlives it, with a hand-moved clock |
+//! | [`faults`] | a store that fails, forgets to answer, or waits, as told |
+//! | [`wait`] | waiting with a limit that says what was expected |
+//! | [`pipeline`] | a small pipeline that tells a grain of each record |
+//! | [`memory`] | the resident memory of this process |
+
+#![allow(clippy::unwrap_used)] // a test kit: a failed expectation ends the test
+
+pub mod faults;
+pub mod memory;
+pub mod pipeline;
+pub mod silo;
+pub mod wait;
+
+pub use faults::{Fault, Faults};
+pub use silo::{Rig, Silo};
+pub use wait::{eventually, soon, within};

@@ -1,0 +1,138 @@
+//! One engine on a store that outlives it, with a hand-moved clock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use granary_cluster::{Incarnation, Log, StreamId};
+use granary_core::{Clock, HandClock, KindInfo, Span, Timestamp};
+use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec, Stats};
+use granary_store::{Memory, Stream};
+
+use crate::faults::Faults;
+use crate::pipeline::{self, Teller};
+
+/// Slots of the test cluster.
+pub const SLOTS: u16 = 12;
+
+/// Partitions of the topic `in`.
+pub const PARTITIONS: u32 = 2;
+
+/// The streams that grains and pipelines emit to, in the order of their ids.
+pub const STREAMS: [&str; 3] = ["out", "poisoned", "alerts"];
+
+/// The time at which every test begins.
+pub const START: Timestamp = Timestamp(1_700_000_000_000);
+
+/// A store, a log and a clock: what stays when a silo ends.
+pub struct Rig {
+    /// The store and log themselves.
+    pub memory: Arc<Memory>,
+    /// The clock.
+    pub clock: HandClock,
+    lives: AtomicU64,
+}
+
+impl Default for Rig {
+    fn default() -> Rig {
+        Rig::new()
+    }
+}
+
+impl Rig {
+    /// An empty store and log.
+    pub fn new() -> Rig {
+        let memory = Memory::new(SLOTS, STREAMS.map(|name| Stream::new(name, 1)));
+        memory.create("in", PARTITIONS).expect("the topic is new");
+        Rig { memory, clock: HandClock::at(START), lives: AtomicU64::new(0) }
+    }
+
+    /// Starts a silo that hosts these kinds, in a life of its own.
+    pub fn start(&self, kinds: Vec<&'static KindInfo>) -> Silo {
+        self.start_with(kinds, |_| {})
+    }
+
+    /// The same with other settings.
+    pub fn start_with(&self, kinds: Vec<&'static KindInfo>, set: impl FnOnce(&mut Config)) -> Silo {
+        let faults = Faults::of(self.memory.clone());
+        let mut config = Config::new(faults.clone(), Arc::new(self.clock.clone()), kinds);
+        config.me = Incarnation(self.lives.fetch_add(1, Ordering::SeqCst) + 1);
+        config.slots = SLOTS;
+        config.streams =
+            STREAMS.iter().zip(0..).map(|(name, no)| ((*name).to_string(), StreamId(no))).collect();
+        set(&mut config);
+        let engine = Engine::start(config).expect("the engine starts");
+        Silo { handle: engine.handle(), engine, faults, clock: self.clock.clone() }
+    }
+
+    /// Starts a silo whose pipeline reads the topic `in` and tells a grain of each record.
+    pub fn start_streaming(
+        &self,
+        kinds: Vec<&'static KindInfo>,
+        teller: Teller,
+        set: impl FnOnce(&mut Config),
+    ) -> Silo {
+        let log: Arc<dyn Log> = self.memory.clone();
+        self.start_with(kinds, |config| {
+            config.sources = vec![SourceSpec {
+                topic: "in".into(),
+                partitions: PARTITIONS,
+                in_place: true,
+                strays: None,
+                decode_as: 0,
+                open: LogSource::opener(log, "in".into()),
+            }];
+            config.pipeline = teller.maker(SLOTS);
+            set(config);
+        })
+    }
+
+    /// Appends a record with this key to the topic `in`, where the default partitioner puts it.
+    pub fn append(&self, key: &str, value: &str) -> u64 {
+        pipeline::append(&*self.memory, "in", PARTITIONS, key, value)
+    }
+
+    /// The values in the topic of a stream, in order, as text.
+    pub fn outputs(&self, stream: &str) -> Vec<String> {
+        let records = self.memory.records(stream, 0).expect("the streams exist");
+        records.iter().map(|record| pipeline::text(&record.value)).collect()
+    }
+}
+
+/// A running silo.
+pub struct Silo {
+    /// The way in.
+    pub handle: Handle,
+    /// What its store suffers.
+    pub faults: Arc<Faults>,
+    engine: Engine,
+    clock: HandClock,
+}
+
+impl Silo {
+    /// Moves the clock, and makes the lanes look.
+    pub fn advance(&self, by: Span) {
+        self.clock.advance(by);
+        self.handle.look();
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// What its lanes have counted.
+    pub fn stats(&self) -> Stats {
+        self.handle.stats()
+    }
+
+    /// Stops it in order: everything taken is finished and stored.
+    pub async fn stop(self) {
+        crate::soon("the silo to stop in order", self.engine.stop()).await;
+    }
+
+    /// Ends it as a kill would: the store hears nothing more of it.
+    pub fn crash(self) {
+        self.faults.cut_off();
+        drop(self.engine);
+    }
+}
