@@ -141,7 +141,7 @@ impl Index {
                 value.clear();
                 value.push(VERSION);
                 put_u64(&mut value, bucket.members.len() as u64);
-                bucket.members.iter().for_each(|place| put_bytes(&mut value, &keys.get(*place).name));
+                bucket.members.iter().for_each(|place| put_bytes(&mut value, keys.get(*place).name.bytes()));
                 put(number, Some(&value));
             } else if was_stored {
                 put(number, None);

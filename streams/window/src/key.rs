@@ -1,14 +1,16 @@
 //! A routing key: its clock, its counters and its slices.
 
+use std::collections::VecDeque;
+
 use crate::Corrupt;
 use crate::aggregate::Sample;
 use crate::encode::{Reader, VERSION, put_i64, put_u64};
 use crate::ids::{Id, Remembered};
-use crate::pane::Scene;
+use crate::pane::{Scene, Segments};
 use crate::pool::Pool;
 use crate::row::{Outcome, Output};
 use crate::rules::Rules;
-use crate::slice::{Slice, forget_at};
+use crate::slice::{Kept, Slice, forget_at};
 
 /// No place in a bucket of the index.
 pub(crate) const NOT_LISTED: u32 = u32::MAX;
@@ -16,7 +18,7 @@ pub(crate) const NOT_LISTED: u32 = u32::MAX;
 /// One routing key.
 #[derive(Debug)]
 pub(crate) struct Key {
-    pub(crate) name: Box<[u8]>,
+    pub(crate) name: Segments,
     /// Its watermark, when each key has its own.
     pub(crate) clock: i64,
     pub(crate) last_event: i64,
@@ -28,7 +30,7 @@ pub(crate) struct Key {
     /// The watermark at which time next changes a slice.
     pub(crate) next: i64,
     /// By start. All that time will change have an entry, in memory or not.
-    pub(crate) slices: Vec<Slice>,
+    pub(crate) slices: VecDeque<Slice>,
     pub(crate) remembered: Option<Box<Remembered>>,
     /// The last commit it went into.
     pub(crate) sealed: u64,
@@ -80,7 +82,7 @@ pub(crate) struct Stage<'a, O> {
 impl Key {
     pub(crate) fn new(name: &[u8], bucket: u8) -> Key {
         Key {
-            name: name.into(),
+            name: Segments::new(name),
             clock: i64::MIN,
             last_event: i64::MIN,
             events: 0,
@@ -88,7 +90,7 @@ impl Key {
             late: 0,
             newest: i64::MIN,
             next: i64::MAX,
-            slices: Vec::new(),
+            slices: VecDeque::new(),
             remembered: None,
             sealed: 0,
             mark: i64::MAX,
@@ -100,7 +102,7 @@ impl Key {
 
     /// Memory of the entry itself, about.
     pub(crate) fn own_bytes(&self) -> usize {
-        size_of::<Key>() + self.name.len() + 16
+        size_of::<Key>() + self.name.heap_bytes()
     }
 
     /// Where the slice is, or where it would be. Events are mostly near the newest, so the search begins there.
@@ -152,9 +154,10 @@ impl Key {
         let ids_of_panes = arrival.id.filter(|_| rules.dedup_pane);
         if let Some(id) = ids_of_panes
             && windows.iter().any(|&(start, end)| {
-                let slice = find(&self.slices, start).ok().map(|at| &self.slices[at]);
-                let pane = slice.and_then(|slice| slice.find(arrival.by, end).map(|i| &slice.panes[i]));
-                pane.is_some_and(|pane| pane.ids.contains(&id))
+                let Ok(at) = find(&self.slices, start) else { return false };
+                let slice = &mut self.slices[at];
+                slice.unpack(rules, stage.pool);
+                slice.find(arrival.by, end).is_some_and(|i| slice.panes[i].ids.contains(&id))
             })
         {
             return Outcome::Duplicate;
@@ -166,12 +169,13 @@ impl Key {
         for &(start, end) in windows.iter() {
             let at = open_slice(&mut self.slices, &mut self.newest, stage.pool, start);
             let slice = &mut self.slices[at];
+            slice.unpack(rules, stage.pool);
             let i = match slice.find(arrival.by, end) {
                 Some(i) => i,
                 None => slice.push(rules, stage.pool.open(rules, arrival.by, start, end)),
             };
             let pane = &mut slice.panes[i];
-            let scene = Scene { rules, key: &self.name, w, now };
+            let scene = Scene { rules, key: self.name.bytes(), w, now };
             let before = pane.memory_bytes();
             pane.accumulate(&scene, &arrival.sample, ids_of_panes, now);
             pane.after_event(&scene, stage.out);
@@ -190,34 +194,77 @@ impl Key {
 
     /// Time has passed: what is due is published, what is closed leaves.
     pub(crate) fn fire<O: Output>(&mut self, place: u32, stage: &mut Stage<'_, O>) {
-        let Stage { rules, w, now, .. } = *stage;
-        let scene = Scene { rules, key: &self.name, w, now };
+        if stage.rules.layout.ends_together() {
+            return self.fire_in_order(place, stage);
+        }
         self.next = i64::MAX;
         let mut at = 0;
-        while let Some(slice) = self.slices.get_mut(at) {
-            if slice.next <= w {
-                if slice.loaded {
-                    fire_slice(slice, &scene, stage.pool, stage.out);
-                }
-                // What is not in memory has no result to come (it would have been missing): it only leaves.
-                if slice.is_empty() {
-                    if slice.stored {
-                        stage.pool.deleted.push((place, slice.start));
-                    }
-                    stage.pool.less(size_of::<Slice>());
-                    self.slices.remove(at);
-                    continue;
-                }
+        while let Some(slice) = self.slices.get(at) {
+            if slice.next <= stage.w && self.fire_at(at, place, stage) {
+                continue;
             }
+            self.next = self.next.min(self.slices[at].next);
+            at += 1;
+        }
+    }
+
+    /// As `fire`, where all windows of a slice end together: then slices close from the front, and those with a result
+    /// to come are at the back (an entry that only says that there is no cell may lie among them). Those in between wait
+    /// to be closed and are not looked at, however many they are.
+    fn fire_in_order<O: Output>(&mut self, place: u32, stage: &mut Stage<'_, O>) {
+        while self.slices.front().is_some_and(|slice| slice.next <= stage.w && !slice.pending) {
+            if !self.fire_at(0, place, stage) {
+                break;
+            }
+        }
+        self.next = self.slices.front().map_or(i64::MAX, |slice| slice.next);
+        let mut at = self.slices.len();
+        let is_behind = |slice: &Slice| slice.pending || (slice.loaded && slice.is_empty());
+        while at > 0 && is_behind(&self.slices[at - 1]) {
+            at -= 1;
+        }
+        while let Some(slice) = self.slices.get(at) {
+            if slice.next <= stage.w && self.fire_at(at, place, stage) {
+                continue;
+            }
+            let slice = &mut self.slices[at];
+            slice.pack(stage.rules, stage.pool);
             self.next = self.next.min(slice.next);
             at += 1;
         }
+        if let Some(front) = self.slices.front() {
+            self.next = self.next.min(front.next);
+        }
+    }
+
+    /// Fires one slice; true when it is gone.
+    fn fire_at<O: Output>(&mut self, at: usize, place: u32, stage: &mut Stage<'_, O>) -> bool {
+        let Stage { rules, w, now, .. } = *stage;
+        let slice = &mut self.slices[at];
+        // What is packed or not in memory has no result to come (it would have been missing): it only leaves.
+        if slice.is_packed() {
+            stage.pool.less(slice.memory_bytes() - size_of::<Slice>());
+        } else if slice.loaded {
+            let scene = Scene { rules, key: self.name.bytes(), w, now };
+            fire_slice(slice, &scene, stage.pool, stage.out);
+            if !slice.is_empty() {
+                return false;
+            }
+        }
+        if slice.stored {
+            stage.pool.deleted.push((place, slice.start));
+        }
+        stage.pool.less(size_of::<Slice>());
+        if let Some(mut gone) = self.slices.remove(at) {
+            stage.pool.keep_list(std::mem::take(&mut gone.panes));
+        }
+        true
     }
 
     /// The wall clock has passed: early results that waited long enough.
     pub(crate) fn after_delay<O: Output>(&mut self, stage: &mut Stage<'_, O>) -> bool {
         let Stage { rules, w, now, .. } = *stage;
-        let scene = Scene { rules, key: &self.name, w, now };
+        let scene = Scene { rules, key: self.name.bytes(), w, now };
         let mut changed = false;
         for slice in &mut self.slices {
             for pane in &mut slice.panes {
@@ -261,10 +308,10 @@ impl Key {
         self.newest = reader.i64()?;
         self.next = i64::MAX;
         let mut start = 0i64;
-        let mut slices: Vec<Slice> = Vec::new();
+        let mut slices: VecDeque<Slice> = VecDeque::new();
         for _ in 0..reader.count()? {
             start = start.wrapping_add(reader.i64()?);
-            if slices.last().is_some_and(|slice| slice.start >= start) {
+            if slices.back().is_some_and(|slice| slice.start >= start) {
                 return Err(Corrupt { what: "slices in order expected" });
             }
             let mut slice = Slice::new(start, false);
@@ -272,7 +319,7 @@ impl Key {
             slice.pending = reader.byte()? != 0;
             slice.stored = true;
             self.next = self.next.min(slice.next);
-            slices.push(slice);
+            slices.push_back(slice);
         }
         reader.finish()?;
         self.slices = slices;
@@ -284,7 +331,7 @@ impl Key {
 /// Memory of one remembered id, about: it is in two sets.
 pub(crate) const REMEMBERED_BYTES: usize = 80;
 
-fn find(slices: &[Slice], start: i64) -> Result<usize, usize> {
+fn find(slices: &VecDeque<Slice>, start: i64) -> Result<usize, usize> {
     for (at, slice) in slices.iter().enumerate().rev() {
         if slice.start == start {
             return Ok(at);
@@ -297,12 +344,14 @@ fn find(slices: &[Slice], start: i64) -> Result<usize, usize> {
 }
 
 /// The slice that starts then, opened when there is none, and about to change.
-pub(crate) fn open_slice(slices: &mut Vec<Slice>, newest: &mut i64, pool: &mut Pool, start: i64) -> usize {
+pub(crate) fn open_slice(slices: &mut VecDeque<Slice>, newest: &mut i64, pool: &mut Pool, start: i64) -> usize {
     let at = find(slices, start).unwrap_or_else(|at| {
         if slices.is_empty() {
             slices.reserve_exact(1);
         }
-        slices.insert(at, Slice::new(start, true));
+        let mut slice = Slice::new(start, true);
+        slice.panes = pool.list();
+        slices.insert(at, slice);
         pool.bytes += size_of::<Slice>();
         at
     });
@@ -321,12 +370,8 @@ fn fire_slice(slice: &mut Slice, scene: &Scene<'_>, pool: &mut Pool, out: &mut i
     }
     slice.remove(rules, |pane| scene.w >= rules.retire(pane.end), |pane| pool.recycle(pane));
     if let crate::rules::Layout::Sliding { difference } = rules.layout {
-        for log in &mut slice.logs {
-            while log.events.front().is_some_and(|kept| scene.w >= forget_at(rules, kept.time, difference)) {
-                pool.less(log.events.pop_front().map_or(0, |kept| kept.memory_bytes()));
-            }
-        }
-        slice.logs.retain(|log| !log.events.is_empty());
+        let gone = |kept: &Kept| scene.w >= forget_at(rules, kept.time, difference);
+        slice.forget(gone, |kept| pool.less(kept.memory_bytes()));
     }
     slice.dirty = true;
     slice.refresh(rules);

@@ -23,12 +23,12 @@ impl Keys {
     pub(crate) fn find(&mut self, name: &[u8]) -> Option<u32> {
         if let Some(key) = self.places.get(self.last as usize)
             && key.flags.used
-            && *key.name == *name
+            && key.name.bytes() == name
         {
             return Some(self.last);
         }
         let hash = self.hasher.hash_one(name);
-        let place = *self.by_name.find(hash, |place| *self.places[*place as usize].name == *name)?;
+        let place = *self.by_name.find(hash, |place| self.places[*place as usize].name.bytes() == name)?;
         self.last = place;
         Some(place)
     }
@@ -47,7 +47,7 @@ impl Keys {
             }
         };
         let (places, hasher) = (&self.places, &self.hasher);
-        let rehash = |place: &u32| hasher.hash_one(&*places[*place as usize].name);
+        let rehash = |place: &u32| hasher.hash_one(places[*place as usize].name.bytes());
         self.by_name.insert_unique(rehash(&place), place, rehash);
         self.last = place;
         place
@@ -55,7 +55,7 @@ impl Keys {
 
     /// Removes a key.
     pub(crate) fn remove(&mut self, place: u32) {
-        let hash = self.hasher.hash_one(&*self.places[place as usize].name);
+        let hash = self.hasher.hash_one(self.places[place as usize].name.bytes());
         if let Ok(entry) = self.by_name.find_entry(hash, |other| *other == place) {
             entry.remove();
         }
@@ -85,7 +85,7 @@ impl Keys {
 
     /// Sorts places by their keys' names: an order that does not depend on what happened to be in memory.
     pub(crate) fn sort(&self, places: &mut [u32]) {
-        places.sort_unstable_by(|a, b| self.get(*a).name.cmp(&self.get(*b).name));
+        places.sort_unstable_by(|a, b| self.get(*a).name.bytes().cmp(self.get(*b).name.bytes()));
     }
 }
 

@@ -11,14 +11,14 @@ use crate::rules::{Layout, Rules, next_multiple, length};
 use crate::spec::{Early, Emit};
 use crate::value::{Former, Values, ValuesOf};
 
-/// The segments below the key, without an allocation when they are short.
+/// A key, or the segments below it, without an allocation when they are short.
 #[derive(Clone, Debug)]
 pub(crate) enum Segments {
     Short(u8, [u8; SHORT]),
     Long(Box<Box<[u8]>>),
 }
 
-const SHORT: usize = 14;
+const SHORT: usize = 22;
 
 impl Segments {
     pub(crate) fn new(bytes: &[u8]) -> Segments {
@@ -36,6 +36,11 @@ impl Segments {
             Segments::Short(n, bytes) => &bytes[..usize::from(*n)],
             Segments::Long(bytes) => bytes,
         }
+    }
+
+    /// Memory beside the value itself.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        if let Segments::Long(bytes) = self { bytes.len() + 32 } else { 0 }
     }
 }
 

@@ -6,10 +6,16 @@ use crate::rules::Rules;
 /// So many panes are held ready to be used again.
 const SPARE_PANES_MAX: usize = 4_096;
 
+/// Longer lists of panes are not held.
+const SPARE_LIST_MAX: usize = 16;
+
 /// Spare panes, deletions to be sealed, and how much memory the state takes.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     panes: Vec<Pane>,
+    lists: Vec<Vec<Pane>>,
+    /// Bytes on their way into a packed slice.
+    pub(crate) scratch: Vec<u8>,
     /// Bytes of all that is in memory, about.
     pub(crate) bytes: usize,
     /// Stored slices that are gone: the key's place and the start. Their key is dirty, so its place stays its own.
@@ -30,6 +36,18 @@ impl Pool {
         if self.panes.len() < SPARE_PANES_MAX {
             self.panes.push(pane);
         }
+    }
+
+    /// An empty list of panes is no longer used.
+    pub(crate) fn keep_list(&mut self, list: Vec<Pane>) {
+        if list.capacity() > 0 && list.capacity() <= SPARE_LIST_MAX && self.lists.len() < SPARE_PANES_MAX {
+            self.lists.push(list);
+        }
+    }
+
+    /// An empty list of panes.
+    pub(crate) fn list(&mut self) -> Vec<Pane> {
+        self.lists.pop().unwrap_or_default()
     }
 
     /// What took `before` bytes takes `after` now.

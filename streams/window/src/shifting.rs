@@ -47,7 +47,7 @@ impl Key {
         self.remember(rules, stage.pool, time, arrival.id);
         let at = open_slice(&mut self.slices, &mut self.newest, stage.pool, WHOLE);
         let slice = &mut self.slices[at];
-        let scene = Scene { rules, key: &self.name, w, now };
+        let scene = Scene { rules, key: self.name.bytes(), w, now };
         let kept_bounds = |pane: &Pane| met == 1 && (pane.start, pane.end) == (from, to);
         let i = match slice.panes.iter().position(meets) {
             Some(i) if kept_bounds(&slice.panes[i]) => i,
@@ -91,7 +91,7 @@ impl Key {
         }
         let at = open_slice(&mut self.slices, &mut self.newest, stage.pool, WHOLE);
         let slice = &mut self.slices[at];
-        let scene = Scene { rules, key: &self.name, w, now };
+        let scene = Scene { rules, key: self.name.bytes(), w, now };
         let is_open = |end: i64| w < rules.close(end);
         for pane in slice.panes.iter_mut().filter(|pane| {
             pane.start <= time && time < pane.end && pane.by.bytes() == arrival.by && is_open(pane.end)
@@ -159,7 +159,7 @@ impl Key {
             return Outcome::Accepted;
         }
         log.since = 0;
-        let scene = Scene { rules, key: &self.name, w, now };
+        let scene = Scene { rules, key: self.name.bytes(), w, now };
         let mut pane = stage.pool.open(rules, arrival.by, i64::MIN, i64::MAX);
         let before = pane.memory_bytes();
         fill(&mut pane, log, &scene);

@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 use crate::Corrupt;
 use crate::encode::{Reader, VERSION, put_bytes, put_datum, put_i64, put_u64};
 use crate::pane::{Pane, Segments};
+use crate::pool::Pool;
 use crate::rules::{Layout, Rules};
 use crate::value::{Datum, Value};
 
@@ -20,10 +21,11 @@ pub(crate) struct Slice {
     pub(crate) start: i64,
     /// In the order of their arrival, so that results come in the same order after a restart.
     pub(crate) panes: Vec<Pane>,
-    /// Events of sliding and count windows.
-    pub(crate) logs: Vec<Log>,
-    /// Finds a pane when there are many and their ends do not change.
-    index: Option<Box<HashTable<u32>>>,
+    /// Its cell's bytes instead of panes: its results have come, only late events and its end are to be expected. A
+    /// key has many of these when events may be late, so they are small, and leave without being looked at.
+    packed: Option<Box<[u8]>>,
+    /// What few slices have.
+    rare: Option<Box<Rare>>,
     /// The watermark at which time next changes something; [`i64::MAX`]: never.
     pub(crate) next: i64,
     /// That can bring a result.
@@ -52,6 +54,14 @@ pub(crate) struct Log {
     pub(crate) revision: u32,
 }
 
+#[derive(Debug, Default)]
+struct Rare {
+    /// Events of sliding and count windows.
+    logs: Vec<Log>,
+    /// Finds a pane when there are many and their ends do not change.
+    index: Option<HashTable<u32>>,
+}
+
 /// One kept event.
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
@@ -74,8 +84,8 @@ impl Slice {
         Slice {
             start,
             panes: Vec::new(),
-            logs: Vec::new(),
-            index: None,
+            packed: None,
+            rare: None,
             next: i64::MAX,
             pending: false,
             loaded,
@@ -95,7 +105,7 @@ impl Slice {
     /// Where the pane of these segments and this end is.
     pub(crate) fn find(&self, by: &[u8], end: i64) -> Option<usize> {
         let fits = |pane: &Pane| pane.end == end && pane.by.bytes() == by;
-        match &self.index {
+        match self.rare.as_ref().and_then(|rare| rare.index.as_ref()) {
             None => self.panes.iter().position(fits),
             Some(index) => {
                 index.find(hash(by, end), |i| fits(&self.panes[*i as usize])).map(|i| *i as usize)
@@ -106,7 +116,7 @@ impl Slice {
     /// Adds a pane.
     pub(crate) fn push(&mut self, rules: &Rules, pane: Pane) -> usize {
         let at = self.panes.len();
-        if at == 0 {
+        if self.panes.capacity() == 0 {
             self.panes.reserve_exact(1);
         }
         self.panes.push(pane);
@@ -119,7 +129,8 @@ impl Slice {
     fn add_to_index(&mut self, at: usize) {
         let panes = &self.panes;
         let rehash = |i: &u32| hash(panes[*i as usize].by.bytes(), panes[*i as usize].end);
-        match &mut self.index {
+        let rare = self.rare.get_or_insert_default();
+        match &mut rare.index {
             Some(index) => {
                 index.insert_unique(rehash(&(at as u32)), at as u32, rehash);
             }
@@ -128,13 +139,15 @@ impl Slice {
                 for i in 0..panes.len() as u32 {
                     index.insert_unique(rehash(&i), i, rehash);
                 }
-                self.index = Some(Box::new(index));
+                rare.index = Some(index);
             }
         }
     }
 
     fn build_index(&mut self, rules: &Rules) {
-        self.index = None;
+        if let Some(rare) = &mut self.rare {
+            rare.index = None;
+        }
         if rules.layout.has_fixed_ends() && self.panes.len() > INDEXED_FROM {
             self.add_to_index(0);
         }
@@ -151,15 +164,77 @@ impl Slice {
 
     /// The log of these segments; a new one when there is none.
     pub(crate) fn log(&mut self, by: &[u8]) -> &mut Log {
-        let at = self.logs.iter().position(|log| log.by.bytes() == by).unwrap_or_else(|| {
-            self.logs.push(Log { by: Segments::new(by), events: VecDeque::new(), since: 0, revision: 0 });
-            self.logs.len() - 1
+        let logs = &mut self.rare.get_or_insert_default().logs;
+        let at = logs.iter().position(|log| log.by.bytes() == by).unwrap_or_else(|| {
+            logs.push(Log { by: Segments::new(by), events: VecDeque::new(), since: 0, revision: 0 });
+            logs.len() - 1
         });
-        &mut self.logs[at]
+        &mut logs[at]
+    }
+
+    fn logs(&self) -> &[Log] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.logs)
+    }
+
+    /// Forgets the kept events for which `gone` holds, oldest first; hands them to `each`.
+    pub(crate) fn forget(&mut self, gone: impl Fn(&Kept) -> bool, mut each: impl FnMut(Kept)) {
+        let Some(rare) = &mut self.rare else { return };
+        for log in &mut rare.logs {
+            while let Some(kept) = log.events.pop_front_if(|kept| gone(kept)) {
+                each(kept);
+            }
+        }
+        rare.logs.retain(|log| !log.events.is_empty());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.panes.is_empty() && self.logs.is_empty()
+        self.panes.is_empty() && self.packed.is_none() && self.logs().is_empty()
+    }
+
+    /// How many windows it holds; 1 when that is not in memory.
+    pub(crate) fn windows(&self) -> u64 {
+        match &self.packed {
+            _ if !self.loaded => 1,
+            Some(bytes) => Reader::cell(bytes).and_then(|mut reader| reader.u64()).unwrap_or(1),
+            None => self.panes.len() as u64,
+        }
+    }
+
+    /// Whether only its cell's bytes are in memory.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// The cell's bytes, when it is packed.
+    pub(crate) fn packed(&self) -> Option<&[u8]> {
+        self.packed.as_deref()
+    }
+
+    /// Keeps its cell's bytes instead of its panes, when no result is to come from it with time.
+    pub(crate) fn pack(&mut self, rules: &Rules, pool: &mut Pool) {
+        if self.pending || self.is_packed() || !rules.layout.ends_together() || self.panes.is_empty() {
+            return;
+        }
+        let mut bytes = std::mem::take(&mut pool.scratch);
+        bytes.clear();
+        self.encode(rules, &mut bytes);
+        self.packed = Some(bytes.as_slice().into());
+        pool.bytes += bytes.len();
+        pool.scratch = bytes;
+        self.panes.drain(..).for_each(|pane| pool.recycle(pane));
+        pool.keep_list(std::mem::take(&mut self.panes));
+        self.rare = None;
+    }
+
+    /// Makes panes of its bytes again.
+    pub(crate) fn unpack(&mut self, rules: &Rules, pool: &mut Pool) {
+        if let Some(bytes) = self.packed.take() {
+            let before = size_of::<Slice>() + bytes.len();
+            let (stored, sealed) = (self.stored, self.sealed);
+            self.decode(rules, &bytes).expect("bytes packed here can be read");
+            (self.stored, self.sealed) = (stored, sealed);
+            pool.changed(before, self.memory_bytes());
+        }
     }
 
     /// Finds anew when time next changes something.
@@ -172,7 +247,7 @@ impl Slice {
             self.pending |= pending;
         }
         if let Layout::Sliding { difference } = rules.layout {
-            let oldest = self.logs.iter().filter_map(|log| log.events.front()).map(|e| e.time).min();
+            let oldest = self.logs().iter().filter_map(|log| log.events.front()).map(|e| e.time).min();
             if let Some(oldest) = oldest {
                 self.next = self.next.min(forget_at(rules, oldest, difference));
             }
@@ -180,19 +255,18 @@ impl Slice {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        size_of::<Slice>() + self.panes.iter().map(Pane::memory_bytes).sum::<usize>() + self.log_bytes()
-    }
-
-    fn log_bytes(&self) -> usize {
-        self.logs.iter().flat_map(|log| &log.events).map(Kept::memory_bytes).sum()
+        let panes = self.panes.iter().map(Pane::memory_bytes).sum::<usize>();
+        let packed = self.packed.as_ref().map_or(0, |bytes| bytes.len());
+        let logs = self.logs().iter().flat_map(|log| &log.events).map(Kept::memory_bytes).sum::<usize>();
+        size_of::<Slice>() + panes + packed + logs
     }
 
     pub(crate) fn encode(&self, rules: &Rules, out: &mut Vec<u8>) {
         out.push(VERSION);
         put_u64(out, self.panes.len() as u64);
         self.panes.iter().for_each(|pane| pane.encode(rules, out));
-        put_u64(out, self.logs.len() as u64);
-        for log in &self.logs {
+        put_u64(out, self.logs().len() as u64);
+        for log in self.logs() {
             put_bytes(out, log.by.bytes());
             put_u64(out, u64::from(log.since));
             put_u64(out, u64::from(log.revision));
@@ -215,7 +289,7 @@ impl Slice {
             logs.push(Log { by, events, since, revision });
         }
         reader.finish()?;
-        self.logs = logs;
+        self.rare = (!logs.is_empty()).then(|| Box::new(Rare { logs, index: None }));
         self.panes = panes;
         self.build_index(rules);
         self.loaded = true;

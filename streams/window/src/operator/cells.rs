@@ -43,7 +43,7 @@ impl Operator {
                 if let Some(place) = self.missing_key(key, cells) {
                     let key = self.keys.get(place);
                     let pending = key.slices.iter().filter(|slice| slice.pending && !slice.loaded);
-                    cells.extend(pending.map(|slice| slice_cell(&self.prefix, &key.name, slice.start)));
+                    cells.extend(pending.map(|slice| slice_cell(&self.prefix, key.name.bytes(), slice.start)));
                 }
             }
             Input::PartitionWatermark { .. }
@@ -80,14 +80,14 @@ impl Operator {
         for place in self.index.members() {
             let key = self.keys.get(place);
             if !key.flags.loaded {
-                cells.push(cell(&self.prefix, KEY, &key.name));
+                cells.push(cell(&self.prefix, KEY, key.name.bytes()));
             }
             if lacks_ids(&self.rules, key) {
-                cells.push(cell(&self.prefix, IDS, &key.name));
+                cells.push(cell(&self.prefix, IDS, key.name.bytes()));
             }
             for slice in key.slices.iter().filter(|slice| self.rules.resident || needs(&self.rules, slice)) {
                 if !slice.loaded {
-                    cells.push(slice_cell(&self.prefix, &key.name, slice.start));
+                    cells.push(slice_cell(&self.prefix, key.name.bytes(), slice.start));
                 }
             }
         }
@@ -106,12 +106,12 @@ impl Operator {
                 let mut last = None;
                 for (start, end) in windows.iter().copied() {
                     if w < rules.close(end) && last != Some(start) && key.lacks(rules, start) {
-                        cells.push(slice_cell(prefix, &key.name, start));
+                        cells.push(slice_cell(prefix, key.name.bytes(), start));
                         last = Some(start);
                     }
                 }
             } else if key.lacks(rules, WHOLE) {
-                cells.push(slice_cell(prefix, &key.name, WHOLE));
+                cells.push(slice_cell(prefix, key.name.bytes(), WHOLE));
             }
         }
         if self.rules.per_key
@@ -152,7 +152,7 @@ impl Operator {
             return;
         }
         for slice in key.slices.iter().filter(|slice| slice.next <= to && !slice.loaded) {
-            let wanted = slice_cell(&self.prefix, &key.name, slice.start);
+            let wanted = slice_cell(&self.prefix, key.name.bytes(), slice.start);
             if needs(&self.rules, slice) && !cells.contains(&wanted) {
                 cells.push(wanted);
             }
@@ -277,7 +277,7 @@ impl Operator {
         for (place, start) in std::mem::take(&mut self.pool.deleted) {
             let key = self.keys.get(place);
             if key.slice_at(start).is_err() {
-                name_slice(&mut name, &self.prefix, &key.name, start);
+                name_slice(&mut name, &self.prefix, key.name.bytes(), start);
                 put(&name, None);
             }
         }
@@ -289,20 +289,25 @@ impl Operator {
                 slice.dirty = false;
                 slice.stored = true;
                 slice.sealed = n;
-                name_slice(&mut name, &self.prefix, &key.name, slice.start);
+                name_slice(&mut name, &self.prefix, key.name.bytes(), slice.start);
+                slice.pack(&self.rules, &mut self.pool);
+                if let Some(packed) = slice.packed() {
+                    put(&name, Some(packed));
+                    continue;
+                }
                 value.clear();
                 slice.encode(&self.rules, &mut value);
                 put(&name, Some(&value));
             }
             if let Some(remembered) = key.remembered.as_mut().filter(|remembered| remembered.dirty) {
                 remembered.dirty = false;
-                name_cell(&mut name, &self.prefix, IDS, &key.name);
+                name_cell(&mut name, &self.prefix, IDS, key.name.bytes());
                 value.clear();
                 value.push(VERSION);
                 remembered.encode(&mut value);
                 put(&name, Some(&value));
             }
-            name_cell(&mut name, &self.prefix, KEY, &key.name);
+            name_cell(&mut name, &self.prefix, KEY, key.name.bytes());
             value.clear();
             key.encode(&mut value);
             put(&name, Some(&value));

@@ -68,7 +68,7 @@ impl Operator {
 
 /// Only the name of a listed key stays, with how long it has been silent.
 fn unload(key: &mut Key) {
-    key.slices = Vec::new();
+    key.slices = Default::default();
     key.remembered = None;
     key.next = i64::MAX;
     key.flags.loaded = false;

@@ -200,7 +200,7 @@ impl Operator {
             }
             key.flags.queued = false;
             if key.listed_at != crate::key::NOT_LISTED {
-                keys.push(key.name.clone());
+                keys.push(key.name.bytes().into());
                 named += 1;
             }
         }

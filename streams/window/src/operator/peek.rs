@@ -23,8 +23,13 @@ impl Operator {
         let slice_start = if self.rules.layout.is_aligned() { start.ms() } else { WHOLE };
         let place = self.missing_for_question(key, Some(slice_start), cells)?;
         let w = self.w(place);
-        let rules = &self.rules;
-        let key = self.keys.get(place);
+        let Operator { rules, keys, pool, .. } = self;
+        let rules = &*rules;
+        let key = keys.get_mut(place);
+        if let Ok(at) = key.slice_at(slice_start) {
+            key.slices[at].unpack(rules, pool);
+        }
+        let key = &*key;
         let panes = key.slice_at(slice_start).map_or(&[][..], |at| &key.slices[at].panes);
         let fits = |pane: &&Pane| {
             pane.by.bytes() == by
@@ -35,7 +40,7 @@ impl Operator {
         let end = pane.map(|pane| pane.end).or(end.map(Timestamp::ms));
         let state = state(rules, w, end.unwrap_or_else(|| usual_end(rules, start.ms())));
         let row = pane.map(|pane| {
-            let scene = Scene { rules, key: &key.name, w, now: self.root.now };
+            let scene = Scene { rules, key: key.name.bytes(), w, now: self.root.now };
             let reason = match state {
                 State::Open => Reason::Early,
                 State::Due => Reason::OnTime,
@@ -56,10 +61,10 @@ impl Operator {
         let key = self.keys.get(place);
         let is_seen = key.last_event != i64::MIN || key.clock != i64::MIN;
         let open_in = |slice: &crate::slice::Slice| {
-            if slice.loaded {
-                slice.panes.iter().filter(|pane| w < self.rules.close(pane.end)).count() as u64
+            if slice.panes.is_empty() {
+                slice.windows()
             } else {
-                1
+                slice.panes.iter().filter(|pane| w < self.rules.close(pane.end)).count() as u64
             }
         };
         is_seen.then(|| KeyStats {
