@@ -1,1 +1,36 @@
-//! Virtual grains for streams: the facade and the granary binary
+//! Granary: virtual grains for streams.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`prelude`] | what a program with grains imports |
+//! | [`core`] | the language of grains |
+//! | [`assembly`] | a silo put together: plan, kinds, store, lanes |
+//! | [`run`] | a pipeline over files to their end |
+//! | [`cli`] | the `granary` command, also for a program with kinds of its own |
+//! | [`config`] | `granary.toml`, the environment, `--set` |
+//! | `files`, `results`, `subscribed`, `clock` | files as sources, files of results, streams that grains listen to, real time |
+
+pub mod assembly;
+pub mod cli;
+pub mod clock;
+pub mod config;
+mod files;
+mod results;
+pub mod run;
+mod subscribed;
+
+pub use granary_client as client;
+pub use granary_core as core;
+pub use granary_core::{Error, ErrorKind, Result};
+pub use granary_macros::grain;
+
+pub use cli::cli;
+
+/// What a program with grains imports.
+pub mod prelude {
+    pub use granary_client::Client;
+    pub use granary_core::time::{days, hours, millis, mins, secs};
+    pub use granary_core::{CatchUp, Cx, Error, Grain, Key, Result, Schedule, Shared, Span, Timestamp};
+    pub use granary_macros::grain;
+    pub use serde::{Deserialize, Serialize};
+}

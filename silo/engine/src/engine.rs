@@ -182,6 +182,11 @@ impl Handle {
         self.lanes.iter().map(|lane| lane.stats.read()).fold(Stats::default(), std::ops::Add::add)
     }
 
+    /// The topics of its sources.
+    pub fn topics(&self) -> Vec<String> {
+        self.config.sources.iter().map(|source| source.topic.clone()).collect()
+    }
+
     /// Sources may have more, or a hand-moved clock was moved.
     pub fn look(&self) {
         for lane in self.lanes.iter() {

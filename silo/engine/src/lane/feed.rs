@@ -404,6 +404,7 @@ impl Lane {
                 inner.has_ended = true;
                 host.has_changes.set(true);
             }
+            self.tell_decided(host, inner);
             return true;
         }
         let stored = |host: &Rc<SlotHost>| {
@@ -441,6 +442,18 @@ impl Lane {
             if inner.effects.outbox.len() > before {
                 host.has_changes.set(true);
             }
+            self.tell_decided(host, inner);
+        }
+    }
+
+    /// The calls of grains that the clock caused.
+    fn tell_decided(&self, host: &Rc<SlotHost>, mut inner: std::cell::RefMut<'_, Inner>) {
+        inner.applying = None;
+        let tells = std::mem::take(&mut inner.effects.tells);
+        drop(inner);
+        if !tells.is_empty() {
+            host.has_changes.set(true);
+            self.tell_all(host, tells);
         }
     }
 

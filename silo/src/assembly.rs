@@ -1,0 +1,284 @@
+//! Puts a silo together: plan, kinds, embedded store and log, lanes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use granary_cluster::{Incarnation, Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
+use granary_core::{Clock, Error, KindInfo, Result, SlotId};
+use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec};
+use granary_store::{Durability, Embedded, Options, Stream, Subscription};
+use granary_streams::plan::Read;
+use granary_streams::run::counts::{self, Counts};
+use granary_streams::{Plan, Slots};
+
+use crate::clock::SystemClock;
+use crate::subscribed::{Subscribed, Subscriptions};
+
+/// The stream alerts go to.
+pub const ALERTS: &str = granary_core::cx::ALERTS;
+
+/// Everything a silo is made of, before it starts.
+pub struct Assembly {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The silo's name.
+    pub silo: String,
+    /// Lanes; one per core when 0.
+    pub lanes: u16,
+    /// Slots of the cluster.
+    pub slots: u16,
+    /// What becomes of records, if anything.
+    pub plan: Option<Arc<Plan>>,
+    /// The kinds the user's program hosts.
+    pub kinds: Vec<&'static KindInfo>,
+    /// Streams that grains emit to, beside [`ALERTS`]: name and partitions.
+    pub emits: Vec<(String, u32)>,
+    /// Partitions of the topics that sinks write.
+    pub sink_partitions: u32,
+    /// When a commit counts as kept.
+    pub durability: Durability,
+    /// Memory for activations and panes.
+    pub memory_bytes_max: usize,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Assembly {
+    fn default() -> Self {
+        Assembly {
+            cluster: "dev".into(),
+            silo: "silo-1".into(),
+            lanes: 0,
+            slots: SLOTS_DEFAULT,
+            plan: None,
+            kinds: Vec::new(),
+            emits: Vec::new(),
+            sink_partitions: 12,
+            durability: Durability::Fsync,
+            memory_bytes_max: 2 << 30,
+            clock: Arc::new(SystemClock::start()),
+        }
+    }
+}
+
+/// The output streams of a silo: those of the plan first, then its own.
+struct Outputs {
+    /// Topic and partitions, by [`StreamId`].
+    streams: Vec<Stream>,
+    /// The names grains emit to.
+    named: Vec<(String, StreamId)>,
+    /// Where strays of each plan source go.
+    strays: Vec<StreamId>,
+    poisoned: StreamId,
+}
+
+impl Assembly {
+    /// The store and log in `dir`, with every topic of the silo.
+    pub fn open_store(&self, dir: &Path) -> Result<Arc<Embedded>> {
+        let outputs = self.outputs();
+        let options = Options::new(self.slots).durability(self.durability).streams(outputs.streams);
+        Embedded::open(dir, options)
+    }
+
+    /// The topic of one of the silo's output streams, by the name people use: a sink, `alerts`, `late`, ...
+    pub fn topic_of(&self, name: &str) -> Option<String> {
+        let outputs = self.outputs();
+        let planned = self.plan.as_ref().and_then(|plan| plan.stream(name));
+        let named = outputs.named.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
+        let id = planned.or(named).or((name == "poisoned").then_some(outputs.poisoned))?;
+        Some(outputs.streams[usize::from(id.0)].topic.clone())
+    }
+
+    /// Starts the lanes on an open store, reading sources from its log.
+    pub fn start(self, store: Arc<Embedded>) -> Result<Running> {
+        let mut config = self.config(&store)?;
+        let outputs = self.outputs();
+        if let Some(plan) = &self.plan {
+            config.sources = self.log_sources(plan, &store, &outputs)?;
+        }
+        for topic in Subscriptions::of(&self.kinds).topics() {
+            let partitions = topic_partitions(&store, topic, self.sink_partitions)?;
+            config.sources.push(self.log_source(&store, topic, partitions, config.sources.len()));
+        }
+        Running::start(self, config, store)
+    }
+
+    /// The engine's configuration without sources.
+    pub fn config(&self, store: &Arc<Embedded>) -> Result<Config> {
+        if let Some(taken) = self.kinds.iter().find(|kind| granary_grains::is_reserved(kind.name)) {
+            let message = format!("the kind `{}` is built in: give yours another name", taken.name);
+            return Err(Error::invalid(message));
+        }
+        let outputs = self.outputs();
+        let mut config = Config::new(store.clone(), self.clock.clone(), self.kinds.clone());
+        config.silo.clone_from(&self.silo);
+        config.me = Incarnation(self.incarnation(store)?);
+        config.slots = self.slots;
+        config.lanes = if self.lanes > 0 { self.lanes } else { cores() };
+        config.memory_bytes_max = self.memory_bytes_max;
+        config.streams = outputs.named;
+        let (plan, slots, poisoned) = (self.plan.clone(), self.slots, outputs.poisoned);
+        let (planned, subscriptions) = (self.planned_sources(), Subscriptions::of(&self.kinds));
+        config.pipeline = Arc::new(move || {
+            let inner = plan.clone().map(|plan| Box::new(Slots::new(plan, slots)) as Box<dyn Pipeline>);
+            Box::new(Subscribed::new(inner, planned, subscriptions.clone(), slots, poisoned))
+        });
+        Ok(config)
+    }
+
+    /// Sources of the plan and the topics their strays go to.
+    fn planned_sources(&self) -> u16 {
+        self.plan.as_ref().map_or(0, |plan| 2 * plan.sources.len() as u16)
+    }
+
+    /// A new life: one more than any before it in this store.
+    fn incarnation(&self, store: &Embedded) -> Result<u64> {
+        let mut last = 0;
+        for slot in 0..self.slots {
+            last = last.max(store.record(SlotId(slot))?.owner.0);
+        }
+        Ok(last + 1)
+    }
+
+    fn outputs(&self) -> Outputs {
+        let mut streams = Vec::new();
+        if let Some(plan) = &self.plan {
+            for (i, _) in plan.streams().iter().enumerate() {
+                let topic = plan.topic(StreamId(i as u16), &self.cluster);
+                streams.push(Stream::new(topic, self.sink_partitions));
+            }
+        }
+        let mut add = |topic: String, partitions: u32| {
+            streams.push(Stream::new(topic, partitions));
+            StreamId(streams.len() as u16 - 1)
+        };
+        let plan_sources = self.plan.iter().flat_map(|plan| &plan.sources);
+        let strays: Vec<StreamId> =
+            plan_sources.map(|source| add(self.stray_topic(&source.topic), u32::from(self.slots))).collect();
+        let poisoned = add(format!("granary.{}.poisoned", self.cluster), self.sink_partitions);
+        let mut named = vec![(ALERTS.to_string(), add(format!("granary.{}.alerts", self.cluster), self.sink_partitions))];
+        for (name, partitions) in &self.emits {
+            named.push((name.clone(), add(name.clone(), *partitions)));
+        }
+        for topic in Subscriptions::of(&self.kinds).topics() {
+            if named.iter().all(|(name, _)| name != topic) {
+                named.push((topic.to_string(), add(topic.to_string(), self.sink_partitions)));
+            }
+        }
+        Outputs { streams, named, strays, poisoned }
+    }
+
+    fn stray_topic(&self, topic: &str) -> String {
+        format!("granary.{}.rekeyed.{topic}", self.cluster)
+    }
+
+    /// Each source of the plan, then for each the topic of its strays, which one slot a partition reads.
+    fn log_sources(&self, plan: &Plan, store: &Arc<Embedded>, outputs: &Outputs) -> Result<Vec<SourceSpec>> {
+        let mut specs = Vec::new();
+        for (i, source) in plan.sources.iter().enumerate() {
+            let partitions = topic_partitions(store, &source.topic, self.sink_partitions)?;
+            let mut spec = self.log_source(store, &source.topic, partitions, i);
+            spec.in_place &= source.read == Read::InPlace;
+            spec.strays = Some(outputs.strays[i]);
+            specs.push(spec);
+        }
+        for (i, source) in plan.sources.iter().enumerate() {
+            let topic = self.stray_topic(&source.topic);
+            specs.push(self.log_source(store, &topic, u32::from(self.slots), i));
+        }
+        Ok(specs)
+    }
+
+    fn log_source(&self, store: &Arc<Embedded>, topic: &str, partitions: u32, decode_as: usize) -> SourceSpec {
+        let log: Arc<dyn Log> = store.clone();
+        SourceSpec {
+            topic: topic.to_string(),
+            partitions,
+            in_place: u32::from(self.slots).is_multiple_of(partitions),
+            strays: None,
+            decode_as: decode_as as u16,
+            open: LogSource::opener(log, topic.to_string()),
+        }
+    }
+}
+
+/// A silo at work: its lanes, its store, and what wakes the lanes when a topic grows.
+pub struct Running {
+    assembly: Assembly,
+    engine: Engine,
+    store: Arc<Embedded>,
+    subscriptions: Vec<Subscription>,
+}
+
+impl Running {
+    /// Starts lanes with this configuration.
+    pub fn start(assembly: Assembly, config: Config, store: Arc<Embedded>) -> Result<Running> {
+        let engine = Engine::start(config)?;
+        let handle = engine.handle();
+        let subscriptions = handle
+            .topics()
+            .iter()
+            .map(|topic| {
+                let handle = handle.clone();
+                store.subscribe(topic, Box::new(move || handle.look()))
+            })
+            .collect();
+        Ok(Running { assembly, engine, store, subscriptions })
+    }
+
+    /// A way to call its grains.
+    pub fn handle(&self) -> Handle {
+        self.engine.handle()
+    }
+
+    /// Its store and log.
+    pub fn store(&self) -> &Arc<Embedded> {
+        &self.store
+    }
+
+    /// What it was made of.
+    pub fn assembly(&self) -> &Assembly {
+        &self.assembly
+    }
+
+    /// What became of the records so far, as stored.
+    pub fn counts(&self) -> Result<Counts> {
+        counts(&self.store, self.assembly.slots)
+    }
+
+    /// Stops taking, finishes turns, stores what they changed.
+    pub async fn stop(self) {
+        drop(self.subscriptions);
+        self.engine.stop().await;
+    }
+}
+
+/// What became of the records, as stored in all slots.
+pub fn counts(store: &Embedded, slots: u16) -> Result<Counts> {
+    let mut total = Counts::default();
+    for slot in 0..slots {
+        let mut broken = None;
+        store.scan(SlotId(slot), counts::PREFIX, None, &mut |_, value| {
+            broken = total.add_cell(value).err();
+            broken.is_none()
+        })?;
+        if let Some(error) = broken {
+            return Err(error);
+        }
+    }
+    Ok(total)
+}
+
+/// How many partitions a topic has; it is created when it is not there.
+fn topic_partitions(store: &Embedded, topic: &str, default: u32) -> Result<u32> {
+    if let Some(partitions) = store.partitions(topic)? {
+        return Ok(partitions);
+    }
+    store.create(topic, default)?;
+    Ok(default)
+}
+
+/// Lanes of a silo when nothing is said: one per core.
+pub fn cores() -> u16 {
+    std::thread::available_parallelism().map_or(1, |n| u16::try_from(n.get()).unwrap_or(u16::MAX))
+}

@@ -1,0 +1,117 @@
+//! The `granary` command.
+//!
+//! A program with kinds of its own has the same commands: `granary::cli().host::<Sensor>().run()`.
+//!
+//! | module | commands |
+//! |---|---|
+//! | `offline` | run, compare, conformance, inject: files only |
+//! | `screen` | what a person sees while they run |
+//!
+//! Exit codes: 0 yes, 1 the answer is no, 2 usage or configuration, 3 unreachable, 70 a stuck turn ended the process.
+
+mod offline;
+mod screen;
+
+use std::process::ExitCode;
+
+use clap::{Args, FromArgMatches, Parser, Subcommand};
+use granary_core::{Error, ErrorKind, Grain, KindInfo};
+
+/// The answer is yes.
+pub const YES: u8 = 0;
+/// The answer is no.
+pub const NO: u8 = 1;
+/// Usage or configuration.
+pub const USAGE: u8 = 2;
+/// Something cannot be reached.
+pub const UNREACHABLE: u8 = 3;
+
+/// The command, with no kinds but the built-in ones.
+pub fn cli() -> Cli {
+    Cli { kinds: Vec::new() }
+}
+
+/// The `granary` command with a program's own kinds.
+pub struct Cli {
+    kinds: Vec<&'static KindInfo>,
+}
+
+#[derive(Parser)]
+#[command(name = "granary", version, about = "Virtual grains for streams", max_term_width = 100)]
+struct Arguments {
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a pipeline over files to their end; started again it goes on from its last commit
+    Run(offline::RunArguments),
+    /// Compare a result with the truth, row by row
+    Compare(offline::CompareArguments),
+    /// Run case files for windows and time
+    Conformance(offline::ConformanceArguments),
+    /// Write simulated device messages, and the exact answer to them
+    Inject(offline::InjectArguments),
+}
+
+impl Cli {
+    /// Hosts a kind, too.
+    #[must_use]
+    pub fn host<G: Grain>(mut self) -> Cli {
+        self.kinds.push(G::info());
+        self
+    }
+
+    /// Runs the command the process was started with.
+    pub fn run(self) -> ExitCode {
+        let command = Arguments::augment_args(clap::Command::new("granary"));
+        let matches = command.get_matches();
+        let arguments = match Arguments::from_arg_matches(&matches) {
+            Ok(arguments) => arguments,
+            Err(error) => error.exit(),
+        };
+        if let Ok(points) = std::env::var("GRANARY_FAIL") {
+            if let Err(error) = granary_cluster::fail::arm(&points) {
+                eprintln!("GRANARY_FAIL: {error}");
+                return ExitCode::from(USAGE);
+            }
+        }
+        screen::start_logging(arguments.json);
+        let json = arguments.json;
+        let done = match arguments.command {
+            Command::Run(run) => offline::run(run, json),
+            Command::Compare(compare) => offline::compare(compare, json),
+            Command::Conformance(conformance) => offline::conformance(conformance, json),
+            Command::Inject(inject) => offline::inject(inject, json),
+        };
+        match done {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                screen::error(&error, json);
+                ExitCode::from(exit_code(&error))
+            }
+        }
+    }
+}
+
+/// The exit code of an error.
+pub(crate) fn exit_code(error: &Error) -> u8 {
+    match error.kind() {
+        ErrorKind::Invalid | ErrorKind::Codec => USAGE,
+        ErrorKind::Unavailable | ErrorKind::Closed | ErrorKind::Timeout => UNREACHABLE,
+        _ => NO,
+    }
+}
+
+/// Runs async code of a command on a runtime of its own.
+pub(crate) fn block_on<T>(future: impl std::future::Future<Output = granary_core::Result<T>>) -> granary_core::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Unavailable, format!("no runtime can be started: {e}")))?;
+    runtime.block_on(future)
+}

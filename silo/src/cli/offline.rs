@@ -1,0 +1,264 @@
+//! Commands that need files only.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use granary_core::{Error, ErrorKind, Result, Span, time::secs};
+use granary_store::Durability;
+use granary_streams::inject::{self, Injector, Layout};
+use granary_streams::{compare as rows, file};
+use granary_window::cases::{self, CaseOutcome};
+
+use crate::run as runs;
+
+use super::screen::Meter;
+use super::{NO, YES, block_on};
+
+#[derive(Args)]
+pub(crate) struct RunArguments {
+    /// The pipeline file
+    #[arg(short, long)]
+    pipeline: PathBuf,
+    /// A file that stands in for a source: FILE, or SOURCE=FILE; .gz is unpacked
+    #[arg(long, required = true, num_args = 1..)]
+    input: Vec<String>,
+    /// Where results go; the store of the run is in DIR/.granary
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Also write every row in order, to DIR/<sink>.changes.jsonl
+    #[arg(long)]
+    changes: bool,
+    /// Also write DIR/verdicts.csv: line,verdict,rule,field
+    #[arg(long)]
+    verdicts: bool,
+    /// Lanes; one per core when not given
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    lanes: u16,
+    /// Records per commit and slot at most
+    #[arg(long, hide = true)]
+    batch: Option<usize>,
+    /// When a commit counts as kept: fsync or everysec
+    #[arg(long, default_value = "fsync")]
+    durability: String,
+}
+
+pub(crate) fn read_plan(path: &Path) -> Result<granary_streams::Plan> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))?;
+    file::parse(&text).map_err(|mistakes| Error::invalid(format!("{}:\n{mistakes}", path.display())))
+}
+
+pub(crate) fn run(arguments: RunArguments, json: bool) -> Result<u8> {
+    let plan = read_plan(&arguments.pipeline)?;
+    for notice in plan.notices() {
+        if !json {
+            eprintln!("note: {notice}");
+        }
+    }
+    let options = runs::Options {
+        plan,
+        inputs: arguments.input,
+        out: arguments.out,
+        changes: arguments.changes,
+        verdicts: arguments.verdicts,
+        lanes: arguments.lanes,
+        batch_records_max: arguments.batch.unwrap_or(usize::MAX),
+        durability: Durability::from_name(&arguments.durability)?,
+    };
+    let mut meter = Meter::begin("records", json);
+    let counts = block_on(runs::run(options, |progress| meter.at(progress.stats.records)))?;
+    meter.end();
+    let summary = serde_json::to_string(&counts).map_err(|e| Error::new(ErrorKind::Codec, e.to_string()))?;
+    println!("{summary}");
+    if counts.is_balanced() {
+        return Ok(YES);
+    }
+    Err(Error::new(ErrorKind::Codec, "the counts do not add up: a record is unaccounted for"))
+}
+
+#[derive(Args)]
+pub(crate) struct CompareArguments {
+    /// The truth, CSV with a header
+    #[arg(long)]
+    truth: PathBuf,
+    /// The result, JSON lines
+    #[arg(long)]
+    result: PathBuf,
+    /// The columns that identify a row
+    #[arg(long, value_delimiter = ',', default_values_t = rows::KEY_DEFAULT.map(String::from))]
+    key: Vec<String>,
+}
+
+pub(crate) fn compare(arguments: CompareArguments, json: bool) -> Result<u8> {
+    let open = |path: &Path| {
+        File::open(path).map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))
+    };
+    let key: Vec<&str> = arguments.key.iter().map(String::as_str).collect();
+    let report =
+        rows::compare(open(&arguments.truth)?, BufReader::new(open(&arguments.result)?), &key)?;
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({"exceptions": report.exceptions, "of": report.of, "first": report.first})
+        );
+    } else {
+        println!("exceptions {} of {}", report.exceptions, report.of);
+        report.first.iter().for_each(|line| println!("{line}"));
+    }
+    Ok(if report.exceptions == 0 { YES } else { NO })
+}
+
+#[derive(Args)]
+pub(crate) struct ConformanceArguments {
+    /// Case files, or folders of them
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+}
+
+pub(crate) fn conformance(arguments: ConformanceArguments, json: bool) -> Result<u8> {
+    let mut files = Vec::new();
+    for path in &arguments.paths {
+        collect_cases(path, &mut files)?;
+    }
+    let (mut passed, mut failed, mut unsupported) = (0_u64, 0_u64, 0_u64);
+    for path in files {
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))?;
+        for report in cases::run_file(&text) {
+            let (word, detail) = match &report.outcome {
+                CaseOutcome::Passed => ("passed", ""),
+                CaseOutcome::Failed(difference) => ("failed", difference.as_str()),
+                CaseOutcome::NotSupported(why) => ("not supported", why.as_str()),
+            };
+            match &report.outcome {
+                CaseOutcome::Passed => passed += 1,
+                CaseOutcome::Failed(_) => failed += 1,
+                CaseOutcome::NotSupported(_) => unsupported += 1,
+            }
+            if json {
+                println!("{}", serde_json::json!({"case": report.name, "outcome": word, "detail": detail}));
+            } else if word != "passed" {
+                println!("{}: {word}: {detail}", report.name);
+            }
+        }
+    }
+    if json {
+        println!("{}", serde_json::json!({"passed": passed, "failed": failed, "not_supported": unsupported}));
+    } else {
+        println!("{passed} passed, {failed} failed, {unsupported} not supported");
+    }
+    Ok(if failed + unsupported == 0 { YES } else { NO })
+}
+
+fn collect_cases(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let unreadable = |e: std::io::Error| Error::invalid(format!("{}: cannot be read: {e}", path.display()));
+    if !path.is_dir() {
+        std::fs::metadata(path).map_err(unreadable)?;
+        files.push(path.to_path_buf());
+        return Ok(());
+    }
+    let mut inside: Vec<PathBuf> =
+        std::fs::read_dir(path).map_err(unreadable)?.filter_map(|e| Some(e.ok()?.path())).collect();
+    inside.sort();
+    for path in inside {
+        if path.is_dir() || path.extension().is_some_and(|e| e == "json") {
+            collect_cases(&path, files)?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct InjectArguments {
+    /// Write messages to this file; their truth goes to FILE.truth.csv
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Decides everything
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many devices
+    #[arg(long, default_value_t = 100)]
+    devices: u32,
+    /// Messages of each device, copies not counted
+    #[arg(long, default_value_t = 300)]
+    messages: u32,
+    /// Time between two messages of a device, ms
+    #[arg(long, default_value_t = 1_000)]
+    period_ms: u64,
+    /// How many of 1,000 messages are sent again
+    #[arg(long, default_value_t = 50)]
+    resent_per_mille: u16,
+    /// Every message takes up to so long to arrive, ms
+    #[arg(long, default_value_t = 2_000)]
+    disorder_ms: u64,
+    /// How many of 1,000 messages are late by 120 to 420 s
+    #[arg(long, default_value_t = 10)]
+    late_per_mille: u16,
+    /// How many of 1,000 devices have a wrong clock
+    #[arg(long, default_value_t = 100)]
+    skewed_per_mille: u16,
+    /// How many devices send ten times as much
+    #[arg(long, default_value_t = 1)]
+    hot_devices: u32,
+    /// Messages as `id|device|dt|category|m1|m2` instead of JSON
+    #[arg(long)]
+    delimited: bool,
+    /// The windows of the truth, ms
+    #[arg(long, default_value_t = 5_000)]
+    window_ms: u64,
+}
+
+impl InjectArguments {
+    fn options(&self) -> inject::Options {
+        inject::Options {
+            seed: self.seed,
+            devices: self.devices,
+            messages: self.messages,
+            period: Span(self.period_ms),
+            resent_per_mille: self.resent_per_mille,
+            disorder: Span(self.disorder_ms),
+            late_per_mille: self.late_per_mille,
+            skewed_per_mille: self.skewed_per_mille,
+            hot_devices: self.hot_devices,
+            layout: if self.delimited { Layout::Delimited } else { Layout::Json },
+            late_min: secs(120),
+            late_max: secs(420),
+            ..inject::Options::default()
+        }
+    }
+}
+
+pub(crate) fn inject(arguments: InjectArguments, json: bool) -> Result<u8> {
+    let options = arguments.options();
+    let create = |path: &Path| File::create(path).map_err(|e| runs::unwritable(path, &e));
+    let failed = |e: std::io::Error| runs::unwritable(&arguments.out, &e);
+    let mut out = BufWriter::with_capacity(1 << 20, create(&arguments.out)?);
+    let mut meter = Meter::begin("messages", json);
+    let mut injector = Injector::new(options.clone());
+    let mut lines = 0_u64;
+    while let Some(message) = injector.next() {
+        out.write_all(message.value).and_then(|()| out.write_all(b"\n")).map_err(failed)?;
+        lines += 1;
+        if lines.is_multiple_of(65_536) {
+            meter.at(lines);
+        }
+    }
+    out.flush().map_err(failed)?;
+    let truth = PathBuf::from(format!("{}.truth.csv", arguments.out.display()));
+    let mut rows = BufWriter::with_capacity(1 << 20, create(&truth)?);
+    let windows = inject::write_truth(inject::truth(&options, Span(arguments.window_ms)), &mut rows)
+        .and_then(|n| rows.flush().map(|()| n))
+        .map_err(|e| runs::unwritable(&truth, &e))?;
+    meter.end();
+    let totals = injector.totals();
+    if json {
+        let (messages, copies) = (totals.messages, totals.copies);
+        println!("{}", serde_json::json!({"messages": messages, "copies": copies, "windows": windows}));
+    } else {
+        println!("{}: {} messages, {} of them copies", arguments.out.display(), totals.messages, totals.copies);
+        println!("{}: {windows} windows", truth.display());
+    }
+    Ok(YES)
+}

@@ -1,0 +1,198 @@
+//! `granary run`: a pipeline over files to their end, embedded. Started again it goes on from its last commit.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_core::{Error, ErrorKind, Result};
+use granary_engine::{Handle, SourceSpec, Stats};
+use granary_store::{Durability, Embedded, Export};
+use granary_streams::plan::Target;
+use granary_streams::run::counts::Counts;
+use granary_streams::{Plan, plan};
+
+use crate::assembly::{Assembly, Running};
+use crate::files::FileSource;
+use crate::results;
+
+/// The store of a run, below its output directory.
+pub const STORE_DIR: &str = ".granary";
+
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// What to run.
+#[derive(Debug)]
+pub struct Options {
+    /// The pipeline.
+    pub plan: Plan,
+    /// `[SOURCE=]FILE`: files stand in for sources.
+    pub inputs: Vec<String>,
+    /// Where results go.
+    pub out: PathBuf,
+    /// Also every row in order, to `DIR/<sink>.changes.jsonl`.
+    pub changes: bool,
+    /// Also `DIR/verdicts.csv`.
+    pub verdicts: bool,
+    /// Lanes; one per core when 0.
+    pub lanes: u16,
+    /// Records per commit at most.
+    pub batch_records_max: usize,
+    /// When a commit counts as kept.
+    pub durability: Durability,
+}
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// What the lanes have counted since the start of the process.
+    pub stats: Stats,
+    /// Bytes of all inputs.
+    pub is_finished: bool,
+}
+
+/// Runs to the end of all inputs; `progress` is told now and then. Returns what became of all records, of earlier
+/// attempts too.
+pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result<Counts> {
+    let Options { plan, inputs, out, changes, verdicts, lanes, batch_records_max, durability } = options;
+    let plan = Arc::new(if verdicts { plan.with_verdicts() } else { plan });
+    let files = files_of(&plan, &inputs)?;
+    std::fs::create_dir_all(&out).map_err(|e| unwritable(&out, &e))?;
+    let assembly = Assembly {
+        cluster: "run".into(),
+        lanes,
+        plan: Some(plan.clone()),
+        sink_partitions: 1,
+        durability,
+        ..Assembly::default()
+    };
+    let store = assembly.open_store(&out.join(STORE_DIR))?;
+    check_same_run(&store, &plan, &files)?;
+    let mut config = assembly.config(&store)?;
+    config.finite = true;
+    config.batch_records_max = batch_records_max;
+    config.sources = files
+        .iter()
+        .enumerate()
+        .map(|(i, files)| SourceSpec {
+            topic: plan.sources[i].topic.to_string(),
+            partitions: files.len() as u32,
+            in_place: false,
+            strays: None,
+            decode_as: i as u16,
+            open: FileSource::opener(files.clone()),
+        })
+        .collect();
+    let running = Running::start(assembly, config, store)?;
+    wait(&running.handle(), &mut progress).await;
+    let (counts, store, topics) = (running.counts()?, running.store().clone(), Topics::of(&running, &plan)?);
+    running.stop().await;
+    write_out(&store, &plan, &topics, &out, changes)?;
+    Ok(counts)
+}
+
+async fn wait(handle: &Handle, progress: &mut impl FnMut(Progress)) {
+    let finished = handle.finished();
+    tokio::pin!(finished);
+    loop {
+        let is_finished = tokio::time::timeout(PROGRESS_EVERY, &mut finished).await.is_ok();
+        progress(Progress { stats: handle.stats(), is_finished });
+        if is_finished {
+            return;
+        }
+    }
+}
+
+/// The files of each source, in the order of the plan.
+fn files_of(plan: &Plan, inputs: &[String]) -> Result<Vec<Vec<PathBuf>>> {
+    let mut files = vec![Vec::new(); plan.sources.len()];
+    for input in inputs {
+        let named = input.split_once('=').and_then(|(name, file)| Some((plan.source(name)?, file)));
+        let (source, file) = match named {
+            Some(named) => named,
+            None if plan.sources.len() == 1 => (0, input.as_str()),
+            None => {
+                let names: Vec<&str> = plan.sources.iter().map(|s| &*s.name).collect();
+                let message = format!("--input {input}: say which source it stands in for: {}=FILE", names.join("=FILE or "));
+                return Err(Error::invalid(message));
+            }
+        };
+        let path = PathBuf::from(file);
+        if !path.is_file() {
+            return Err(Error::new(ErrorKind::NotFound, format!("--input {file}: there is no such file")));
+        }
+        files[source].push(path);
+    }
+    match files.iter().position(Vec::is_empty) {
+        Some(i) => Err(Error::invalid(format!("source `{}` has no input: give --input", plan.sources[i].name))),
+        None => Ok(files),
+    }
+}
+
+/// A store goes on with the pipeline and the files it began with: with others its positions would mean nothing.
+fn check_same_run(store: &Embedded, plan: &Plan, files: &[Vec<PathBuf>]) -> Result<()> {
+    let shapes: Vec<String> = plan.shapes().into_iter().map(|(name, shape)| format!("{name}: {shape}")).collect();
+    let names: Vec<String> = files.iter().flatten().map(|path| path.display().to_string()).collect();
+    let now = format!("pipeline {}\nsteps {}\ninputs {}", plan.name, shapes.join("; "), names.join(" "));
+    let Some(before) = store.bookmark("run")? else {
+        return store.set_bookmark("run", now.as_bytes());
+    };
+    if before == now.as_bytes() {
+        return Ok(());
+    }
+    let message = format!(
+        "the output directory holds a run that began differently; choose another --out, or remove its {STORE_DIR}.\n\
+         it began with:\n{}\nand this is:\n{now}",
+        String::from_utf8_lossy(&before)
+    );
+    Err(Error::invalid(message))
+}
+
+/// The topics behind a run's output files.
+struct Topics {
+    sinks: Vec<(String, String)>,
+    set_aside: Vec<(String, String)>,
+    verdicts: Option<String>,
+}
+
+impl Topics {
+    fn of(running: &Running, plan: &Plan) -> Result<Topics> {
+        let topic = |name: &str| {
+            let message = || Error::new(ErrorKind::NotFound, format!("the plan has no stream `{name}`"));
+            running.assembly().topic_of(name).ok_or_else(message)
+        };
+        let written = |sink: &&plan::Sink| matches!(sink.to, Target::Topic(_) | Target::File(_));
+        let sinks = plan.sinks.iter().filter(written).map(|sink| Ok((sink.name.to_string(), topic(&sink.name)?)));
+        let set_aside = plan::SET_ASIDE.iter().map(|name| Ok(((*name).to_string(), topic(name)?)));
+        let has_verdicts = plan.stream(plan::VERDICTS).is_some();
+        Ok(Topics {
+            sinks: sinks.collect::<Result<_>>()?,
+            set_aside: set_aside.collect::<Result<_>>()?,
+            verdicts: has_verdicts.then(|| topic(plan::VERDICTS)).transpose()?,
+        })
+    }
+}
+
+fn write_out(store: &Arc<Embedded>, plan: &Plan, topics: &Topics, out: &Path, changes: bool) -> Result<()> {
+    for (sink, topic) in &topics.sinks {
+        if changes {
+            Export::open(store, topic, out, sink)?.catch_up()?;
+        }
+        let file = plan.sinks.iter().find(|s| *s.name == **sink).map(|s| match &s.to {
+            Target::File(file) => file.to_string(),
+            _ => format!("{sink}.jsonl"),
+        });
+        results::write_last(store, topic, &out.join(file.unwrap_or_else(|| format!("{sink}.jsonl"))))?;
+    }
+    for (name, topic) in &topics.set_aside {
+        results::write_all(store, topic, &out.join(format!("{name}.jsonl")))?;
+    }
+    if let Some(topic) = &topics.verdicts {
+        results::write_verdicts(store, topic, &out.join("verdicts.csv"))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn unwritable(path: &Path, e: &std::io::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("{}: cannot be written: {e}", path.display()))
+}
