@@ -22,7 +22,9 @@ impl Service for Echo {
     fn call(&self, call: Call<'_>, reply: Reply) {
         let answer = Ok(call.arguments.to_vec());
         if self.channel {
-            drop(reply.into_channel().send(answer));
+            let (to, from) = tokio::sync::oneshot::channel();
+            reply.follow(from);
+            drop(to.send(answer));
         } else {
             reply.send(answer);
         }

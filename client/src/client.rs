@@ -31,6 +31,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How long past the timeout a client still waits for the silo's own word on where the time went.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How often a request is sent at most, when a silo that leaves refuses it.
+const SENDINGS_MAX: u32 = 3;
+
 /// How long produce and status may take.
 const REQUEST_TIMEOUT: Span = granary_core::call::TIMEOUT_DEFAULT;
 
@@ -68,7 +71,7 @@ impl Builder {
 /// A client of one cluster. Cheap to clone; all clones share one connection.
 ///
 /// A connection that is lost answers what waited on it with `Closed`, whether it ran unknown, and is opened again by
-/// the next call. At most [`IN_FLIGHT_MAX`] requests are under way; the next wait for room within their own timeout.
+/// the next call. A silo that shuts down refuses what it does not run any more; that is sent again. At most [`IN_FLIGHT_MAX`] requests are under way; the next wait for room within their own timeout.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -167,10 +170,11 @@ impl Client {
         Tail::open(self.clone(), link, stream, start)
     }
 
-    /// Writes records to a topic, all or none; the partition follows from the key. Returns when they are durable.
+    /// Writes records to a topic and returns when they are durable. The partition follows from the key; the records
+    /// of one partition are written in their order and in one step, those of several partitions in several.
     pub async fn produce(&self, topic: &str, records: &[NewRecord<'_>]) -> Result<()> {
         let records = records.to_vec();
-        let frame = |id| Frame::Produce(Produce { id, topic, records });
+        let frame = |id| Frame::Produce(Produce { id, topic, records: records.clone() });
         self.request(&format!("produce to {topic}"), REQUEST_TIMEOUT, frame).await.map(drop)
     }
 
@@ -180,18 +184,41 @@ impl Client {
         codec::from_bytes(&answer)
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request and waits for its answer. One that a leaving silo surely did not run is sent again.
     async fn request<'f>(
         &self,
         what: &What<'_>,
         timeout: Span,
-        frame: impl FnOnce(u64) -> Frame<'f>,
+        frame: impl Fn(u64) -> Frame<'f>,
     ) -> Result<Vec<u8>> {
         let limits = Limits::of(timeout);
-        let link = self.link_within(&limits, what).await?;
+        let mut sendings = 1;
+        loop {
+            match self.request_once(what, &limits, &frame).await {
+                Err(error)
+                    if error.kind() == ErrorKind::Closed
+                        && error.is_retryable()
+                        && sendings < SENDINGS_MAX =>
+                {
+                    sendings += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn request_once<'f>(
+        &self,
+        what: &What<'_>,
+        limits: &Limits,
+        frame: impl Fn(u64) -> Frame<'f>,
+    ) -> Result<Vec<u8>> {
+        let link = self.link_within(limits, what).await?;
         let permit = limits.room(&link, what).await?;
-        let mut waiting = link.ask(frame)?;
-        let answer = limits.answer(&link, waiting.answer(), what).await;
+        let answer = match link.ask(frame) {
+            Ok(mut waiting) => limits.answer(&link, waiting.answer(), what).await,
+            Err(error) => Err(error),
+        };
         drop(permit);
         answer
     }

@@ -18,8 +18,7 @@
 //! | `connect`, `link`, `pending` | one connection: handshake, what travels, who waits for what |
 //! | `outgoing` | frames gathered into few writes |
 //!
-//! A client never repeats a call by itself once a byte of it may have left: it says whether the call ran, and the
-//! caller decides.
+//! A client never repeats a call that may have run: it says so, and the caller decides.
 
 pub mod client;
 mod connect;

@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use granary_core::{Error, ErrorKind, Ran, Result};
 use granary_wire::{Decoder, Frame};
@@ -15,6 +16,9 @@ use crate::pending::{Pending, Waiter};
 
 /// How many requests may wait for their answers on one connection; the next waits until there is room.
 pub const IN_FLIGHT_MAX: usize = 1_024;
+
+/// How long answers may take to come once nothing more is asked.
+const LAST_ANSWERS_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) struct Link {
     pub(crate) address: String,
@@ -74,11 +78,17 @@ impl Link {
     pub(crate) async fn run(&self, opened: Opened) {
         let Opened { socket, mut decoder } = opened;
         let (mut from, mut to) = socket.into_split();
+        let reading = self.read(&mut from, &mut decoder);
+        tokio::pin!(reading);
         let why = tokio::select! {
             biased;
-            why = self.read(&mut from, &mut decoder) => why,
+            why = &mut reading => why,
             written = self.outgoing.write_to(&mut to) => match written {
-                Ok(()) => "this client closed it".to_owned(),
+                // Nothing more is asked; what was asked is still answered.
+                Ok(()) => match tokio::time::timeout(LAST_ANSWERS_MAX, reading).await {
+                    Ok(why) => why,
+                    Err(_) => "no answers came after this client had closed it".to_owned(),
+                },
                 Err(error) => error.to_string(),
             },
         };
@@ -124,7 +134,8 @@ impl Link {
                     }
                 }
                 Frame::Record { id, record } => lock(&self.pending).record(id, &record)?,
-                Frame::Goodbye(_) => self.leaving.store(true, Ordering::Release),
+                // Our end of requests is what the silo waits for: it refuses or answers all that came before.
+                Frame::Goodbye(_) => self.close(),
                 other => return Err(unread(granary_wire::Error::Misplaced { frame: other.name() })),
             }
         }

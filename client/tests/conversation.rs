@@ -1,7 +1,7 @@
 //! A client and an accepting end over loopback, with a service that answers what it is told to.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-type Rows = Vec<(Option<Vec<u8>>, Option<String>, Vec<u8>)>;
+type Rows = Vec<(Option<Vec<u8>>, Vec<u8>)>;
 
 /// Answers by the method's name; one topic in memory.
 #[derive(Default)]
@@ -35,7 +35,11 @@ impl Service for Host {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
         match call.method {
             "echo" => reply.send(Ok(call.arguments.to_vec())),
-            "channel" => drop(reply.into_channel().send(Ok(call.arguments.to_vec()))),
+            "channel" => {
+                let (to, answer) = oneshot::channel();
+                reply.follow(answer);
+                drop(to.send(Ok(call.arguments.to_vec())));
+            }
             "later" => {
                 let now = self.0.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
                 self.0.in_flight_most.fetch_max(now, Ordering::SeqCst);
@@ -74,9 +78,10 @@ impl Service for Host {
                 Start::Latest => rows.len(),
                 Start::Offsets(offsets) => offsets[0].1 as usize,
             };
-            for (offset, (key, id, value)) in rows.iter().enumerate().skip(begin) {
+            for (offset, (key, value)) in rows.iter().enumerate().skip(begin) {
                 let offset = offset as u64;
-                let (key, id) = (key.as_deref(), id.as_deref());
+                let id = format!("r#{offset}");
+                let (key, id) = (key.as_deref(), Some(&*id));
                 let record = granary_wire::Record { partition: 0, offset, key, id, value };
                 if feed.send(&record).await.is_err() {
                     me.keys.lock().expect("not poisoned").push(format!("gone at {offset}"));
@@ -89,8 +94,7 @@ impl Service for Host {
     fn produce(&self, produce: Produce<'_>, reply: Reply) {
         let mut rows = self.0.rows.lock().expect("not poisoned");
         for record in &produce.records {
-            let (key, id) = (record.key.map(<[u8]>::to_vec), record.id.map(str::to_owned));
-            rows.push((key, id, record.value.to_vec()));
+            rows.push((record.key.map(<[u8]>::to_vec), record.value.to_vec()));
         }
         reply.send(Ok(Vec::new()));
     }
@@ -276,21 +280,55 @@ async fn a_stopping_silo_answers_what_is_under_way() {
 }
 
 #[tokio::test]
+async fn no_call_fails_while_a_silo_is_exchanged_for_another() {
+    let first = silo().await;
+    let client = Client::connect(&first.address).await.unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..50_u8)
+        .map(|i| {
+            let (client, over) = (client.clone(), over.clone());
+            tokio::spawn(async move {
+                let mut calls = 0;
+                while !over.load(Ordering::SeqCst) {
+                    let method = if calls % 10 == 0 { "later" } else { "echo" };
+                    assert_eq!(call(&client, method, &[i]).await, Ok(vec![i]));
+                    calls += 1;
+                }
+                calls
+            })
+        })
+        .collect();
+    let mut silo = first;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        silo.stop.send(()).unwrap();
+        silo.served.await.unwrap().unwrap();
+        silo = silo_at(&silo.address).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    over.store(true, Ordering::SeqCst);
+    let mut calls = 0;
+    for caller in callers {
+        calls += caller.await.unwrap();
+    }
+    assert!(calls > 50, "{calls} calls");
+    assert!(silo.echo.calls.load(Ordering::SeqCst) > 0, "the last silo was called");
+}
+
+#[tokio::test]
 async fn a_tail_gives_every_record_in_order_within_its_credit() {
     let silo = silo().await;
     let client = Client::connect(&silo.address).await.unwrap();
     let value = vec![b'x'; 1_000];
-    let ids: Vec<String> = (0..5_000).map(|i| format!("r#{i}")).collect();
-    for ids in ids.chunks(500) {
-        let record = |id| NewRecord { key: Some(b"d-7"), id: Some(id), value: &value };
-        let records: Vec<_> = ids.iter().map(|id| record(id)).collect();
+    let records = vec![NewRecord { key: Some(b"d-7"), value: &value }; 500];
+    for _ in 0..10 {
         client.produce("rows", &records).await.unwrap();
     }
     let mut tail = client.tail("rows", Start::Earliest).await.unwrap();
-    for (offset, id) in ids.iter().enumerate() {
+    for offset in 0..5_000 {
         let record = tail.next().await.unwrap().unwrap();
-        assert_eq!((record.partition, record.offset), (0, offset as u64));
-        assert_eq!((record.id.as_ref(), &record.value), (Some(id), &value));
+        assert_eq!((record.partition, record.offset), (0, offset));
+        assert_eq!((record.id, &record.value), (Some(format!("r#{offset}")), &value));
         assert_eq!(record.key.as_deref(), Some(&b"d-7"[..]));
     }
     assert_eq!(tail.next().await, None, "the stream has ended");
@@ -305,7 +343,7 @@ async fn a_dropped_or_unread_tail_stops_its_feed() {
     let silo = silo().await;
     let client = Client::connect(&silo.address).await.unwrap();
     let value = vec![b'x'; 100_000];
-    let records = vec![NewRecord { key: None, id: None, value: &value }; 100];
+    let records = vec![NewRecord { key: None, value: &value }; 100];
     client.produce("rows", &records).await.unwrap();
     let mut tail = client.tail("rows", Start::Earliest).await.unwrap();
     tail.next().await.unwrap().unwrap();
@@ -332,7 +370,7 @@ async fn tails_are_bounded_and_unknown_streams_named() {
     assert_eq!((error.kind(), error.message()), (ErrorKind::NotFound, "no stream `nothing`"));
 
     let value = vec![b'x'; 2 << 20];
-    let record = NewRecord { key: None, id: None, value: &value };
+    let record = NewRecord { key: None, value: &value };
     client.produce("rows", &[record, record]).await.unwrap();
     let mut tails = Vec::new();
     for _ in 0..CONNECTION_TAILS_MAX {

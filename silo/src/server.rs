@@ -69,7 +69,8 @@ impl Front {
             Some(partitions) => Ok((topic.to_owned(), partitions)),
             None => {
                 let known: Vec<&str> = self.names.keys().map(String::as_str).collect();
-                let message = format!("no stream and no topic `{stream}`; streams here: {}", known.join(", "));
+                let message =
+                    format!("no stream and no topic `{stream}`; streams here: {}", known.join(", "));
                 Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No))
             }
         }
@@ -169,7 +170,8 @@ fn begin(store: &Embedded, topic: &str, partitions: u32, start: &Start) -> Resul
             match next.get_mut(*partition as usize) {
                 Some(place) => *place = *offset,
                 None => {
-                    let message = format!("`{topic}` has {partitions} partitions, there is no number {partition}");
+                    let message =
+                        format!("`{topic}` has {partitions} partitions, there is no number {partition}");
                     return Err(Error::invalid(message));
                 }
             }
@@ -229,7 +231,8 @@ impl Follower {
             for record in &records {
                 let (key, id) = (record.key.as_deref(), record.id.as_deref());
                 let offset = record.offset;
-                let record = granary_wire::Record { partition: number, offset, key, id, value: &record.value };
+                let record =
+                    granary_wire::Record { partition: number, offset, key, id, value: &record.value };
                 feed.send(&record).await?;
                 self.next[partition] = offset + 1;
                 any = true;

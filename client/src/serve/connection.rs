@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use super::feed::{Credit, Feed};
 use super::{
@@ -143,7 +144,8 @@ async fn take_requests(
     decoder: &mut Decoder,
     mut stopped: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    loop {
+    let mut service = Some(service);
+    let deadline = loop {
         if let Err(error) = hand_over(connection, service, decoder).await {
             let told = Error::new(ErrorKind::Codec, error.to_string()).ran(Ran::Unknown);
             drop(connection.outgoing.push(&Frame::Goodbye(Failure::of(&told))));
@@ -153,13 +155,21 @@ async fn take_requests(
         connection.outgoing.room().await;
         tokio::select! {
             biased;
-            () = told(&mut stopped) => return drain(connection).await,
+            () = told(&mut stopped), if service.is_some() => {
+                service = None;
+                say_goodbye(connection);
+            }
             count = from.read(decoder.space()) => match count? {
-                0 => return Ok(()),
+                0 => break Instant::now() + DRAIN_MAX,
                 count => decoder.filled(count),
             },
         }
-    }
+    };
+    connection.end_tails();
+    let all = u32::try_from(CONNECTION_IN_FLIGHT_MAX).expect("the limit of requests is a small number");
+    // What is not answered by then is answered by the end of the connection.
+    drop(tokio::time::timeout_at(deadline, connection.in_flight.acquire_many(all)).await);
+    Ok(())
 }
 
 /// Waits until the silo stops; that `serve` itself is gone is a stop too.
@@ -167,24 +177,29 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await.map(|_| ()));
 }
 
-/// Says goodbye and waits for the answers under way.
-async fn drain(connection: &Connection) -> io::Result<()> {
-    let goodbye = Error::new(ErrorKind::Closed, "the silo is shutting down").ran(Ran::No);
-    drop(connection.outgoing.push(&Frame::Goodbye(Failure::of(&goodbye))));
-    connection.end_tails();
-    let all = u32::try_from(CONNECTION_IN_FLIGHT_MAX).expect("the limit of requests is a small number");
-    // What is not answered by then is answered by the end of the connection.
-    drop(tokio::time::timeout(DRAIN_MAX, connection.in_flight.acquire_many(all)).await);
-    Ok(())
+fn shutting_down() -> Error {
+    Error::new(ErrorKind::Closed, "the silo is shutting down").ran(Ran::No)
 }
 
-/// Hands the requests that have arrived to the service.
+/// From here on requests are refused, until the peer sends no more.
+fn say_goodbye(connection: &Connection) {
+    drop(connection.outgoing.push(&Frame::Goodbye(Failure::of(&shutting_down()))));
+    connection.end_tails();
+}
+
+/// Hands the requests that have arrived to the service; without one they are refused.
 async fn hand_over(
     connection: &Arc<Connection>,
-    service: &dyn Service,
+    service: Option<&dyn Service>,
     decoder: &mut Decoder,
 ) -> granary_wire::Result<()> {
     while let Some(frame) = decoder.next_frame()? {
+        let Some(service) = service else {
+            if let Some(id) = asked(&frame) {
+                expected(connection, Some(id)).await.send(Err(shutting_down()));
+            }
+            continue;
+        };
         match frame {
             Frame::Call(call) => {
                 let reply = expected(connection, (!call.one_way).then_some(call.id)).await;
@@ -203,6 +218,17 @@ async fn hand_over(
         }
     }
     Ok(())
+}
+
+/// The request in a frame, if it waits for an answer.
+fn asked(frame: &Frame<'_>) -> Option<u64> {
+    match frame {
+        Frame::Call(call) => (!call.one_way).then_some(call.id),
+        Frame::Produce(produce) => Some(produce.id),
+        Frame::Tail(tail) => Some(tail.id),
+        Frame::Status { id } => Some(*id),
+        _ => None,
+    }
 }
 
 /// Waits for room for one more request in flight; its reply makes room again.

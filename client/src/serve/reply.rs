@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use granary_core::call::BytesReply;
 use granary_core::{Error, ErrorKind, Ran, Result};
 use granary_wire::{Failure, Frame};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::connection::Connection;
 use crate::outgoing::Unsent;
@@ -32,15 +31,17 @@ impl Reply {
         self.id.is_some() && !self.connection.outgoing.is_closed()
     }
 
-    /// The same as a channel, for those who answer so. Must be called on the task that read the request.
-    pub fn into_channel(self) -> BytesReply {
-        let (to, answer) = oneshot::channel();
-        tokio::spawn(async move {
-            if let Ok(result) = answer.await {
-                self.send(result);
-            }
-        });
-        to
+    /// Answers with what comes through a channel. Must be called where the service was called.
+    pub fn follow(self, mut answer: oneshot::Receiver<Result<Vec<u8>>>) {
+        match answer.try_recv() {
+            Ok(result) => self.send(result),
+            Err(TryRecvError::Closed) => drop(self),
+            Err(TryRecvError::Empty) => drop(tokio::spawn(async move {
+                if let Ok(result) = answer.await {
+                    self.send(result);
+                }
+            })),
+        }
     }
 
     fn answer(&mut self, result: Result<&[u8], Failure<'_>>) {

@@ -131,14 +131,10 @@ fn produce<'a>(reader: &mut Reader<'a>) -> Result<Produce<'a>> {
 }
 
 fn new_record<'a>(reader: &mut Reader<'a>) -> Result<NewRecord<'a>> {
-    if reader.array("records")? != 3 {
-        return Err(reader.wrong("records", "a record has three entries"));
+    if reader.array("records")? != 2 {
+        return Err(reader.wrong("records", "a record has two entries"));
     }
-    Ok(NewRecord {
-        key: reader.optional(|r| r.binary("key"))?,
-        id: reader.optional(|r| r.text("record id"))?,
-        value: reader.binary("value")?,
-    })
+    Ok(NewRecord { key: reader.optional(|r| r.binary("key"))?, value: reader.binary("value")? })
 }
 
 /// The rest of a frame's bytes.

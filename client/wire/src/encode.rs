@@ -101,9 +101,8 @@ fn record_fields(record: &Record<'_>, out: &mut Vec<u8>) {
 }
 
 fn new_record(record: &NewRecord<'_>, out: &mut Vec<u8>) {
-    array(3, out);
+    array(2, out);
     optional(record.key, out, binary);
-    optional(record.id, out, text);
     binary(record.value, out);
 }
 

@@ -148,13 +148,11 @@ impl Record<'_> {
 pub struct NewRecord<'a> {
     /// Its key: decides the partition.
     pub key: Option<&'a [u8]>,
-    /// Its identity: copies have the same.
-    pub id: Option<&'a str>,
     /// Its value.
     pub value: &'a [u8],
 }
 
-/// Asks for records to be written to a topic, all or none.
+/// Asks for records to be written to a topic: those of one partition in their order and in one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Produce<'a> {
     /// Names the request on this connection.

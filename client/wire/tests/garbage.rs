@@ -39,7 +39,7 @@ fn failure(parts: &Parts) -> Failure<'_> {
 fn frame(parts: &Parts) -> Frame<'_> {
     let [id, number] = parts.numbers;
     let [a, b, c, d] = &parts.texts;
-    let [x, y, z] = parts.flags;
+    let [x, y, _] = parts.flags;
     let bytes = &parts.bytes[..];
     match parts.which {
         0 => Frame::Hello(Hello {
@@ -84,7 +84,7 @@ fn frame(parts: &Parts) -> Frame<'_> {
             },
         },
         10 => {
-            let record = NewRecord { key: x.then_some(bytes), id: z.then_some(a), value: c.as_bytes() };
+            let record = NewRecord { key: x.then_some(bytes), value: c.as_bytes() };
             Frame::Produce(Produce { id, topic: b, records: vec![record; parts.pairs.len()] })
         }
         _ => Frame::Status { id },

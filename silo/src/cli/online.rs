@@ -123,7 +123,8 @@ pub(crate) fn tail(arguments: &TailArguments, json: bool) -> Result<u8> {
 fn print(record: &Record, json: bool) -> Result<bool> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let line = if json {
-        let value = serde_json::from_slice(&record.value).unwrap_or_else(|_| Value::String(text(&record.value)));
+        let value =
+            serde_json::from_slice(&record.value).unwrap_or_else(|_| Value::String(text(&record.value)));
         serde_json::json!({
             "partition": record.partition,
             "offset": record.offset,
@@ -198,7 +199,8 @@ pub(crate) fn silo(arguments: &SiloArguments, kinds: Vec<&'static KindInfo>, jso
 fn show(settings: &Settings, json: bool) -> Result<()> {
     let effective = settings.effective();
     if json {
-        let list = serde_json::to_string(&effective).map_err(|e| Error::new(ErrorKind::Codec, e.to_string()))?;
+        let list =
+            serde_json::to_string(&effective).map_err(|e| Error::new(ErrorKind::Codec, e.to_string()))?;
         println!("{list}");
     } else {
         effective.iter().for_each(|setting| println!("{setting}"));
@@ -212,7 +214,8 @@ pub(crate) fn assemble(settings: &Settings, kinds: Vec<&'static KindInfo>) -> Re
         [] => None,
         [one] => Some(Arc::new(read_plan(Path::new(one))?)),
         many => {
-            let message = format!("pipelines: {} files; this version runs one pipeline in a silo", many.len());
+            let message =
+                format!("pipelines: {} files; this version runs one pipeline in a silo", many.len());
             return Err(Error::invalid(message));
         }
     };
