@@ -126,8 +126,8 @@ pub(crate) enum Accumulator {
     Distinct(Box<HashSet<Datum, FixedState>>),
     Placed(Option<Box<Placed>>),
     /// `top`: descending. `ids`: in any order.
-    Several(Box<Vec<Datum>>),
-    Arrived(Box<Vec<(u64, Datum)>>),
+    Several(Vec<Datum>),
+    Arrived(Vec<(u64, Datum)>),
 }
 
 /// A value and where it stands in time.
@@ -176,8 +176,8 @@ impl Accumulator {
             Kind::Moments => Accumulator::Moments(Box::default()),
             Kind::Distinct => Accumulator::Distinct(Box::default()),
             Kind::First | Kind::Last => Accumulator::Placed(None),
-            Kind::Top(_) | Kind::Sorted => Accumulator::Several(Box::default()),
-            Kind::Collect(_) => Accumulator::Arrived(Box::default()),
+            Kind::Top(_) | Kind::Sorted => Accumulator::Several(Vec::new()),
+            Kind::Collect(_) => Accumulator::Arrived(Vec::new()),
         }
     }
 
@@ -237,28 +237,29 @@ impl Accumulator {
                 *n += m;
                 a.merge(b);
             }
-            (Accumulator::Extreme(a), Accumulator::Extreme(b)) => {
-                if b != Datum::Null && beats(kind, b.value(), a) {
-                    *a = b;
-                }
+            (Accumulator::Extreme(a), Accumulator::Extreme(b))
+                if b != Datum::Null && beats(kind, b.value(), a) =>
+            {
+                *a = b;
             }
             (Accumulator::Moments(a), Accumulator::Moments(b)) => a.merge(*b),
             (Accumulator::Distinct(a), Accumulator::Distinct(b)) => a.extend(*b),
-            (Accumulator::Placed(a), Accumulator::Placed(Some(b))) => {
-                if a.as_ref().is_none_or(|a| takes_place(kind, b.time, b.arrival, a)) {
-                    *a = Some(b);
-                }
+            (Accumulator::Placed(a), Accumulator::Placed(Some(b)))
+                if a.as_ref().is_none_or(|a| takes_place(kind, b.time, b.arrival, a)) =>
+            {
+                *a = Some(b);
             }
             (Accumulator::Several(a), Accumulator::Several(b)) => {
                 b.into_iter().for_each(|value| insert(kind, a, value));
             }
             (Accumulator::Arrived(a), Accumulator::Arrived(b)) => {
-                a.extend(*b);
+                a.extend(b);
                 a.sort_by_key(|(arrival, _)| *arrival);
                 if let Kind::Collect(limit) = kind {
                     a.truncate(limit as usize);
                 }
             }
+            // What is held stays; accumulators of one place in the plan are of one kind.
             _ => {}
         }
     }
@@ -347,12 +348,12 @@ impl Accumulator {
             },
             Kind::Top(_) | Kind::Sorted => {
                 let n = reader.count()?;
-                Accumulator::Several(Box::new((0..n).map(|_| reader.datum()).collect::<Result<_, _>>()?))
+                Accumulator::Several((0..n).map(|_| reader.datum()).collect::<Result<_, _>>()?)
             }
             Kind::Collect(_) => {
                 let n = reader.count()?;
                 let items = (0..n).map(|_| Ok((reader.u64()?, reader.datum()?))).collect::<Result<_, _>>()?;
-                Accumulator::Arrived(Box::new(items))
+                Accumulator::Arrived(items)
             }
         })
     }
@@ -392,3 +393,6 @@ fn insert(kind: Kind, list: &mut Vec<Datum>, value: Datum) {
         list.truncate(n as usize);
     }
 }
+
+#[cfg(test)]
+mod tests;

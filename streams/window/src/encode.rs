@@ -8,7 +8,16 @@ use crate::value::Datum;
 pub(crate) const VERSION: u8 = 1;
 
 /// Appends an unsigned number, seven bits a byte.
-pub(crate) fn put_u64(out: &mut Vec<u8>, mut n: u64) {
+#[inline]
+pub(crate) fn put_u64(out: &mut Vec<u8>, n: u64) {
+    if n < 0x80 {
+        out.push(n as u8);
+    } else {
+        put_long(out, n);
+    }
+}
+
+fn put_long(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;

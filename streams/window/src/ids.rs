@@ -27,7 +27,7 @@ pub(crate) enum Ids {
     #[default]
     None,
     One(Id),
-    Few(Box<Vec<Id>>),
+    Few(Vec<Id>),
     Many(Box<HashSet<Id, FixedState>>),
 }
 
@@ -41,11 +41,16 @@ impl Ids {
         }
     }
 
+    /// Memory beside the value itself, about.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        if let Ids::None | Ids::One(_) = self { 0 } else { 24 + self.len() * 20 }
+    }
+
     /// Adds an id, which must not be in it.
     pub(crate) fn insert(&mut self, id: Id) {
         match self {
             Ids::None => *self = Ids::One(id),
-            Ids::One(one) => *self = Ids::Few(Box::new(vec![*one, id])),
+            Ids::One(one) => *self = Ids::Few(vec![*one, id]),
             Ids::Few(few) if few.len() < FEW => few.push(id),
             Ids::Few(few) => {
                 let mut many = HashSet::with_capacity_and_hasher(4 * FEW, FixedState::default());

@@ -10,7 +10,7 @@ use crate::pane::{Scene, Segments};
 use crate::pool::Pool;
 use crate::row::{Outcome, Output};
 use crate::rules::Rules;
-use crate::slice::{Kept, Slice, forget_at};
+use crate::slice::Slice;
 
 /// No place in a bucket of the index.
 pub(crate) const NOT_LISTED: u32 = u32::MAX;
@@ -31,6 +31,8 @@ pub(crate) struct Key {
     pub(crate) next: i64,
     /// By start. All that time will change have an entry, in memory or not.
     pub(crate) slices: VecDeque<Slice>,
+    /// How many entries of slices are not in memory.
+    pub(crate) absent: u32,
     pub(crate) remembered: Option<Box<Remembered>>,
     /// The last commit it went into.
     pub(crate) sealed: u64,
@@ -91,6 +93,7 @@ impl Key {
             newest: i64::MIN,
             next: i64::MAX,
             slices: VecDeque::new(),
+            absent: 0,
             remembered: None,
             sealed: 0,
             mark: i64::MAX,
@@ -119,6 +122,11 @@ impl Key {
         }
     }
 
+    /// Whether every slice an event may need is in memory or surely has no cell.
+    pub(crate) fn is_whole(&self, rules: &Rules) -> bool {
+        self.absent == 0 && rules.closes()
+    }
+
     /// Whether a result is still to come with time (or, where all open windows stay in memory, any change).
     pub(crate) fn is_pending(&self, rules: &Rules) -> bool {
         self.slices.iter().rev().any(|slice| slice.pending || (rules.resident && slice.next < i64::MAX))
@@ -141,7 +149,11 @@ impl Key {
     }
 
     /// An event of windows with fixed bounds.
-    pub(crate) fn take_fixed<O: Output>(&mut self, arrival: &Arrival<'_>, stage: &mut Stage<'_, O>) -> Outcome {
+    pub(crate) fn take_fixed<O: Output>(
+        &mut self,
+        arrival: &Arrival<'_>,
+        stage: &mut Stage<'_, O>,
+    ) -> Outcome {
         let Stage { rules, w, now, .. } = *stage;
         let windows = &mut *stage.windows;
         windows.clear();
@@ -152,34 +164,46 @@ impl Key {
             return Outcome::Late;
         }
         let ids_of_panes = arrival.id.filter(|_| rules.dedup_pane);
-        if let Some(id) = ids_of_panes
-            && windows.iter().any(|&(start, end)| {
-                let Ok(at) = find(&self.slices, start) else { return false };
+        // Where the last window's slice and pane were found: for tumbling windows the search need not be repeated.
+        let mut found = None;
+        if let Some(id) = ids_of_panes {
+            for &(start, end) in windows.iter() {
+                let Ok(at) = find(&self.slices, start) else { continue };
                 let slice = &mut self.slices[at];
                 slice.unpack(rules, stage.pool);
-                slice.find(arrival.by, end).is_some_and(|i| slice.panes[i].ids.contains(&id))
-            })
-        {
-            return Outcome::Duplicate;
+                let Some(i) = slice.find(arrival.by, end) else { continue };
+                if slice.panes[i].ids.contains(&id) {
+                    return Outcome::Duplicate;
+                }
+                found = Some((at, i));
+            }
         }
+        let found = found.filter(|_| windows.len() == 1);
         if self.remembers(rules, w, arrival.id) {
             return Outcome::Duplicate;
         }
         self.remember(rules, stage.pool, arrival.sample.time, arrival.id);
         for &(start, end) in windows.iter() {
-            let at = open_slice(&mut self.slices, &mut self.newest, stage.pool, start);
-            let slice = &mut self.slices[at];
-            slice.unpack(rules, stage.pool);
-            let i = match slice.find(arrival.by, end) {
-                Some(i) => i,
-                None => slice.push(rules, stage.pool.open(rules, arrival.by, start, end)),
+            let (at, i) = match found {
+                Some(found) => found,
+                None => {
+                    let at = open_slice(&mut self.slices, &mut self.newest, stage.pool, start);
+                    let slice = &mut self.slices[at];
+                    slice.unpack(rules, stage.pool);
+                    let i = slice
+                        .find(arrival.by, end)
+                        .unwrap_or_else(|| slice.push(rules, stage.pool.open(rules, arrival.by, start, end)));
+                    (at, i)
+                }
             };
+            let slice = &mut self.slices[at];
+            (slice.dirty, slice.touched) = (true, true);
             let pane = &mut slice.panes[i];
             let scene = Scene { rules, key: self.name.bytes(), w, now };
-            let before = pane.memory_bytes();
+            let before = pane.heap_bytes();
             pane.accumulate(&scene, &arrival.sample, ids_of_panes, now);
             pane.after_event(&scene, stage.out);
-            stage.pool.changed(before, pane.memory_bytes());
+            stage.pool.changed(before, pane.heap_bytes());
             let (next, pending) = pane.next(rules);
             slice.next = slice.next.min(next);
             slice.pending |= pending;
@@ -190,91 +214,6 @@ impl Key {
             (all, open) if open < all => Outcome::PartiallyLate,
             _ => Outcome::Accepted,
         }
-    }
-
-    /// Time has passed: what is due is published, what is closed leaves.
-    pub(crate) fn fire<O: Output>(&mut self, place: u32, stage: &mut Stage<'_, O>) {
-        if stage.rules.layout.ends_together() {
-            return self.fire_in_order(place, stage);
-        }
-        self.next = i64::MAX;
-        let mut at = 0;
-        while let Some(slice) = self.slices.get(at) {
-            if slice.next <= stage.w && self.fire_at(at, place, stage) {
-                continue;
-            }
-            self.next = self.next.min(self.slices[at].next);
-            at += 1;
-        }
-    }
-
-    /// As `fire`, where all windows of a slice end together: then slices close from the front, and those with a result
-    /// to come are at the back (an entry that only says that there is no cell may lie among them). Those in between wait
-    /// to be closed and are not looked at, however many they are.
-    fn fire_in_order<O: Output>(&mut self, place: u32, stage: &mut Stage<'_, O>) {
-        while self.slices.front().is_some_and(|slice| slice.next <= stage.w && !slice.pending) {
-            if !self.fire_at(0, place, stage) {
-                break;
-            }
-        }
-        self.next = self.slices.front().map_or(i64::MAX, |slice| slice.next);
-        let mut at = self.slices.len();
-        let is_behind = |slice: &Slice| slice.pending || (slice.loaded && slice.is_empty());
-        while at > 0 && is_behind(&self.slices[at - 1]) {
-            at -= 1;
-        }
-        while let Some(slice) = self.slices.get(at) {
-            if slice.next <= stage.w && self.fire_at(at, place, stage) {
-                continue;
-            }
-            let slice = &mut self.slices[at];
-            slice.pack(stage.rules, stage.pool);
-            self.next = self.next.min(slice.next);
-            at += 1;
-        }
-        if let Some(front) = self.slices.front() {
-            self.next = self.next.min(front.next);
-        }
-    }
-
-    /// Fires one slice; true when it is gone.
-    fn fire_at<O: Output>(&mut self, at: usize, place: u32, stage: &mut Stage<'_, O>) -> bool {
-        let Stage { rules, w, now, .. } = *stage;
-        let slice = &mut self.slices[at];
-        // What is packed or not in memory has no result to come (it would have been missing): it only leaves.
-        if slice.is_packed() {
-            stage.pool.less(slice.memory_bytes() - size_of::<Slice>());
-        } else if slice.loaded {
-            let scene = Scene { rules, key: self.name.bytes(), w, now };
-            fire_slice(slice, &scene, stage.pool, stage.out);
-            if !slice.is_empty() {
-                return false;
-            }
-        }
-        if slice.stored {
-            stage.pool.deleted.push((place, slice.start));
-        }
-        stage.pool.less(size_of::<Slice>());
-        if let Some(mut gone) = self.slices.remove(at) {
-            stage.pool.keep_list(std::mem::take(&mut gone.panes));
-        }
-        true
-    }
-
-    /// The wall clock has passed: early results that waited long enough.
-    pub(crate) fn after_delay<O: Output>(&mut self, stage: &mut Stage<'_, O>) -> bool {
-        let Stage { rules, w, now, .. } = *stage;
-        let scene = Scene { rules, key: self.name.bytes(), w, now };
-        let mut changed = false;
-        for slice in &mut self.slices {
-            for pane in &mut slice.panes {
-                if pane.after_delay(&scene, stage.out) {
-                    slice.dirty = true;
-                    changed = true;
-                }
-            }
-        }
-        changed
     }
 
     /// The cell: what must be known before any slice is.
@@ -322,6 +261,7 @@ impl Key {
             slices.push_back(slice);
         }
         reader.finish()?;
+        self.absent = slices.len() as u32;
         self.slices = slices;
         self.flags.loaded = true;
         Ok(())
@@ -343,8 +283,13 @@ fn find(slices: &VecDeque<Slice>, start: i64) -> Result<usize, usize> {
     Err(0)
 }
 
-/// The slice that starts then, opened when there is none, and about to change.
-pub(crate) fn open_slice(slices: &mut VecDeque<Slice>, newest: &mut i64, pool: &mut Pool, start: i64) -> usize {
+/// The slice that starts then, opened when there is none.
+pub(crate) fn open_slice(
+    slices: &mut VecDeque<Slice>,
+    newest: &mut i64,
+    pool: &mut Pool,
+    start: i64,
+) -> usize {
     let at = find(slices, start).unwrap_or_else(|at| {
         if slices.is_empty() {
             slices.reserve_exact(1);
@@ -356,23 +301,5 @@ pub(crate) fn open_slice(slices: &mut VecDeque<Slice>, newest: &mut i64, pool: &
         at
     });
     *newest = start.max(*newest);
-    slices[at].dirty = true;
-    slices[at].touched = true;
     at
-}
-
-fn fire_slice(slice: &mut Slice, scene: &Scene<'_>, pool: &mut Pool, out: &mut impl Output) {
-    let rules = scene.rules;
-    for pane in &mut slice.panes {
-        let before = pane.memory_bytes();
-        pane.after_time(scene, out);
-        pool.changed(before, pane.memory_bytes());
-    }
-    slice.remove(rules, |pane| scene.w >= rules.retire(pane.end), |pane| pool.recycle(pane));
-    if let crate::rules::Layout::Sliding { difference } = rules.layout {
-        let gone = |kept: &Kept| scene.w >= forget_at(rules, kept.time, difference);
-        slice.forget(gone, |kept| pool.less(kept.memory_bytes()));
-    }
-    slice.dirty = true;
-    slice.refresh(rules);
 }

@@ -20,6 +20,7 @@ pub mod clock;
 pub mod distinct;
 mod encode;
 pub mod event;
+mod fire;
 mod ids;
 mod index;
 mod key;
@@ -37,7 +38,7 @@ pub mod value;
 
 pub use clock::Partitions;
 pub use event::{Event, Input};
-pub use operator::{KeyStats, Operator, Peek};
+pub use operator::{KeyStats, Operator, Peek, Put};
 pub use row::{Op, Outcome, Output, Reason, Row, State, Values};
 pub use spec::{
     Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Mistake, Per, Spec, Time,

@@ -7,7 +7,7 @@ use crate::aggregate::{Accumulator, Sample};
 use crate::encode::{Reader, put_bytes, put_i64, put_u64};
 use crate::ids::{Id, Ids};
 use crate::row::{Op, Output, Reason, Row};
-use crate::rules::{Layout, Rules, next_multiple, length};
+use crate::rules::{Layout, Rules, length, next_multiple};
 use crate::spec::{Early, Emit};
 use crate::value::{Former, Values, ValuesOf};
 
@@ -66,7 +66,7 @@ pub(crate) struct Pane {
     /// A row of these bounds was published, and not taken back.
     pub(crate) published: bool,
     /// Memory of long accumulators, about.
-    pub(crate) heap_bytes: usize,
+    long_bytes: usize,
 }
 
 /// What surrounds a change of a pane.
@@ -97,7 +97,7 @@ impl Pane {
             since: 0,
             fired: false,
             published: false,
-            heap_bytes: 0,
+            long_bytes: 0,
         }
     }
 
@@ -114,8 +114,14 @@ impl Pane {
     }
 
     /// Takes an event in, without publishing anything.
-    pub(crate) fn accumulate(&mut self, scene: &Scene<'_>, sample: &Sample<'_>, id: Option<Id>, arrived_at: i64) {
-        self.heap_bytes += scene.rules.plan.accumulate(&mut self.accumulators, sample);
+    pub(crate) fn accumulate(
+        &mut self,
+        scene: &Scene<'_>,
+        sample: &Sample<'_>,
+        id: Option<Id>,
+        arrived_at: i64,
+    ) {
+        self.long_bytes += scene.rules.plan.accumulate(&mut self.accumulators, sample);
         if let Some(id) = id {
             self.ids.insert(id);
         }
@@ -205,7 +211,7 @@ impl Pane {
         self.since = 0;
         if rules.discarding {
             rules.plan.reset(&mut self.accumulators);
-            self.heap_bytes = 0;
+            self.long_bytes = 0;
         }
     }
 
@@ -214,7 +220,7 @@ impl Pane {
         self.alarm = self.waiting_alarm(rules).min(other.waiting_alarm(rules));
         self.since = self.since.saturating_add(other.since);
         self.revision = self.revision.max(other.revision);
-        self.heap_bytes += other.heap_bytes;
+        self.long_bytes += other.long_bytes;
         self.ids.merge(other.ids);
         rules.plan.merge(&mut self.accumulators, other.accumulators);
     }
@@ -269,10 +275,14 @@ impl Pane {
         }
     }
 
+    /// Memory that events add to, about.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.ids.heap_bytes() + self.long_bytes
+    }
+
     /// Memory it takes, about.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let ids = if let Ids::None | Ids::One(_) = self.ids { 0 } else { 24 + self.ids.len() * 20 };
-        size_of::<Pane>() + self.accumulators.capacity() * size_of::<Accumulator>() + ids + self.heap_bytes
+        size_of::<Pane>() + self.accumulators.len() * size_of::<Accumulator>() + self.heap_bytes()
     }
 
     pub(crate) fn encode(&self, rules: &Rules, out: &mut Vec<u8>) {
@@ -313,8 +323,21 @@ impl Pane {
         let ids = Ids::decode(reader)?;
         let left = reader.left();
         let accumulators = rules.plan.decode(reader)?;
-        let heap_bytes = left - reader.left();
+        let long_bytes = left - reader.left();
         let (fired, published) = (flags & 1 != 0, flags & 2 != 0);
-        Ok(Pane { by, start, end, accumulators, ids, alarm, former, revision, since, fired, published, heap_bytes })
+        Ok(Pane {
+            by,
+            start,
+            end,
+            accumulators,
+            ids,
+            alarm,
+            former,
+            revision,
+            since,
+            fired,
+            published,
+            long_bytes,
+        })
     }
 }

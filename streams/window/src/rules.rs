@@ -170,6 +170,10 @@ impl Rules {
         match self.layout {
             Layout::Hopping { size, slide, offset } => {
                 let since = floor_rest(time, offset, slide);
+                if size == slide {
+                    windows.push((time.saturating_sub(since), time.saturating_add(size - since)));
+                    return;
+                }
                 if since >= size {
                     return;
                 }

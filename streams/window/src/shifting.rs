@@ -47,6 +47,7 @@ impl Key {
         self.remember(rules, stage.pool, time, arrival.id);
         let at = open_slice(&mut self.slices, &mut self.newest, stage.pool, WHOLE);
         let slice = &mut self.slices[at];
+        (slice.dirty, slice.touched) = (true, true);
         let scene = Scene { rules, key: self.name.bytes(), w, now };
         let kept_bounds = |pane: &Pane| met == 1 && (pane.start, pane.end) == (from, to);
         let i = match slice.panes.iter().position(meets) {
@@ -91,6 +92,7 @@ impl Key {
         }
         let at = open_slice(&mut self.slices, &mut self.newest, stage.pool, WHOLE);
         let slice = &mut self.slices[at];
+        (slice.dirty, slice.touched) = (true, true);
         let scene = Scene { rules, key: self.name.bytes(), w, now };
         let is_open = |end: i64| w < rules.close(end);
         for pane in slice.panes.iter_mut().filter(|pane| {
@@ -147,7 +149,9 @@ impl Key {
     ) -> Outcome {
         let Stage { rules, w, now, .. } = *stage;
         let at = open_slice(&mut self.slices, &mut self.newest, stage.pool, WHOLE);
-        let log = self.slices[at].log(arrival.by);
+        let slice = &mut self.slices[at];
+        (slice.dirty, slice.touched) = (true, true);
+        let log = slice.log(arrival.by);
         let kept = Kept::new(arrival.sample.time, arrival.sample.arrival, now, arrival.sample.values);
         stage.pool.bytes += kept.memory_bytes();
         log.events.push_back(kept);
@@ -182,8 +186,11 @@ impl Key {
 
 /// Puts the kept events within the pane's bounds into it, in the order of their arrival; false when there is none.
 fn fill(pane: &mut Pane, log: &Log, scene: &Scene<'_>) -> bool {
-    let mut inside: Vec<&Kept> =
-        log.events.iter().filter(|kept| pane.start <= kept.time && (kept.time < pane.end || pane.end == i64::MAX)).collect();
+    let mut inside: Vec<&Kept> = log
+        .events
+        .iter()
+        .filter(|kept| pane.start <= kept.time && (kept.time < pane.end || pane.end == i64::MAX))
+        .collect();
     inside.sort_unstable_by_key(|kept| kept.arrival);
     for kept in &inside {
         let values: Vec<Value<'_>> = kept.values.iter().map(Datum::value).collect();

@@ -99,7 +99,8 @@ impl Slice {
     /// Lets the content leave memory. When time next changes it is still known.
     pub(crate) fn unload(&mut self) {
         let (next, pending, sealed) = (self.next, self.pending, self.sealed);
-        *self = Slice { next, pending, sealed, stored: true, touched: false, ..Slice::new(self.start, false) };
+        *self =
+            Slice { next, pending, sealed, stored: true, touched: false, ..Slice::new(self.start, false) };
     }
 
     /// Where the pane of these segments and this end is.
@@ -107,9 +108,7 @@ impl Slice {
         let fits = |pane: &Pane| pane.end == end && pane.by.bytes() == by;
         match self.rare.as_ref().and_then(|rare| rare.index.as_ref()) {
             None => self.panes.iter().position(fits),
-            Some(index) => {
-                index.find(hash(by, end), |i| fits(&self.panes[*i as usize])).map(|i| *i as usize)
-            }
+            Some(index) => index.find(hash(by, end), |i| fits(&self.panes[*i as usize])).map(|i| *i as usize),
         }
     }
 
@@ -180,8 +179,8 @@ impl Slice {
     pub(crate) fn forget(&mut self, gone: impl Fn(&Kept) -> bool, mut each: impl FnMut(Kept)) {
         let Some(rare) = &mut self.rare else { return };
         for log in &mut rare.logs {
-            while let Some(kept) = log.events.pop_front_if(|kept| gone(kept)) {
-                each(kept);
+            while log.events.front().is_some_and(&gone) {
+                log.events.pop_front().into_iter().for_each(&mut each);
             }
         }
         rare.logs.retain(|log| !log.events.is_empty());

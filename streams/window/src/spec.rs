@@ -290,7 +290,8 @@ impl Spec {
             }
             _ => {}
         }
-        let takes_copies = matches!(self.window, Window::Sliding { .. } | Window::Count { .. } | Window::Global);
+        let takes_copies =
+            matches!(self.window, Window::Sliding { .. } | Window::Count { .. } | Window::Global);
         if self.dedup.is_some() && takes_copies {
             wrong("dedup", "stands before tumbling, hopping, cumulate and session windows only");
         }

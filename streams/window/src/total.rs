@@ -29,8 +29,7 @@ pub(crate) struct Compensated {
 impl Compensated {
     pub(crate) fn add(&mut self, x: f64) {
         let sum = self.sum + x;
-        self.error +=
-            if self.sum.abs() >= x.abs() { (self.sum - sum) + x } else { (x - sum) + self.sum };
+        self.error += if self.sum.abs() >= x.abs() { (self.sum - sum) + x } else { (x - sum) + self.sum };
         self.sum = sum;
     }
 
@@ -54,8 +53,13 @@ impl Compensated {
     }
 }
 
-fn halves(n: i128) -> Total {
-    Total::Whole((n >> 64) as i64, n as u64)
+fn halves(n: i128) -> (i64, u64) {
+    ((n >> 64) as i64, n as u64)
+}
+
+fn whole(n: i128) -> Total {
+    let (high, low) = halves(n);
+    Total::Whole(high, low)
 }
 
 fn joined(high: i64, low: u64) -> i128 {
@@ -79,8 +83,10 @@ impl Total {
 
     fn add_whole(&mut self, n: i128) {
         match self {
-            Total::Empty => *self = halves(n),
-            Total::Whole(high, low) => *self = halves(joined(*high, *low).saturating_add(n)),
+            Total::Empty => *self = whole(n),
+            Total::Whole(high, low) => {
+                (*high, *low) = halves(joined(*high, *low).saturating_add(n));
+            }
             Total::Double(x) => *self = Total::Mixed(Box::new((n, *x))),
             Total::Mixed(both) => both.0 = both.0.saturating_add(n),
         }
@@ -149,7 +155,7 @@ impl Total {
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
         Ok(match reader.byte()? {
             0 => Total::Empty,
-            1 => halves(reader.i128()?),
+            1 => whole(reader.i128()?),
             2 => Total::Double(Compensated::decode(reader)?),
             3 => Total::Mixed(Box::new((reader.i128()?, Compensated::decode(reader)?))),
             _ => return Err(Corrupt { what: "sum expected" }),
@@ -167,16 +173,18 @@ fn mixed(both: &(i128, Compensated)) -> f64 {
 /// division rounds correctly. Others are scaled until the quotient has at least 63 bits; a remainder only matters as a
 /// tie-breaker, which the lowest bit then holds.
 fn quotient(n: i128, d: u64) -> f64 {
-    const EXACT: u128 = 1 << 53;
+    const EXACT: u64 = 1 << 53;
+    if let Ok(n) = i64::try_from(n)
+        && n.unsigned_abs() <= EXACT
+        && d <= EXACT
+    {
+        return n as f64 / d as f64;
+    }
     let magnitude = n.unsigned_abs();
-    let value = if magnitude <= EXACT && u128::from(d) <= EXACT {
-        magnitude as f64 / d as f64
-    } else {
-        let shift = magnitude.leading_zeros();
-        let scaled = magnitude << shift;
-        let (q, r) = (scaled / u128::from(d), scaled % u128::from(d));
-        (q | u128::from(r != 0)) as f64 * 2f64.powi(-(shift as i32))
-    };
+    let shift = magnitude.leading_zeros();
+    let scaled = magnitude << shift;
+    let (q, r) = (scaled / u128::from(d), scaled % u128::from(d));
+    let value = (q | u128::from(r != 0)) as f64 * 2f64.powi(-(shift as i32));
     if n < 0 { -value } else { value }
 }
 
@@ -199,7 +207,10 @@ mod tests {
             total(&[Value::Int(max), Value::Int(max), Value::Int(2)]).sum(),
             Computed::Int(i128::from(max) * 2 + 2)
         );
-        assert_eq!(total(&[Value::Int(i64::MIN), Value::Int(-1)]).sum(), Computed::Int(i128::from(i64::MIN) - 1));
+        assert_eq!(
+            total(&[Value::Int(i64::MIN), Value::Int(-1)]).sum(),
+            Computed::Int(i128::from(i64::MIN) - 1)
+        );
     }
 
     #[test]
@@ -208,7 +219,10 @@ mod tests {
         assert_eq!(sum.sum(), Computed::Double(1.5));
         let mixed = total(&[Value::Double(0.5), Value::Int(1 << 53), Value::Int(-(1 << 53))]);
         assert_eq!(mixed.sum(), Computed::Double(0.5));
-        assert_eq!(total(&[Value::Double(1e308), Value::Double(1e308)]).sum(), Computed::Double(f64::INFINITY));
+        assert_eq!(
+            total(&[Value::Double(1e308), Value::Double(1e308)]).sum(),
+            Computed::Double(f64::INFINITY)
+        );
     }
 
     #[test]

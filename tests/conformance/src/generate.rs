@@ -13,7 +13,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,7 +23,7 @@ impl Random {
 
     /// A number from `low` to `high`, both possible.
     pub fn range(&mut self, low: i64, high: i64) -> i64 {
-        low + (self.next() % (high - low + 1) as u64) as i64
+        low + (self.number() % (high - low + 1) as u64) as i64
     }
 
     /// True once in `n` times.
@@ -167,7 +167,9 @@ fn window(random: &mut Random, kind: &str) -> Json {
 }
 
 fn aggregate(random: &mut Random) -> Json {
-    match *random.pick(&["count", "sum", "min", "max", "avg", "distinct", "first", "last", "top", "ids", "ids"]) {
+    match *random
+        .pick(&["count", "sum", "min", "max", "avg", "distinct", "first", "last", "top", "ids", "ids"])
+    {
         "top" => json!({"fn": "top", "field": "value", "n": random.range(1, 3)}),
         "count" => json!({"fn": "count"}),
         "ids" => json!({"fn": "ids"}),

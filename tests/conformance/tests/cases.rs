@@ -40,5 +40,7 @@ fn a_wrong_expectation_fails() {
          "events": [{"id": "a", "ts": 1}, {"end": true}],
          "expect": {"results": [{"at": 1, "key": "*", "start": 0, "end": 5, "value": 2, "pane": "on_time"}]}}]}"#;
     let reports = run_file(text);
-    assert!(matches!(&reports[0].outcome, CaseOutcome::Failed(why) if why.contains("missing") && why.contains("unexpected")));
+    assert!(
+        matches!(&reports[0].outcome, CaseOutcome::Failed(why) if why.contains("missing") && why.contains("unexpected"))
+    );
 }

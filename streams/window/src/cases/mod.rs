@@ -39,7 +39,8 @@ pub enum CaseOutcome {
 /// Runs all cases of a file, given as its text. A file that cannot be read as one is a single failed case named after
 /// its group, or `file`.
 pub fn run_file(text: &str) -> Vec<CaseReport> {
-    let cases = serde_json::from_str::<Json>(text).map_err(|e| e.to_string()).and_then(|file| cases_of(&file));
+    let cases =
+        serde_json::from_str::<Json>(text).map_err(|e| e.to_string()).and_then(|file| cases_of(&file));
     match cases {
         Ok(cases) => cases.iter().map(run_case).collect(),
         Err(why) => vec![CaseReport { name: "file".to_owned(), outcome: CaseOutcome::Failed(why) }],

@@ -1,11 +1,12 @@
 //! Case files, read strictly.
 
-use granary_core::{Span, Timestamp};
+use granary_core::Span;
 use serde_json::{Map, Value as Json};
 
 use crate::distinct::Keep;
 use crate::spec::{
-    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Per, Spec, Time, Watermark, Window,
+    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Per, Spec, Time, Watermark,
+    Window,
 };
 
 /// One case, read.
@@ -256,9 +257,7 @@ fn read_dedup(json: Json, by: &mut Vec<String>) -> Result<Keep> {
     let horizon = match fields.take("horizon") {
         None => None,
         Some(Json::String(word)) if word == "pane" => None,
-        Some(value) => {
-            Some(Span(value.as_u64().ok_or("spec.dedup.horizon: a length or \"pane\" expected")?))
-        }
+        Some(value) => Some(Span(value.as_u64().ok_or("spec.dedup.horizon: a length or \"pane\" expected")?)),
     };
     let keep = match fields.word("keep")?.as_deref() {
         None | Some("first") => Keep::First(horizon),
@@ -282,9 +281,7 @@ fn read_window(
 ) -> Result<Spec> {
     let dedup = match dedup {
         None => None,
-        Some(Keep::First(horizon)) => {
-            Some(Dedup { horizon: horizon.map_or(Horizon::Pane, Horizon::Span) })
-        }
+        Some(Keep::First(horizon)) => Some(Dedup { horizon: horizon.map_or(Horizon::Pane, Horizon::Span) }),
         Some(_) => return Err("spec.dedup.keep: only first stands before a window".to_owned()),
     };
     let time = match spec.word("time")?.as_deref() {
@@ -407,10 +404,5 @@ impl Case {
         let values = self.by.iter().map(|name| fields.get(name).unwrap_or(&Json::Null));
         let canonical: Vec<Json> = values.map(super::compare::canonical).collect();
         Some(Json::from(canonical).to_string().into_bytes())
-    }
-
-    /// The time of a step's event.
-    pub(crate) fn time_of(ts: i64) -> Timestamp {
-        Timestamp(ts)
     }
 }

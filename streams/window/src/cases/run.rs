@@ -123,7 +123,7 @@ fn run_window(
                     Some(field) => value_of(fields.get(field)),
                     None => Value::Text(id.as_bytes()),
                 }];
-                let mut event = Event::new(key.as_bytes(), Case::time_of(*ts), &values);
+                let mut event = Event::new(key.as_bytes(), Timestamp(*ts), &values);
                 event.partition = *partition;
                 event.id = dedup_id.as_deref();
                 if let Window::Session { per_event: true, .. } = bench.spec.window {
@@ -306,7 +306,9 @@ fn run_distinct(case: &Case, before: &mut dyn FnMut(usize) -> Disturbance) -> Ob
                 let distinct = keys.entry(key).or_insert_with(|| Distinct::new(keep, lateness));
                 distinct.advance(Timestamp(to), &mut out);
             }
-            Some((None, to)) => keys.values_mut().for_each(|distinct| distinct.advance(Timestamp(to), &mut out)),
+            Some((None, to)) => {
+                keys.values_mut().for_each(|distinct| distinct.advance(Timestamp(to), &mut out))
+            }
             None => {}
         }
     }

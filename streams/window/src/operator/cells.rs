@@ -16,6 +16,9 @@ use crate::key::{Key, NOT_LISTED, REMEMBERED_BYTES};
 use crate::rules::Rules;
 use crate::slice::{Slice, WHOLE};
 
+/// Takes a changed cell: its key, and its value or `None` for a deletion.
+pub type Put<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
+
 const ROOT: u8 = b'R';
 const BUCKET: u8 = b'I';
 const KEY: u8 = b'K';
@@ -43,7 +46,8 @@ impl Operator {
                 if let Some(place) = self.missing_key(key, cells) {
                     let key = self.keys.get(place);
                     let pending = key.slices.iter().filter(|slice| slice.pending && !slice.loaded);
-                    cells.extend(pending.map(|slice| slice_cell(&self.prefix, key.name.bytes(), slice.start)));
+                    cells
+                        .extend(pending.map(|slice| slice_cell(&self.prefix, key.name.bytes(), slice.start)));
                 }
             }
             Input::PartitionWatermark { .. }
@@ -95,6 +99,9 @@ impl Operator {
 
     fn missing_for_event(&mut self, event: &Event<'_>, enters: bool, cells: &mut Vec<Vec<u8>>) {
         let Some(place) = self.missing_key(event.key, cells) else { return };
+        if self.keys.get(place).is_whole(&self.rules) {
+            return;
+        }
         let w = self.w(place);
         let time = if self.rules.processing { self.root.now } else { event.time.ms() };
         if enters {
@@ -148,7 +155,7 @@ impl Operator {
     /// The slices that a watermark makes due and whose content that needs.
     fn missing_due(&self, place: u32, to: i64, cells: &mut Vec<Vec<u8>>) {
         let key = self.keys.get(place);
-        if key.next > to {
+        if key.next > to || key.absent == 0 {
             return;
         }
         for slice in key.slices.iter().filter(|slice| slice.next <= to && !slice.loaded) {
@@ -256,6 +263,7 @@ impl Operator {
                 let bytes = value.ok_or(Corrupt { what: "cell of a listed slice expected" })?;
                 let slice = &mut key.slices[at];
                 slice.decode(&self.rules, bytes)?;
+                key.absent -= 1;
                 self.pool.changed(size_of::<Slice>(), slice.memory_bytes());
             }
             Err(at) => {
@@ -272,7 +280,7 @@ impl Operator {
 
     /// Hands the cells changed since the last seal to `put`, `None` for a deletion: they belong to commit `n`. Each
     /// cell is named once. A window opened and closed since then costs nothing.
-    pub fn seal(&mut self, n: u64, put: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+    pub fn seal(&mut self, n: u64, put: &mut Put<'_>) {
         let (mut name, mut value) = (Vec::new(), Vec::new());
         for (place, start) in std::mem::take(&mut self.pool.deleted) {
             let key = self.keys.get(place);

@@ -40,7 +40,11 @@ impl Operator {
         let acknowledged = *acknowledged;
         let touched = std::mem::take(&mut key.flags.touched);
         key.slices.retain_mut(|slice| {
-            if !slice.loaded || slice.dirty || slice.sealed > acknowledged || std::mem::take(&mut slice.touched) {
+            if !slice.loaded
+                || slice.dirty
+                || slice.sealed > acknowledged
+                || std::mem::take(&mut slice.touched)
+            {
                 return true;
             }
             pool.less(slice.memory_bytes());
@@ -48,6 +52,7 @@ impl Operator {
                 return false;
             }
             slice.unload();
+            key.absent += 1;
             pool.bytes += size_of::<Slice>();
             true
         });
@@ -70,6 +75,7 @@ impl Operator {
 fn unload(key: &mut Key) {
     key.slices = Default::default();
     key.remembered = None;
+    key.absent = 0;
     key.next = i64::MAX;
     key.flags.loaded = false;
 }
