@@ -29,7 +29,8 @@ const FORMAT: &str = "granary-store 1\n";
 /// is deleted before it would be written.
 const RECENT_MEMTABLE_BYTES: u64 = 256 << 20;
 const LOG_MEMTABLE_BYTES: u64 = 64 << 20;
-const JOURNALS_BYTES_MAX: u64 = 1 << 30;
+/// Read again when the store is opened after a crash, so this bounds how long that takes.
+const JOURNALS_BYTES_MAX: u64 = 512 << 20;
 /// Log batches above this size lie in value files of their own and are not moved by compaction.
 const SEPARATE_BYTES_MIN: u32 = 4096;
 const WORKERS: usize = 2;

@@ -12,6 +12,7 @@ use granary_core::Result;
 
 use crate::disk::{self, engine_error};
 use crate::filter::Filter;
+use crate::options::Durability;
 use crate::recent::Cells;
 use crate::rows;
 use crate::shared::Shared;
@@ -119,7 +120,12 @@ fn fold(shared: &Shared, job: &Job, filter: Option<&Filter>) -> Result<usize> {
         }
     }
     ingestion.finish().map_err(failed)?;
-    let mut batch = disk::batch(engine, job.covers.clone().count() + 1, Some(PersistMode::Buffer));
+    let persist = match shared.options.durability {
+        // Never leave an unsynced batch before one the writer syncs: see `journal`.
+        Durability::Fsync => PersistMode::SyncData,
+        Durability::Everysec | Durability::None => PersistMode::Buffer,
+    };
+    let mut batch = disk::batch(engine, job.covers.clone().count() + 1, Some(persist));
     for seq in job.covers.clone() {
         batch.remove(&engine.recent, seq.to_be_bytes());
     }

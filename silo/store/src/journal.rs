@@ -5,8 +5,8 @@
 //! acknowledged: this walks the newest journal and cuts at the first batch that is not whole. What is cut is kept in a
 //! file beside it.
 //!
-//! Invariant: under `fsync` at most [`UNSYNCED_BATCHES_MAX`] batches are written without having been synced. If more
-//! whole batches than that follow the broken one, the disk has damaged what was acknowledged: this refuses to guess.
+//! Invariant: under `fsync` every batch is synced before the next is written. If a whole batch follows the broken one,
+//! the disk has damaged what was acknowledged: this refuses to guess.
 //!
 //! ```text
 //! 1 count u32 seqno u64 | items | 3 checksum u64 "FJL\3"            (little endian)
@@ -19,8 +19,6 @@ use std::path::{Path, PathBuf};
 use granary_core::{Error, ErrorKind, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Whole batches that may follow a torn one under `fsync`: one of the fold's and one of the writer's.
-pub const UNSYNCED_BATCHES_MAX: usize = 2;
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
@@ -34,21 +32,17 @@ pub fn cut_torn_tail(engine: &Path, synced: bool) -> Result<()> {
         Error::new(ErrorKind::Unavailable, format!("cannot read the journal {}: {e}", path.display()))
     };
     let bytes = fs::read(&path).map_err(failed)?;
-    let mut at = 0;
-    while let Some(next) = batch_end(&bytes, at) {
-        at = next;
-    }
+    let at = whole_batches_end(&bytes);
     let used = used_bytes(&bytes);
     if used <= at {
         return Ok(());
     }
-    let whole_after = whole_batches(&bytes[..used], at);
-    if synced && whole_after > UNSYNCED_BATCHES_MAX {
+    if synced && let Some(whole) = whole_batch_after(&bytes[..used], at) {
         return Err(Error::new(
             ErrorKind::Unavailable,
             format!(
-                "the journal {} is damaged at byte {at} and {whole_after} whole batches follow: the disk lost what \
-                 was acknowledged; restore the directory from a copy",
+                "the journal {} is damaged at byte {at} and goes on whole at byte {whole}: the disk lost what was \
+                 acknowledged; restore the directory from a copy",
                 path.display()
             ),
         ));
@@ -59,7 +53,7 @@ pub fn cut_torn_tail(engine: &Path, synced: bool) -> Result<()> {
     file.set_len(at as u64).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-fn newest(engine: &Path) -> Result<Option<PathBuf>> {
+pub(crate) fn newest(engine: &Path) -> Result<Option<PathBuf>> {
     let entries = match fs::read_dir(engine) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -77,26 +71,25 @@ fn newest(engine: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// The bytes before the zeros the engine sets aside in advance. Compares whole pages: most of a new journal is empty.
-fn used_bytes(bytes: &[u8]) -> usize {
+pub(crate) fn used_bytes(bytes: &[u8]) -> usize {
     const EMPTY: [u8; 4096] = [0; 4096];
     let pages = bytes.rchunks(EMPTY.len()).take_while(|page| **page == EMPTY[..page.len()]).count();
     let rest = bytes.len() - (pages * EMPTY.len()).min(bytes.len());
     bytes[..rest].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
 
-/// Counts the whole batches that begin after `at`.
-fn whole_batches(bytes: &[u8], mut at: usize) -> usize {
-    let mut found = 0;
-    while at < bytes.len() {
-        match batch_end(bytes, at) {
-            Some(end) => {
-                found += 1;
-                at = end;
-            }
-            None => at += 1,
-        }
+/// The end of the last whole batch that has only whole ones before it.
+pub(crate) fn whole_batches_end(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(next) = batch_end(bytes, at) {
+        at = next;
     }
-    found
+    at
+}
+
+/// Where a whole batch begins after the broken one at `broken`.
+fn whole_batch_after(bytes: &[u8], broken: usize) -> Option<usize> {
+    (broken + 1..bytes.len()).find(|at| batch_end(bytes, *at).is_some())
 }
 
 /// The end of the whole batch that begins at `at`, if there is one.

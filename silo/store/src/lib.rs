@@ -24,10 +24,13 @@
 //! each random cell it changes and needs milliseconds for a small durable commit; fjall needs a third of a
 //! millisecond and takes sorted tables past its journal. Neither took 400,000 cell changes a second as single keys:
 //! hence the layer above. fjall's journal refuses to open when a power cut leaves a hole inside its last batch:
-//! [`journal`] cuts such a tail first. `tests/crash.rs` proves it on every prefix and on torn writes.
+//! [`journal`] cuts such a tail first. The module `crash` (tests) shows it for every
+//! prefix and for torn writes.
 
 mod block;
 pub mod conformance;
+#[cfg(test)]
+mod crash;
 mod disk;
 pub mod embedded;
 pub mod export;
