@@ -157,7 +157,7 @@ fn main() {
     let devices = arguments.next().unwrap_or(10_000);
     let made = make(events, devices as u64);
     let keys: Vec<Vec<u8>> = (0..devices).map(|n| format!("device-{n}").into_bytes()).collect();
-    for commit_every in [usize::MAX, 100_000, 10_000] {
+    for commit_every in [events, 100_000, 10_000] {
         run(&made, &keys, commit_every);
     }
 }

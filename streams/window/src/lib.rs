@@ -11,6 +11,32 @@
 //! | [`cases`] | runs conformance cases through these |
 //! | [`clock`] | the watermark of a stream in partitions |
 //!
+//! ```
+//! use std::sync::Arc;
+//! use granary_core::{Timestamp, time::secs};
+//! use granary_window::{Aggregate, Computed, Event, Function, Input, Operator, Row, Spec, Value, Window};
+//!
+//! let sum = Aggregate { name: "sum".into(), function: Function::Sum, field: 0 };
+//! let spec = Spec::new(Window::Tumbling { size: secs(5), offset: 0 }, vec![sum]);
+//! let mut totals = Operator::new(Arc::new(spec), b"totals/");
+//! let (mut sums, mut cells) = (Vec::new(), Vec::new());
+//! for (time, value) in [(1_000, 2), (4_000, 3), (6_000, 5)] {
+//!     let values = [Value::Int(value)];
+//!     let event = Event::new(b"d-7", Timestamp(time), &values);
+//!     totals.missing(&Input::Event(&event), &mut cells);
+//!     for cell in cells.drain(..) {
+//!         totals.supply(&cell, None)?; // the store has none yet
+//!     }
+//!     totals.apply(&Input::Event(&event), &mut |row: Row<'_>| {
+//!         if let Computed::Int(sum) = row.values.get(0) {
+//!             sums.push((row.start, sum));
+//!         }
+//!     });
+//! }
+//! assert_eq!(sums, [(Timestamp(0), 5)]);
+//! # Ok::<(), granary_window::Corrupt>(())
+//! ```
+//!
 //! Invariant: nothing here opens a socket, reads a clock, starts a thread or draws a random number. The same inputs
 //! give the same rows in the same order, wherever state was stored and loaded in between.
 

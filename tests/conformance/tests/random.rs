@@ -48,7 +48,8 @@ fn nothing_depends_on_where_state_was() {
         let all = [Disturbance::Seal, Disturbance::Evict, Disturbance::Restart];
         for every in [1, 7, 1000] {
             for disturbance in all {
-                let mut before = |at: usize| if at % every == 0 { disturbance } else { Disturbance::None };
+                let mut before =
+                    |at: usize| if at.is_multiple_of(every) { disturbance } else { Disturbance::None };
                 let again = run(&case, &mut before);
                 check(seed, &json, &plain, again, &format!("{disturbance:?} every {every}"));
             }
@@ -72,6 +73,6 @@ fn check(seed: u64, json: &Json, plain: &Observed, again: Result<Observed, Strin
 }
 
 fn numbered(json: &Json) -> String {
-    let steps = json["events"].as_array().unwrap();
+    let steps = json["events"].as_array().expect("events are a list");
     steps.iter().enumerate().map(|(at, step)| format!("{at}: {step}\n")).collect()
 }

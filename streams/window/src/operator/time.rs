@@ -18,7 +18,7 @@ impl Operator {
         self.silence = self.silence.saturating_add(length(stood));
     }
 
-    /// Appends up to `limit` keys with a result to come that were silent for `idle_after`: apply [`Input::CloseIdle`]
+    /// Appends up to `limit` keys with a result to come that were silent for `idle_after`: apply [`crate::Input::CloseIdle`]
     /// to each. A key is named once; it is named again when it was silent anew after a further event. Needs
     /// [`Operator::missing_index`] to have nothing missing, else keys not yet seen are not named yet.
     pub fn idle_keys(&mut self, limit: usize, keys: &mut Vec<Box<[u8]>>) {
