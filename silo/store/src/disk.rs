@@ -25,10 +25,9 @@ use crate::journal;
 use crate::options::{Durability, Options};
 
 const FORMAT: &str = "granary-store 1\n";
-/// Memory the engine keeps for `recent` before it writes a table: more than is recent at any time, so that most of it
-/// is deleted before it would be written.
-const RECENT_MEMTABLE_BYTES: u64 = 256 << 20;
-const LOG_MEMTABLE_BYTES: u64 = 64 << 20;
+/// The engine keeps so many times what the log gets for `recent` before it writes a table: more than is recent at any
+/// time, so that most of it is deleted before it would be written.
+const RECENT_SHARE: u64 = 4;
 /// Read again when the store is opened after a crash, so this bounds how long that takes.
 const JOURNALS_BYTES_MAX: u64 = 512 << 20;
 /// Log batches above this size lie in value files of their own and are not moved by compaction.
@@ -173,14 +172,17 @@ fn keyspaces(path: &Path, options: &Options) -> Result<Engine> {
     let plain =
         || KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
     let meta = db.keyspace("meta", plain).map_err(failed)?;
-    let recent =
-        db.keyspace("recent", || plain().max_memtable_size(RECENT_MEMTABLE_BYTES)).map_err(failed)?;
+    let recent = db
+        .keyspace("recent", || plain().max_memtable_size(RECENT_SHARE * options.log_bytes_max))
+        .map_err(failed)?;
     let cells = db.keyspace("cells", cells_options).map_err(failed)?;
     let separate = KvSeparationOptions::default()
         .compression(CompressionType::None)
         .separation_threshold(SEPARATE_BYTES_MIN);
     let log = db
-        .keyspace("log", || plain().max_memtable_size(LOG_MEMTABLE_BYTES).with_kv_separation(Some(separate)))
+        .keyspace("log", || {
+            plain().max_memtable_size(options.log_bytes_max).with_kv_separation(Some(separate))
+        })
         .map_err(failed)?;
     Ok(Engine { db, meta, recent, cells, log })
 }

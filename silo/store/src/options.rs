@@ -70,6 +70,8 @@ pub struct Options {
     pub recent_bytes_max: usize,
     /// Memory for blocks read from disk.
     pub cache_bytes_max: u64,
+    /// Memory for records of the log that the engine has in its journal only; at this size it writes a table.
+    pub log_bytes_max: u64,
     /// The wall clock: only used to note when the log took a record.
     pub clock: fn() -> Timestamp,
 }
@@ -83,6 +85,7 @@ impl Options {
             streams: Vec::new(),
             recent_bytes_max: 192 << 20,
             cache_bytes_max: 256 << 20,
+            log_bytes_max: 64 << 20,
             clock: wall_clock,
         }
     }

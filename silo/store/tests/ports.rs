@@ -60,7 +60,7 @@ fn everything_is_there_after_closing_and_opening() {
     let slot = SlotId(3);
     let mut n = 0;
     // Folding at once, at times, never: cells move between memory and tables across openings.
-    for (round, memory) in [1 << 20, 2_000, 2, 1 << 20, 4_000].into_iter().enumerate() {
+    for (round, memory) in [1 << 20, 1_000, 2, 1 << 20, 1_200].into_iter().enumerate() {
         let store = open(memory);
         let owner = acquire(&*store, slot, round as u64 + 1);
         for _ in 0..20 {
