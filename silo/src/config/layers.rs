@@ -13,6 +13,18 @@ pub const PREFIX: &str = "GRANARY__";
 /// The section whose keys are those of librdkafka, with dots in them.
 const KAFKA: [&str; 2] = ["log", "kafka"];
 
+/// The variables of the environment that are ours. What is not Unicode is read with replacement characters, and then
+/// refused like any other wrong value.
+pub fn environment() -> Vec<(String, String)> {
+    let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        let name = name.to_string_lossy().into_owned();
+        name.starts_with(PREFIX).then(|| (name, value.to_string_lossy().into_owned()))
+    };
+    let mut variables: Vec<_> = std::env::vars_os().filter_map(ours).collect();
+    variables.sort();
+    variables
+}
+
 /// The values of one place.
 #[derive(Clone, Debug)]
 pub struct Layer {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, Value, ValueKind};
 
 use layers::Layer;
+pub use layers::environment;
 pub use mistakes::{Mistake, Mistakes};
 pub use settings::{LogKind, Setting, Settings, StoreDurability, StoreKind};
 
@@ -61,18 +62,6 @@ pub fn load(
     }
     settings.check(&mut mistakes);
     if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
-}
-
-/// The variables of the environment that are ours. What is not Unicode is read with replacement characters, and then
-/// refused like any other wrong value.
-pub fn environment() -> Vec<(String, String)> {
-    let ours = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        let name = name.to_string_lossy().into_owned();
-        name.starts_with(layers::PREFIX).then(|| (name, value.to_string_lossy().into_owned()))
-    };
-    let mut variables: Vec<_> = std::env::vars_os().filter_map(ours).collect();
-    variables.sort();
-    variables
 }
 
 /// What kind of value stands there, in the words of a mistake.
