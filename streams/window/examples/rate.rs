@@ -1,7 +1,10 @@
 //! How fast the window part is: 10,000 devices in 4 categories, 5 s tumbling windows, 60 s of allowed lateness, copies
 //! refused per pane, count, sum and avg, one event at a time.
 //!
-//! `cargo run --release -p granary-window --example rate [EVENTS] [DEVICES]`
+//! `cargo run --release -p granary-window --example rate [EVENTS] [DEVICES] [SLOTS]`
+//!
+//! With one slot events of all devices come in turn, so that each meets cold memory: the worst case. With more slots
+//! they come as partitions are read, a thousand or so of one slot after the other.
 
 use std::sync::Arc;
 
@@ -92,7 +95,17 @@ impl Tally {
     }
 }
 
-fn run(made: &[Made], keys: &[Vec<u8>], commit_every: usize) {
+/// How many events of one slot come together.
+const BATCH: usize = 1_000;
+
+/// Events as they come out of a log in as many partitions: in their order within each.
+fn in_batches(made: &mut [Made], slots: usize) {
+    for chunk in made.chunks_mut(BATCH * slots) {
+        chunk.sort_by_key(|event| event.device as usize % slots);
+    }
+}
+
+fn run(made: &[Made], keys: &[Vec<u8>], commit_every: usize, slots: usize) {
     let aggregate = |name: &str, function| Aggregate { name: name.into(), function, field: 0 };
     let spec = Spec {
         allowed_lateness: Lateness::Span(secs(60)),
@@ -106,10 +119,12 @@ fn run(made: &[Made], keys: &[Vec<u8>], commit_every: usize) {
             ],
         )
     };
-    let mut operator = Operator::new(Arc::new(spec), b"totals/");
+    let spec = Arc::new(spec);
+    let mut operators: Vec<Operator> = (0..slots).map(|_| Operator::new(spec.clone(), b"totals/")).collect();
     let (mut tally, mut cells, mut sealed_bytes, mut sealed_cells) = (Tally::default(), Vec::new(), 0, 0);
     let started = busy_ns();
     for (n, event) in made.iter().enumerate() {
+        let operator = &mut operators[event.device as usize % slots];
         let values = [Value::Int(event.value)];
         let mut input = Event::new(&keys[event.device as usize], Timestamp(event.time), &values);
         input.by = CATEGORIES[usize::from(event.category)];
@@ -128,11 +143,13 @@ fn run(made: &[Made], keys: &[Vec<u8>], commit_every: usize) {
             _ => tally.accepted += 1,
         }
         if (n + 1) % commit_every == 0 {
-            operator.seal(n as u64, &mut |cell, value| {
-                sealed_bytes += cell.len() + value.map_or(0, <[u8]>::len);
-                sealed_cells += 1;
-            });
-            operator.acknowledged(n as u64);
+            for operator in &mut operators {
+                operator.seal(n as u64, &mut |cell, value| {
+                    sealed_bytes += cell.len() + value.map_or(0, <[u8]>::len);
+                    sealed_cells += 1;
+                });
+                operator.acknowledged(n as u64);
+            }
         }
     }
     let ns = (busy_ns() - started) as f64 / made.len() as f64;
@@ -144,7 +161,7 @@ fn run(made: &[Made], keys: &[Vec<u8>], commit_every: usize) {
         tally.accepted,
         tally.duplicates,
         tally.late,
-        operator.memory_bytes() >> 20,
+        operators.iter().map(Operator::memory_bytes).sum::<usize>() >> 20,
         sealed_cells,
         sealed_bytes / sealed_cells.max(1),
         tally.sum,
@@ -155,9 +172,11 @@ fn main() {
     let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>().expect("a number"));
     let events = arguments.next().unwrap_or(5_000_000);
     let devices = arguments.next().unwrap_or(10_000);
-    let made = make(events, devices as u64);
+    let slots = arguments.next().unwrap_or(1);
+    let mut made = make(events, devices as u64);
+    in_batches(&mut made, slots);
     let keys: Vec<Vec<u8>> = (0..devices).map(|n| format!("device-{n}").into_bytes()).collect();
     for commit_every in [events, 100_000, 10_000] {
-        run(&made, &keys, commit_every);
+        run(&made, &keys, commit_every, slots);
     }
 }
