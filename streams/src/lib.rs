@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`decode`] | strict decoders: JSON, delimited text, MessagePack |
 //! | [`file`] | the pipeline file: YAML in, a plan or all its mistakes out |
+//! | [`builder`] | the Rust builder: the same plan from closures |
 //! | [`plan`] | the one plan that file and builder make |
 //! | [`run`] | the plan at work in the slots of a lane |
 //! | [`inject`] | simulated devices and the exact answer to them |
@@ -11,6 +12,7 @@
 //!
 //! Invariant: nothing here opens a socket or a file, reads a clock, starts a thread or draws a random number.
 
+pub mod builder;
 pub mod compare;
 pub mod decode;
 pub mod file;
@@ -18,5 +20,6 @@ pub mod inject;
 pub mod plan;
 pub mod run;
 
+pub use builder::Stream;
 pub use plan::Plan;
 pub use run::Slots;

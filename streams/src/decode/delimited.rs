@@ -9,7 +9,7 @@ pub(super) fn read(
     columns: &[Box<str>],
     raw: &[u8],
     decoded: &mut Decoded,
-) -> Result<(), Reject> {
+) -> Result<(), Box<Reject>> {
     utf8(raw)?;
     decoded.found.clear();
     decoded.found.resize(schema.fields.len(), Found::Missing);
@@ -27,7 +27,7 @@ pub(super) fn read(
     }
     if count != columns.len() {
         let message = format!("{} columns expected, {count} found", columns.len());
-        return Err(Reject { rule: Rule::Fields, field: None, message });
+        return Err(Reject::whole(Rule::Fields, message));
     }
     none_missing(schema, decoded)
 }

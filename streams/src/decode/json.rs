@@ -4,7 +4,7 @@
 use super::{DEPTH_MAX, Decoded, Found, Reject, Rule, Schema, none_missing, number, utf8};
 
 /// Reads one object into `decoded.found`.
-pub(super) fn read(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Reject> {
+pub(super) fn read(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Box<Reject>> {
     utf8(raw)?;
     decoded.found.clear();
     decoded.found.resize(schema.fields.len(), Found::Missing);
@@ -37,7 +37,7 @@ struct Text {
 impl<'a> Reader<'a> {
     #[cold]
     #[inline(never)]
-    fn broken(&self, what: &str) -> Reject {
+    fn broken(&self, what: &str) -> Box<Reject> {
         Reject::whole(Rule::Json, format!("not one JSON object: {what} (byte {})", self.at))
     }
 
@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn expect(&mut self, byte: u8, what: &str) -> Result<(), Reject> {
+    fn expect(&mut self, byte: u8, what: &str) -> Result<(), Box<Reject>> {
         if self.peek() != byte {
             return Err(self.broken(what));
         }
@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         schema: &Schema,
         decoded: &mut Decoded,
         twice: &mut Option<u8>,
-    ) -> Result<(), Reject> {
+    ) -> Result<(), Box<Reject>> {
         self.blanks();
         self.expect(b'{', "`{` expected")?;
         self.blanks();
@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
         decoded: &mut Decoded,
         member: usize,
         twice: &mut Option<u8>,
-    ) -> Result<(), Reject> {
+    ) -> Result<(), Box<Reject>> {
         let name = self.string()?;
         let field = if name.has_escapes {
             let start = decoded.scratch.len();
@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
         };
         let found = self.value(schema, i, decoded)?;
         let place = &mut decoded.found[usize::from(i)];
-        if *place != Found::Missing {
+        if !matches!(place, Found::Missing) {
             twice.get_or_insert(i);
         } else {
             *place = found;
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
 
     /// The value of a declared field.
     #[inline]
-    fn value(&mut self, schema: &Schema, i: u8, decoded: &mut Decoded) -> Result<Found, Reject> {
+    fn value(&mut self, schema: &Schema, i: u8, decoded: &mut Decoded) -> Result<Found, Box<Reject>> {
         match self.peek() {
             b'"' => {
                 let text = self.string()?;
@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn number(&mut self) -> Result<number::Written, Reject> {
+    fn number(&mut self) -> Result<number::Written, Box<Reject>> {
         match number::scan(&self.raw[self.at..]) {
             Some(shape) => {
                 self.at += shape.len;
@@ -203,7 +203,7 @@ impl<'a> Reader<'a> {
 
     /// A string, its escapes checked but not replaced.
     #[inline]
-    fn string(&mut self) -> Result<Text, Reject> {
+    fn string(&mut self) -> Result<Text, Box<Reject>> {
         self.expect(b'"', "`\"` expected")?;
         let from = self.at;
         let mut has_escapes = false;
@@ -224,7 +224,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn escape(&mut self) -> Result<(), Reject> {
+    fn escape(&mut self) -> Result<(), Box<Reject>> {
         match self.raw.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 2,
             Some(b'u') => {
@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Validates one value of any shape and forgets it.
-    fn skip(&mut self, open: &mut Vec<u64>) -> Result<(), Reject> {
+    fn skip(&mut self, open: &mut Vec<u64>) -> Result<(), Box<Reject>> {
         let mut depth = 0;
         loop {
             match self.peek() {
@@ -275,7 +275,7 @@ impl<'a> Reader<'a> {
     }
 
     /// After an opening bracket: whether a value follows (its name read, in an object); false when it closes at once.
-    fn first_of(&mut self, is_object: bool) -> Result<bool, Reject> {
+    fn first_of(&mut self, is_object: bool) -> Result<bool, Box<Reject>> {
         self.blanks();
         if self.peek() == if is_object { b'}' } else { b']' } {
             self.at += 1;
@@ -287,7 +287,7 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    fn name(&mut self) -> Result<(), Reject> {
+    fn name(&mut self) -> Result<(), Box<Reject>> {
         self.string()?;
         self.blanks();
         self.expect(b':', "`:` expected after a name")?;
@@ -296,7 +296,7 @@ impl<'a> Reader<'a> {
     }
 
     /// After a value: closes what closes and stands before the next value, or says that the outermost has ended.
-    fn after_value(&mut self, open: &[u64], depth: &mut usize) -> Result<bool, Reject> {
+    fn after_value(&mut self, open: &[u64], depth: &mut usize) -> Result<bool, Box<Reject>> {
         while *depth > 0 {
             let is_object = top(open, *depth - 1);
             self.blanks();
@@ -318,7 +318,7 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<(), Reject> {
+    fn word(&mut self, word: &[u8]) -> Result<(), Box<Reject>> {
         if !self.raw[self.at..].starts_with(word) {
             return Err(self.broken("a value expected"));
         }

@@ -3,7 +3,7 @@
 use super::{DEPTH_MAX, Decoded, Found, Reject, Rule, Schema, none_missing};
 
 /// Reads one map into `decoded.found`.
-pub(super) fn read(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Reject> {
+pub(super) fn read(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Box<Reject>> {
     decoded.found.clear();
     decoded.found.resize(schema.fields.len(), Found::Missing);
     let mut reader = Reader { raw, at: 0 };
@@ -20,7 +20,7 @@ pub(super) fn read(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result
         let i = schema.fields.iter().position(|field| field.from.as_bytes() == name);
         let found = reader.value(&mut decoded.open)?;
         if let Some(i) = i {
-            if decoded.found[i] != Found::Missing {
+            if !matches!(decoded.found[i], Found::Missing) {
                 twice.get_or_insert(i);
             } else {
                 decoded.found[i] = found;
@@ -51,11 +51,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     #[cold]
-    fn broken(&self, what: &str) -> Reject {
+    fn broken(&self, what: &str) -> Box<Reject> {
         Reject::whole(Rule::MessagePack, format!("not one MessagePack map: {what} (byte {})", self.at))
     }
 
-    fn take(&mut self, len: u64) -> Result<(usize, usize), Reject> {
+    fn take(&mut self, len: u64) -> Result<(usize, usize), Box<Reject>> {
         let left = (self.raw.len() - self.at) as u64;
         if len > left {
             return Err(self.broken("the record ends too early"));
@@ -66,12 +66,12 @@ impl Reader<'_> {
     }
 
     /// The next `len` bytes as an unsigned number.
-    fn number(&mut self, len: u64) -> Result<u64, Reject> {
+    fn number(&mut self, len: u64) -> Result<u64, Box<Reject>> {
         let (from, to) = self.take(len)?;
         Ok(self.raw[from..to].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    fn text(&mut self, len: u64) -> Result<Token, Reject> {
+    fn text(&mut self, len: u64) -> Result<Token, Box<Reject>> {
         let (from, to) = self.take(len)?;
         match std::str::from_utf8(&self.raw[from..to]) {
             Ok(_) => Ok(Token::Text(from, to)),
@@ -82,12 +82,12 @@ impl Reader<'_> {
         }
     }
 
-    fn binary(&mut self, len: u64) -> Result<Token, Reject> {
+    fn binary(&mut self, len: u64) -> Result<Token, Box<Reject>> {
         self.take(len)?;
         Ok(Token::Plain(Found::Binary))
     }
 
-    fn token(&mut self) -> Result<Token, Reject> {
+    fn token(&mut self) -> Result<Token, Box<Reject>> {
         let tag = self.number(1)? as u8;
         Ok(match tag {
             0x00..=0x7f => Token::Plain(Found::Int(i64::from(tag))),
@@ -131,7 +131,7 @@ impl Reader<'_> {
     }
 
     /// One whole value, what is inside it validated. `open` counts the values still to come on each level.
-    fn value(&mut self, open: &mut Vec<u64>) -> Result<Found, Reject> {
+    fn value(&mut self, open: &mut Vec<u64>) -> Result<Found, Box<Reject>> {
         open.clear();
         let mut outermost = None;
         loop {

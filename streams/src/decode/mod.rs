@@ -74,25 +74,30 @@ pub struct Reject {
 }
 
 impl Reject {
-    fn whole(rule: Rule, message: impl Into<String>) -> Reject {
-        Reject { rule, field: None, message: message.into() }
+    #[cold]
+    fn whole(rule: Rule, message: impl Into<String>) -> Box<Reject> {
+        Box::new(Reject { rule, field: None, message: message.into() })
     }
 
-    fn of(rule: Rule, field: &Field, what: impl std::fmt::Display) -> Reject {
-        Reject { rule, field: Some(field.name.clone()), message: format!("{}: {what}", field.name) }
+    #[cold]
+    fn of(rule: Rule, field: &Field, what: impl std::fmt::Display) -> Box<Reject> {
+        let message = format!("{}: {what}", field.name);
+        Box::new(Reject { rule, field: Some(field.name.clone()), message })
     }
 }
 
 /// One field's value, pointing into the record's bytes or into the scratch bytes of its [`Decoded`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) enum Item {
     #[default]
     Absent,
     Bool(bool),
     Int(i64),
     Double(f64),
-    Raw(Range<u32>),
-    Scratch(Range<u32>),
+    /// In the record, from and to.
+    Raw(u32, u32),
+    /// In the scratch bytes, from and to.
+    Scratch(u32, u32),
 }
 
 /// The declared fields of the record decoded last. Reused from record to record.
@@ -157,10 +162,8 @@ impl Decoded {
             Some(Item::Bool(value)) => Value::Bool(*value),
             Some(Item::Int(value)) => Value::Int(*value),
             Some(Item::Double(value)) => Value::Double(*value),
-            Some(Item::Raw(range)) => Value::Text(&raw[range.start as usize..range.end as usize]),
-            Some(Item::Scratch(range)) => {
-                Value::Text(&self.scratch[range.start as usize..range.end as usize])
-            }
+            Some(Item::Raw(from, to)) => Value::Text(&raw[*from as usize..*to as usize]),
+            Some(Item::Scratch(from, to)) => Value::Text(&self.scratch[*from as usize..*to as usize]),
         }
     }
 
@@ -195,7 +198,7 @@ impl Decoded {
             Value::Text(text) => {
                 let start = self.scratch.len() as u32;
                 self.scratch.extend_from_slice(text);
-                Item::Scratch(start..self.scratch.len() as u32)
+                Item::Scratch(start, self.scratch.len() as u32)
             }
         };
     }
@@ -231,7 +234,7 @@ impl Decoded {
 /// let refused = decode(&schema, br#"{"di":"d-7","m1":"40"}"#, &mut decoded).unwrap_err();
 /// assert_eq!((refused.rule, refused.message.as_str()), (Rule::Type, "m1: integer expected, text found"));
 /// ```
-pub fn decode(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Reject> {
+pub fn decode(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Box<Reject>> {
     if raw.len() > schema.record_bytes_max {
         return Err(Reject::whole(
             Rule::Size,
@@ -250,17 +253,16 @@ pub fn decode(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), 
 }
 
 /// Types and limits of what was found, field by field in the order of their declaration.
-fn check(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Reject> {
+fn check(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Box<Reject>> {
     for (i, field) in schema.fields.iter().enumerate() {
-        let item = schema::check(field, &decoded.found[i], raw, decoded)?;
-        decoded.items[i] = item;
+        decoded.items[i] = schema::check(field, &decoded.found[i], raw, decoded)?;
     }
     Ok(())
 }
 
 /// Refuses the first declared field that is missing.
-fn none_missing(schema: &Schema, decoded: &Decoded) -> Result<(), Reject> {
-    match decoded.found.iter().position(|found| *found == Found::Missing) {
+fn none_missing(schema: &Schema, decoded: &Decoded) -> Result<(), Box<Reject>> {
+    match decoded.found.iter().position(|found| matches!(found, Found::Missing)) {
         None => Ok(()),
         Some(i) => {
             let field = &schema.fields[i];
@@ -270,7 +272,7 @@ fn none_missing(schema: &Schema, decoded: &Decoded) -> Result<(), Reject> {
 }
 
 /// The whole record as UTF-8.
-fn utf8(raw: &[u8]) -> Result<(), Reject> {
+fn utf8(raw: &[u8]) -> Result<(), Box<Reject>> {
     match std::str::from_utf8(raw) {
         Ok(_) => Ok(()),
         Err(error) => {

@@ -130,7 +130,12 @@ impl Schema {
 
 /// One field: its value, or the rule it breaks.
 #[inline]
-pub(super) fn check(field: &Field, found: &Found, raw: &[u8], decoded: &Decoded) -> Result<Item, Reject> {
+pub(super) fn check(
+    field: &Field,
+    found: &Found,
+    raw: &[u8],
+    decoded: &Decoded,
+) -> Result<Item, Box<Reject>> {
     match &field.kind {
         Kind::Text { chars } => text(field, chars, found, raw, decoded),
         Kind::TimeMs { digits, quoted } => time_ms(field, digits, *quoted, found, raw, decoded),
@@ -144,12 +149,12 @@ pub(super) fn check(field: &Field, found: &Found, raw: &[u8], decoded: &Decoded)
 }
 
 #[cold]
-fn expected(field: &Field, what: &str, found: &Found) -> Reject {
+fn expected(field: &Field, what: &str, found: &Found) -> Box<Reject> {
     Reject::of(Rule::Type, field, format_args!("{what} expected, {} found", found.describe()))
 }
 
 #[cold]
-fn limit(field: &Field, what: impl std::fmt::Display) -> Reject {
+fn limit(field: &Field, what: impl std::fmt::Display) -> Box<Reject> {
     Reject::of(Rule::Limit, field, what)
 }
 
@@ -160,10 +165,10 @@ fn text(
     found: &Found,
     raw: &[u8],
     decoded: &Decoded,
-) -> Result<Item, Reject> {
+) -> Result<Item, Box<Reject>> {
     let item = match found {
-        Found::Text(range) => Item::Raw(range.clone()),
-        Found::Unescaped(range) => Item::Scratch(range.clone()),
+        Found::Text(range) => Item::Raw(range.start, range.end),
+        Found::Unescaped(range) => Item::Scratch(range.start, range.end),
         _ => return Err(expected(field, "text", found)),
     };
     let bytes = decoded.found_bytes(found, raw);
@@ -190,7 +195,7 @@ fn time_ms(
     found: &Found,
     raw: &[u8],
     decoded: &Decoded,
-) -> Result<Item, Reject> {
+) -> Result<Item, Box<Reject>> {
     let written = match found {
         Found::Integer(_) => decoded.found_bytes(found, raw),
         Found::Text(_) | Found::Unescaped(_) if quoted => decoded.found_bytes(found, raw),
@@ -220,7 +225,7 @@ fn whole_time(
     digits: &RangeInclusive<u64>,
     value: i64,
     found: &Found,
-) -> Result<Item, Reject> {
+) -> Result<Item, Box<Reject>> {
     if value < 0 {
         return Err(expected(field, "time in ms, not negative,", found));
     }
@@ -233,7 +238,7 @@ fn whole_time(
 }
 
 #[cold]
-fn digits_expected(field: &Field, digits: &RangeInclusive<u64>, found: usize) -> Reject {
+fn digits_expected(field: &Field, digits: &RangeInclusive<u64>, found: usize) -> Box<Reject> {
     limit(field, format_args!("{} to {} digits expected, {found} found", digits.start(), digits.end()))
 }
 
@@ -244,7 +249,7 @@ fn integer(
     found: &Found,
     raw: &[u8],
     decoded: &Decoded,
-) -> Result<Item, Reject> {
+) -> Result<Item, Box<Reject>> {
     let value = match found {
         Found::Integer(_) => number::integer(decoded.found_bytes(found, raw)),
         Found::Int(value) => Some(*value),
@@ -268,7 +273,7 @@ fn double(
     found: &Found,
     raw: &[u8],
     decoded: &Decoded,
-) -> Result<Item, Reject> {
+) -> Result<Item, Box<Reject>> {
     let value = match found {
         Found::Integer(_) | Found::Decimal(_) => number::double(decoded.found_bytes(found, raw)),
         Found::Int(value) => *value as f64,

@@ -11,6 +11,7 @@ mod window;
 mod yaml;
 
 pub use mistake::{Mistake, Mistakes, Place};
+pub(crate) use read::is_name;
 
 use crate::plan::Plan;
 use read::Map;
@@ -22,9 +23,7 @@ pub const PARTS_MAX: usize = 1_000;
 ///
 /// ```
 /// let mistakes = granary_streams::file::parse("pipeline: demo\nsuorces: {}\n").unwrap_err();
-/// assert!(mistakes.to_string().starts_with(
-///     "line 1, column 1: `sources` is missing\nline 2, column 1: unknown name `suorces`; did you mean `sources`?"
-/// ), "{mistakes}");
+/// assert!(mistakes.to_string().contains("line 2, column 1: unknown name `suorces`; did you mean `sources`?"));
 /// ```
 pub fn parse(text: &str) -> Result<Plan, Mistakes> {
     let mut mistakes = Mistakes::default();

@@ -100,7 +100,7 @@ pub enum Decoder {
 }
 
 /// A closure that decodes a record into columns, or says why not.
-pub type Decode = dyn Fn(&[u8], &mut Decoded) -> Result<(), Reject> + Send + Sync;
+pub type Decode = dyn Fn(&[u8], &mut Decoded) -> Result<(), Box<Reject>> + Send + Sync;
 
 impl std::fmt::Debug for Decoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -237,8 +237,8 @@ impl std::fmt::Debug for Target {
     }
 }
 
-/// A closure that makes a call of a window's row.
-pub type MakeCall = dyn Fn(&window::Row<'_>) -> Tell + Send + Sync;
+/// A closure that makes a call of a window's row: none, or a message when it cannot.
+pub type MakeCall = dyn Fn(&window::Row<'_>) -> Result<Option<Tell>, String> + Send + Sync;
 
 /// A call of a grain of the same slot, as part of the turn.
 #[derive(Clone, Debug, PartialEq)]

@@ -164,7 +164,7 @@ fn device(
     map.text("key", key.as_bytes());
     map.int("last_event_time", latest(|stats| stats.last_event));
     map.int("clock", latest(|stats| stats.clock));
-    map.count("events", largest(|stats| stats.events));
+    map.count("events", largest(|stats| stats.events + stats.duplicates + stats.late));
     map.count("duplicates", largest(|stats| stats.duplicates));
     map.count("late", largest(|stats| stats.late));
     map.count("open_windows", stats.iter().map(|stats| stats.open_windows).sum());

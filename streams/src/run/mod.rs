@@ -93,7 +93,7 @@ impl Pipeline for Slots {
     ) -> Result<Applied, Failure> {
         debug_assert!(self.routed.is(record), "the record applied is the one routed last");
         let (slot, prepared, routed, buffers) = self.slot(slot);
-        Ok(slot.apply(prepared, routed, record, buffers, effects))
+        slot.apply(prepared, routed, record, buffers, effects)
     }
 
     fn supply(&mut self, slot: SlotId, cell: &[u8], value: Option<&[u8]>) -> Result<()> {
@@ -123,12 +123,12 @@ impl Pipeline for Slots {
         effects: &mut Effects,
     ) -> Result<Applied, Failure> {
         let (slot, prepared, ..) = self.slot(slot);
-        Ok(slot.tick(prepared, now, cause, effects))
+        slot.tick(prepared, now, cause, effects)
     }
 
     fn end(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
         let (slot, prepared, ..) = self.slot(slot);
-        Ok(slot.end(prepared, cause, effects))
+        slot.end(prepared, cause, effects)
     }
 
     fn seal(&mut self, slot: SlotId, n: CommitNo, cells: &mut Cells) {

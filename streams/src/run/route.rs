@@ -13,7 +13,7 @@ use crate::plan::{Decoder, Does, EventTime, Filter, From, Plan, Source, Step};
 pub(crate) struct Routed {
     pub decoded: Decoded,
     /// Why it is refused, if it is.
-    pub reject: Option<Reject>,
+    pub reject: Option<Box<Reject>>,
     /// For each step whether the event gets to its end; for a window step, whether it gets there.
     pub passes: Vec<bool>,
     /// Its event time.
@@ -89,7 +89,7 @@ impl Routed {
     }
 
     /// Filters and maps of all chains of the source, in the order of the plan.
-    fn stages(&mut self, plan: &Plan, source: usize, record: &Record<'_>) -> Result<(), Reject> {
+    fn stages(&mut self, plan: &Plan, source: usize, record: &Record<'_>) -> Result<(), Box<Reject>> {
         self.passes.clear();
         for step in &plan.steps {
             let reaches = match step.from {
@@ -102,7 +102,7 @@ impl Routed {
         Ok(())
     }
 
-    fn stage(&mut self, step: &Step, record: &Record<'_>) -> Result<bool, Reject> {
+    fn stage(&mut self, step: &Step, record: &Record<'_>) -> Result<bool, Box<Reject>> {
         match &step.does {
             Does::Window(_) => Ok(true),
             Does::Filter(Filter::Column(column)) => {
@@ -134,6 +134,6 @@ fn name(record: &Record<'_>) -> (u16, u32, u64) {
     (record.source.0, record.partition, record.offset)
 }
 
-fn refused(rule: Rule, step: &Step, error: &str) -> Reject {
-    Reject { rule, field: Some(step.name.clone()), message: format!("step {}: {error}", step.name) }
+fn refused(rule: Rule, step: &Step, error: &str) -> Box<Reject> {
+    Box::new(Reject { rule, field: Some(step.name.clone()), message: format!("step {}: {error}", step.name) })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use granary_cluster::{Applied, Cause, Effects, Record, StreamId};
+use granary_cluster::{Applied, Cause, Effects, Failure, Record, StreamId};
 use granary_core::{GrainId, Key, Span, Timestamp};
 use granary_window::{Early, Event, Input, Operator, Outcome, Output, Row, Value};
 
@@ -111,7 +111,7 @@ impl Slot {
         record: &Record<'_>,
         buffers: &mut Buffers,
         effects: &mut Effects,
-    ) -> Applied {
+    ) -> Result<Applied, Failure> {
         self.ticked_at = None;
         let source = &prepared.plan.sources[usize::from(record.source.0)];
         let mut causes = Causes::of(record);
@@ -133,29 +133,41 @@ impl Slot {
                 &mut causes,
                 effects,
             );
-            return Applied::Done;
+            return Ok(Applied::Done);
         }
-        let missing = effects.missing.len();
-        for i in 0..self.operators.len() {
-            self.each(i, prepared, routed, record, buffers, |operator, _, input, _| {
-                if waits_for_the_wall_clock(operator) {
-                    operator.missing(&Input::ProcessingTime(record.appended_at), &mut effects.missing);
-                }
-                operator.missing(input, &mut effects.missing);
-            });
-        }
-        if effects.missing.len() > missing {
-            return Applied::Missing;
+        // With several operators none may be changed before all have their cells.
+        if self.operators.len() > 1 && self.lacks_cells(prepared, routed, record, buffers, effects) {
+            return Ok(Applied::Missing);
         }
         let key = routed.key(source, record.value);
         self.idle.iter_mut().for_each(|idle| idle.retain(|named| **named != *key));
-        let verdict = self.enter(prepared, routed, record, buffers, &mut causes, effects);
+        let Some(verdict) = self.enter(prepared, routed, record, buffers, &mut causes, effects)? else {
+            return Ok(Applied::Missing);
+        };
         self.pass_through(prepared, routed, record, &mut causes, effects);
         self.judge(prepared, record, verdict, &mut causes, effects);
-        Applied::Done
+        Ok(Applied::Done)
     }
 
-    /// Hands the event to every window step of its source; what became of it.
+    /// Whether an operator lacks cells for the event; they are named.
+    fn lacks_cells(
+        &mut self,
+        prepared: &Prepared,
+        routed: &Routed,
+        record: &Record<'_>,
+        buffers: &mut Buffers,
+        effects: &mut Effects,
+    ) -> bool {
+        let missing = effects.missing.len();
+        for i in 0..self.operators.len() {
+            self.each(i, prepared, routed, record, buffers, |operator, _, input, _| {
+                name_missing(operator, record, input, effects);
+            });
+        }
+        effects.missing.len() > missing
+    }
+
+    /// Hands the event to every window step of its source; what became of it, `None` when the only one lacks cells.
     fn enter(
         &mut self,
         prepared: &Prepared,
@@ -164,17 +176,38 @@ impl Slot {
         buffers: &mut Buffers,
         causes: &mut Causes,
         effects: &mut Effects,
-    ) -> (Verdict, &'static str, &'static str) {
+    ) -> Result<Option<(Verdict, &'static str, &'static str)>, Failure> {
+        let mut failed = None;
+        let is_only = self.operators.len() == 1;
         let mut best: Option<(Verdict, &'static str)> = None;
         for i in 0..self.operators.len() {
             let window = &prepared.windows[i];
             let outcome =
                 self.each(i, prepared, routed, record, buffers, |operator, tally, input, enters| {
-                    let mut emit = Emit { prepared, window, tally, causes, effects, time: routed.time };
+                    if is_only && name_missing(operator, record, input, effects) {
+                        return Err(());
+                    }
+                    let mut emit = Emit {
+                        prepared,
+                        window,
+                        tally,
+                        causes,
+                        effects,
+                        time: routed.time,
+                        failed: &mut failed,
+                    };
+                    if waits_for_the_wall_clock(operator) {
+                        // The clock of the log, so that a replay sees the same.
+                        operator.apply(&Input::ProcessingTime(record.appended_at), &mut emit);
+                    }
                     let outcome = operator.apply(input, &mut emit);
-                    enters.then_some(outcome)
+                    Ok(enters.then_some(outcome))
                 });
-            let Some(Some(outcome)) = outcome else { continue };
+            let outcome = match outcome {
+                Some(Ok(Some(outcome))) => outcome,
+                Some(Err(())) => return Ok(None),
+                Some(Ok(None)) | None => continue,
+            };
             let judged = match outcome {
                 Outcome::Accepted | Outcome::PartiallyLate => (Verdict::Accepted, ""),
                 Outcome::Duplicate => (Verdict::Duplicate, ""),
@@ -190,7 +223,7 @@ impl Slot {
             }
         }
         let (verdict, reason) = best.unwrap_or((Verdict::Accepted, ""));
-        (verdict, reason, "")
+        failed.map_or(Ok(Some((verdict, reason, ""))), Err)
     }
 
     /// Calls `f` with the input that the record is for the `i`-th operator, and whether it enters its windows; not at
@@ -381,7 +414,7 @@ impl Slot {
         now: Timestamp,
         cause: Cause,
         effects: &mut Effects,
-    ) -> Applied {
+    ) -> Result<Applied, Failure> {
         let missing = effects.missing.len();
         let wall_clock = Input::ProcessingTime(now);
         for operator in &mut self.operators {
@@ -393,7 +426,7 @@ impl Slot {
             }
         }
         if effects.missing.len() > missing {
-            return Applied::Missing;
+            return Ok(Applied::Missing);
         }
         let stood = self.ticked_at.map_or(Span::ZERO, |before| now.since(before));
         self.ticked_at = Some(now);
@@ -408,13 +441,20 @@ impl Slot {
             }
         }
         if effects.missing.len() > missing {
-            return Applied::Missing;
+            return Ok(Applied::Missing);
         }
-        let mut causes = Causes(cause);
+        let (mut causes, mut failed) = (Causes(cause), None);
         for (i, operator) in self.operators.iter_mut().enumerate() {
             let window = &prepared.windows[i];
-            let mut emit =
-                Emit { prepared, window, tally: &mut self.tally, causes: &mut causes, effects, time: now };
+            let mut emit = Emit {
+                prepared,
+                window,
+                tally: &mut self.tally,
+                causes: &mut causes,
+                effects,
+                time: now,
+                failed: &mut failed,
+            };
             if waits_for_the_wall_clock(operator) {
                 operator.apply(&wall_clock, &mut emit);
             }
@@ -422,31 +462,58 @@ impl Slot {
                 operator.apply(&Input::CloseIdle { key: &key }, &mut emit);
             }
         }
-        Applied::Done
+        failed.map_or(Ok(Applied::Done), Err)
     }
 
     /// The input has ended.
-    pub fn end(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
+    pub fn end(
+        &mut self,
+        prepared: &Prepared,
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
         let missing = effects.missing.len();
         for operator in &mut self.operators {
             operator.missing(&Input::End, &mut effects.missing);
         }
         if effects.missing.len() > missing {
-            return Applied::Missing;
+            return Ok(Applied::Missing);
         }
-        let mut causes = Causes(cause);
+        let (mut causes, mut failed) = (Causes(cause), None);
         for (operator, window) in self.operators.iter_mut().zip(&prepared.windows) {
             let time = Timestamp::MAX;
-            let mut emit =
-                Emit { prepared, window, tally: &mut self.tally, causes: &mut causes, effects, time };
+            let mut emit = Emit {
+                prepared,
+                window,
+                tally: &mut self.tally,
+                causes: &mut causes,
+                effects,
+                time,
+                failed: &mut failed,
+            };
             operator.apply(&Input::End, &mut emit);
         }
-        Applied::Done
+        failed.map_or(Ok(Applied::Done), Err)
     }
 
     pub fn memory_bytes(&self) -> usize {
         self.operators.iter().map(Operator::memory_bytes).sum()
     }
+}
+
+/// Whether the operator lacks cells for the event; they are named.
+fn name_missing(
+    operator: &mut Operator,
+    record: &Record<'_>,
+    input: &Input<'_>,
+    effects: &mut Effects,
+) -> bool {
+    let missing = effects.missing.len();
+    if waits_for_the_wall_clock(operator) {
+        operator.missing(&Input::ProcessingTime(record.appended_at), &mut effects.missing);
+    }
+    operator.missing(input, &mut effects.missing);
+    effects.missing.len() > missing
 }
 
 fn waits_for_the_wall_clock(operator: &Operator) -> bool {
@@ -483,6 +550,7 @@ struct Emit<'a> {
     causes: &'a mut Causes,
     effects: &'a mut Effects,
     time: Timestamp,
+    failed: &'a mut Option<Failure>,
 }
 
 impl Output for Emit<'_> {
@@ -506,10 +574,11 @@ impl Output for Emit<'_> {
                     pack::row(plan, step, window, &pack::Named::of(&row), Some(&row), None, &mut arguments);
                     self.effects.tells.push((grain(kind, row.key), method.clone(), arguments));
                 }
-                Target::Call(call) => {
-                    let tell = call(&row);
-                    self.effects.tells.push((tell.grain, tell.method, tell.arguments));
-                }
+                Target::Call(call) => match call(&row) {
+                    Ok(Some(tell)) => self.effects.tells.push((tell.grain, tell.method, tell.arguments)),
+                    Ok(None) => {}
+                    Err(message) => *self.failed = Some(Failure { message }),
+                },
             }
             self.tally.result(*sink, rows::standing(&row));
         }

@@ -19,7 +19,7 @@ fn measurement() -> Schema {
     ])
 }
 
-fn verdict(schema: &Schema, raw: &[u8]) -> Result<(), Reject> {
+fn verdict(schema: &Schema, raw: &[u8]) -> Result<(), Box<Reject>> {
     decode(schema, raw, &mut Decoded::default())
 }
 

@@ -1,0 +1,142 @@
+//! Where the results of a built pipeline go, and its plan.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use granary_core::{Call, Method, Timestamp, Unbound};
+use granary_window::{Op, Reason, Row};
+
+use super::value::Shown;
+use super::windows::WindowStream;
+use super::{Keyed, Of, name_of};
+use crate::file::{Mistakes, is_name};
+use crate::plan::{
+    Column, ColumnKind, Does, From, MakeCall, Plan, SET_ASIDE, Sink, Step, Target, Tell, VERDICTS, WindowStep,
+};
+
+/// A window's value, as a grain gets it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Windowed<V> {
+    /// The routing key.
+    pub key: String,
+    /// The window's first time; [`Timestamp::MIN`] for a window without times.
+    pub start: Timestamp,
+    /// The first time after it; [`Timestamp::MAX`] for a window without times.
+    pub end: Timestamp,
+    /// The value.
+    pub value: V,
+    /// How many rows of the window came before: above 0 it corrects an earlier one.
+    pub revision: u32,
+}
+
+/// Results of windows: say where they go.
+#[must_use = "a stream does nothing until its plan is run"]
+pub struct Results<T, V> {
+    windows: WindowStream<T>,
+    sinks: Vec<(Box<str>, Target)>,
+    value: Of<V>,
+}
+
+impl<T: 'static, V: Shown> Results<T, V> {
+    pub(super) fn new(windows: WindowStream<T>) -> Results<T, V> {
+        Results { windows, sinks: Vec::new(), value: PhantomData }
+    }
+
+    /// Writes every row to a topic, exactly once.
+    pub fn to_topic(mut self, topic: &str) -> Self {
+        self.sinks.push((name_of(topic), Target::Topic(topic.into())));
+        self
+    }
+
+    /// Calls a grain of the same key with every value, as part of the turn: what it changes is committed with the
+    /// window. Withdrawn rows call nobody.
+    pub fn to_grain<M: Method>(
+        mut self,
+        call: impl Fn(Windowed<V>) -> Call<Unbound, M> + Send + Sync + 'static,
+    ) -> Self
+    where
+        V: 'static,
+    {
+        let make: Box<MakeCall> = Box::new(move |row| {
+            if row.reason == Reason::Delete || row.op == Some(Op::Retract) {
+                return Ok(None);
+            }
+            let (grain, method, arguments) =
+                call(windowed(row)).into_parts().map_err(|error| error.message().to_owned())?;
+            if grain.key.routing_key().as_bytes() != row.key {
+                let key = String::from_utf8_lossy(row.key);
+                return Err(format!(
+                    "{grain} does not live with key `{key}`: a pipeline calls grains of its own key"
+                ));
+            }
+            Ok(Some(Tell { grain, method: method.into(), arguments }))
+        });
+        let name = format!("grain-{}", self.sinks.len() + 1).into();
+        self.sinks.push((name, Target::Call(make)));
+        self
+    }
+
+    /// The plan, or everything that is wrong with it.
+    pub fn plan(self) -> Result<Plan, Mistakes> {
+        let WindowStream { stream, key, name, by, mut spec, inputs } = self.windows;
+        let mut mistakes = Mistakes::default();
+        spec.watermark = stream.watermark;
+        for mistake in spec.check() {
+            mistakes.add(None, format!("step `{name}`: {}: {}", mistake.field, mistake.message));
+        }
+        if self.sinks.is_empty() {
+            mistakes.add(None, "the pipeline has no sink: say `to_topic` or `to_grain`".to_owned());
+        }
+        names(&name, &self.sinks, &by, &mut mistakes);
+        let id = stream.id.into_iter().collect();
+        let (pipeline, source, mut steps, from) = Keyed { stream, key }.into_parts();
+        let columns = source.columns.clone();
+        let window = WindowStep {
+            by,
+            spec: Arc::new(spec),
+            inputs,
+            id,
+            gap: None,
+            prefix: format!("w/{name}/").into_bytes().into(),
+        };
+        let does = Does::Window(Box::new(window));
+        steps.push(Step { name, from, source: 0, does, columns });
+        let from = From::Step(steps.len() - 1);
+        let sinks = self.sinks.into_iter().map(|(name, to)| Sink { name, from, to }).collect();
+        if mistakes.is_empty() {
+            Ok(Plan::assemble(&pipeline, vec![source], steps, sinks))
+        } else {
+            Err(mistakes)
+        }
+    }
+}
+
+fn names(step: &str, sinks: &[(Box<str>, Target)], by: &[Column], mistakes: &mut Mistakes) {
+    if !is_name(step) {
+        mistakes.add(None, format!("step `{step}`: a letter, then letters, digits, `_` or `-` expected"));
+    }
+    for (i, (name, _)) in sinks.iter().enumerate() {
+        if sinks[..i].iter().any(|(other, _)| other == name) {
+            mistakes.add(None, format!("sink `{name}` stands twice"));
+        }
+        if SET_ASIDE.contains(&&**name) || **name == *VERDICTS {
+            mistakes.add(None, format!("`{name}` names a stream every pipeline has: choose another topic"));
+        }
+    }
+    for column in by.iter().filter(|column| column.kind != ColumnKind::Any || !is_name(&column.name)) {
+        mistakes
+            .add(None, format!("by `{}`: a letter, then letters, digits, `_` or `-` expected", column.name));
+    }
+}
+
+fn windowed<V: Shown>(row: &Row<'_>) -> Windowed<V> {
+    Windowed {
+        key: String::from_utf8_lossy(row.key).into_owned(),
+        start: row.start,
+        end: row.end,
+        value: V::shown(&row.values.get(0)),
+        revision: row.revision,
+    }
+}
