@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use granary_cluster::{Incarnation, Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
-use granary_core::{Clock, Error, KindInfo, Result, SlotId};
+use granary_core::{Clock, Error, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream, Subscription};
 use granary_streams::plan::Read;
@@ -39,6 +39,8 @@ pub struct Assembly {
     pub durability: Durability,
     /// Memory for activations and panes.
     pub memory_bytes_max: usize,
+    /// The shortest and longest interval between commits that only the log drives.
+    pub commit_interval: Option<(Span, Span)>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -56,6 +58,7 @@ impl Default for Assembly {
             sink_partitions: 12,
             durability: Durability::Fsync,
             memory_bytes_max: 2 << 30,
+            commit_interval: None,
             clock: Arc::new(SystemClock::start()),
         }
     }
@@ -117,6 +120,7 @@ impl Assembly {
         config.lanes = if self.lanes > 0 { self.lanes } else { cores() };
         config.memory_bytes_max = self.memory_bytes_max;
         config.streams = outputs.named;
+        config.commit_interval = self.commit_interval.unwrap_or(config.commit_interval);
         let (plan, slots, poisoned) = (self.plan.clone(), self.slots, outputs.poisoned);
         let (planned, subscriptions) = (self.planned_sources(), Subscriptions::of(&self.kinds));
         config.pipeline = Arc::new(move || {
@@ -156,7 +160,8 @@ impl Assembly {
         let strays: Vec<StreamId> =
             plan_sources.map(|source| add(self.stray_topic(&source.topic), u32::from(self.slots))).collect();
         let poisoned = add(format!("granary.{}.poisoned", self.cluster), self.sink_partitions);
-        let mut named = vec![(ALERTS.to_string(), add(format!("granary.{}.alerts", self.cluster), self.sink_partitions))];
+        let mut named =
+            vec![(ALERTS.to_string(), add(format!("granary.{}.alerts", self.cluster), self.sink_partitions))];
         for (name, partitions) in &self.emits {
             named.push((name.clone(), add(name.clone(), *partitions)));
         }
@@ -189,7 +194,13 @@ impl Assembly {
         Ok(specs)
     }
 
-    fn log_source(&self, store: &Arc<Embedded>, topic: &str, partitions: u32, decode_as: usize) -> SourceSpec {
+    fn log_source(
+        &self,
+        store: &Arc<Embedded>,
+        topic: &str,
+        partitions: u32,
+        decode_as: usize,
+    ) -> SourceSpec {
         let log: Arc<dyn Log> = store.clone();
         SourceSpec {
             topic: topic.to_string(),

@@ -33,7 +33,8 @@ impl FileSource {
     pub fn opener(files: Vec<PathBuf>) -> OpenSource {
         Arc::new(move |partition| {
             let path = &files[partition as usize];
-            let modified = std::fs::metadata(path).and_then(|m| m.modified()).map_err(|e| unreadable(path, &e))?;
+            let modified =
+                std::fs::metadata(path).and_then(|m| m.modified()).map_err(|e| unreadable(path, &e))?;
             let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
             let modified_at = Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
             let path = path.clone();
@@ -138,7 +139,8 @@ mod tests {
         opened.read(0, 1 << 20, &mut batch).unwrap();
         assert_eq!(batch.len(), 4);
         assert!(!opened.has_ended(3).unwrap() && opened.has_ended(4).unwrap());
-        let mut source = FileSource { path, lines: None, line: 0, modified_at: Timestamp(0), is_at_end: false };
+        let mut source =
+            FileSource { path, lines: None, line: 0, modified_at: Timestamp(0), is_at_end: false };
         let expected = [(2, b"b\r".to_vec()), (3, b"last".to_vec())];
         assert_eq!(lines(&mut source, 2), expected);
         assert_eq!(lines(&mut source, 0).len(), 4, "going back reads again");
@@ -150,7 +152,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("in.jsonl");
         std::fs::write(&path, b"a\n").unwrap();
-        let mut source = FileSource { path, lines: None, line: 0, modified_at: Timestamp(0), is_at_end: false };
+        let mut source =
+            FileSource { path, lines: None, line: 0, modified_at: Timestamp(0), is_at_end: false };
         let error = source.read(5, 100, &mut Batch::default()).unwrap_err();
         assert!(error.to_string().contains("has 1 lines"), "{error}");
     }

@@ -5,18 +5,26 @@
 //! | [`prelude`] | what a program with grains imports |
 //! | [`core`] | the language of grains |
 //! | [`assembly`] | a silo put together: plan, kinds, store, lanes |
+//! | [`silo`] | a silo as a process: [`Silo`] |
 //! | [`run`] | a pipeline over files to their end |
+//! | [`demo`] | the first minute |
+//! | [`bench`] | figures of this machine |
 //! | [`cli`] | the `granary` command, also for a program with kinds of its own |
 //! | [`config`] | `granary.toml`, the environment, `--set` |
+//! | `service` | what a silo does for those who connect |
 //! | `files`, `results`, `subscribed`, `clock` | files as sources, files of results, streams that grains listen to, real time |
 
 pub mod assembly;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 mod files;
 mod results;
 pub mod run;
+mod service;
+pub mod silo;
 mod subscribed;
 
 pub use granary_client as client;
@@ -25,6 +33,7 @@ pub use granary_core::{Error, ErrorKind, Result};
 pub use granary_macros::grain;
 
 pub use cli::cli;
+pub use silo::Silo;
 
 /// What a program with grains imports.
 pub mod prelude {

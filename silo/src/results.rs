@@ -23,24 +23,32 @@ fn result_hash(entry: &LogEntry<'_>) -> u128 {
     xxh3_128(without_revision(entry.id.unwrap_or_default()))
 }
 
-/// Writes the last revision of each result, in the order in which those were decided. Withdrawn results are left out.
+/// Hands out the last revision of each result, in the order in which those were decided. Withdrawn results are left
+/// out.
 ///
 /// Identities are told apart by 128 bits of their hash: among 10^9 of them two coincide with probability 10^-21.
-pub fn write_last(store: &Embedded, topic: &str, path: &Path) -> Result<u64> {
+pub fn each_last(store: &Embedded, topic: &str, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let mut last = ByIdentity::default();
-    each(store, topic, &mut |offset, entry| {
-        last.insert(result_hash(entry), offset);
+    let mut results = 0_u64;
+    each(store, topic, &mut |_, entry| {
+        last.insert(result_hash(entry), results);
+        results += 1;
         Ok(())
     })?;
-    write(path, &mut |out| {
-        each(store, topic, &mut |offset, entry| {
-            let stands = last.get(&result_hash(entry)) == Some(&offset);
-            if stands && !entry.value.ends_with(br#""reason":"delete"}"#) {
-                line(out, path, entry.value)?;
-            }
-            Ok(())
-        })
+    let mut result = 0_u64;
+    each(store, topic, &mut |_, entry| {
+        let stands = last.get(&result_hash(entry)) == Some(&result);
+        result += 1;
+        if stands && !entry.value.ends_with(br#""reason":"delete"}"#) {
+            take(entry.value)?;
+        }
+        Ok(())
     })
+}
+
+/// Writes the last revision of each result.
+pub fn write_last(store: &Embedded, topic: &str, path: &Path) -> Result<u64> {
+    write(path, &mut |out| each_last(store, topic, &mut |row| line(out, path, row)))
 }
 
 /// Writes every record, in order.

@@ -113,7 +113,10 @@ fn files_of(plan: &Plan, inputs: &[String]) -> Result<Vec<Vec<PathBuf>>> {
             None if plan.sources.len() == 1 => (0, input.as_str()),
             None => {
                 let names: Vec<&str> = plan.sources.iter().map(|s| &*s.name).collect();
-                let message = format!("--input {input}: say which source it stands in for: {}=FILE", names.join("=FILE or "));
+                let message = format!(
+                    "--input {input}: say which source it stands in for: {}=FILE",
+                    names.join("=FILE or ")
+                );
                 return Err(Error::invalid(message));
             }
         };
@@ -124,14 +127,17 @@ fn files_of(plan: &Plan, inputs: &[String]) -> Result<Vec<Vec<PathBuf>>> {
         files[source].push(path);
     }
     match files.iter().position(Vec::is_empty) {
-        Some(i) => Err(Error::invalid(format!("source `{}` has no input: give --input", plan.sources[i].name))),
+        Some(i) => {
+            Err(Error::invalid(format!("source `{}` has no input: give --input", plan.sources[i].name)))
+        }
         None => Ok(files),
     }
 }
 
 /// A store goes on with the pipeline and the files it began with: with others its positions would mean nothing.
 fn check_same_run(store: &Embedded, plan: &Plan, files: &[Vec<PathBuf>]) -> Result<()> {
-    let shapes: Vec<String> = plan.shapes().into_iter().map(|(name, shape)| format!("{name}: {shape}")).collect();
+    let shapes: Vec<String> =
+        plan.shapes().into_iter().map(|(name, shape)| format!("{name}: {shape}")).collect();
     let names: Vec<String> = files.iter().flatten().map(|path| path.display().to_string()).collect();
     let now = format!("pipeline {}\nsteps {}\ninputs {}", plan.name, shapes.join("; "), names.join(" "));
     let Some(before) = store.bookmark("run")? else {
@@ -162,7 +168,8 @@ impl Topics {
             running.assembly().topic_of(name).ok_or_else(message)
         };
         let written = |sink: &&plan::Sink| matches!(sink.to, Target::Topic(_) | Target::File(_));
-        let sinks = plan.sinks.iter().filter(written).map(|sink| Ok((sink.name.to_string(), topic(&sink.name)?)));
+        let sinks =
+            plan.sinks.iter().filter(written).map(|sink| Ok((sink.name.to_string(), topic(&sink.name)?)));
         let set_aside = plan::SET_ASIDE.iter().map(|name| Ok(((*name).to_string(), topic(name)?)));
         let has_verdicts = plan.stream(plan::VERDICTS).is_some();
         Ok(Topics {

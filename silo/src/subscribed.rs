@@ -102,7 +102,12 @@ impl Pipeline for Subscribed {
         }
     }
 
-    fn apply(&mut self, slot: SlotId, record: &Record<'_>, effects: &mut Effects) -> Result<Applied, Failure> {
+    fn apply(
+        &mut self,
+        slot: SlotId,
+        record: &Record<'_>,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
         let Some((topic, listeners)) = self.topic(record.source) else {
             return self.planned("a record").apply(slot, record, effects);
         };
@@ -133,7 +138,8 @@ impl Pipeline for Subscribed {
         };
         let value = serde_json::to_vec(&row).unwrap_or_default();
         let id = format!("poisoned/{topic}/{}/{}", record.partition, record.offset);
-        let cause = Cause { source: record.source, partition: record.partition, offset: record.offset, index: 0 };
+        let cause =
+            Cause { source: record.source, partition: record.partition, offset: record.offset, index: 0 };
         effects.outbox.push(
             self.poisoned,
             cause,
@@ -144,7 +150,13 @@ impl Pipeline for Subscribed {
         );
     }
 
-    fn tick(&mut self, slot: SlotId, now: Timestamp, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
+    fn tick(
+        &mut self,
+        slot: SlotId,
+        now: Timestamp,
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
         self.inner.as_mut().map_or(Ok(Applied::Done), |inner| inner.tick(slot, now, cause, effects))
     }
 

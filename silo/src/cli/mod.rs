@@ -4,12 +4,18 @@
 //!
 //! | module | commands |
 //! |---|---|
+//! | `demo` | demo |
 //! | `offline` | run, compare, conformance, inject: files only |
+//! | `bench` | bench grains, bench streams |
+//! | `online` | silo, call, tail, status: a silo and its clients |
 //! | `screen` | what a person sees while they run |
 //!
 //! Exit codes: 0 yes, 1 the answer is no, 2 usage or configuration, 3 unreachable, 70 a stuck turn ended the process.
 
+mod bench;
+mod demo;
 mod offline;
+mod online;
 mod screen;
 
 use std::process::ExitCode;
@@ -48,6 +54,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// The first minute: a silo, simulated devices, windows against the truth, calls
+    Demo(demo::DemoArguments),
     /// Run a pipeline over files to their end; started again it goes on from its last commit
     Run(offline::RunArguments),
     /// Compare a result with the truth, row by row
@@ -56,6 +64,17 @@ enum Command {
     Conformance(offline::ConformanceArguments),
     /// Write simulated device messages, and the exact answer to them
     Inject(offline::InjectArguments),
+    /// Measure this machine
+    #[command(subcommand)]
+    Bench(bench::BenchArguments),
+    /// Run a silo until it is told to stop
+    Silo(online::SiloArguments),
+    /// Call a grain
+    Call(online::CallArguments),
+    /// Print the records of a stream as they come
+    Tail(online::TailArguments),
+    /// Print how a silo is
+    Status(online::StatusArguments),
 }
 
 impl Cli {
@@ -74,19 +93,25 @@ impl Cli {
             Ok(arguments) => arguments,
             Err(error) => error.exit(),
         };
-        if let Ok(points) = std::env::var("GRANARY_FAIL") {
-            if let Err(error) = granary_cluster::fail::arm(&points) {
-                eprintln!("GRANARY_FAIL: {error}");
-                return ExitCode::from(USAGE);
-            }
+        if let Ok(points) = std::env::var("GRANARY_FAIL")
+            && let Err(error) = granary_cluster::fail::arm(&points)
+        {
+            eprintln!("GRANARY_FAIL: {error}");
+            return ExitCode::from(USAGE);
         }
         screen::start_logging(arguments.json);
         let json = arguments.json;
         let done = match arguments.command {
+            Command::Demo(demo) => demo::demo(demo, json),
             Command::Run(run) => offline::run(run, json),
             Command::Compare(compare) => offline::compare(compare, json),
             Command::Conformance(conformance) => offline::conformance(conformance, json),
             Command::Inject(inject) => offline::inject(inject, json),
+            Command::Bench(bench) => bench::bench(bench, json),
+            Command::Silo(silo) => online::silo(silo, self.kinds, json),
+            Command::Call(call) => online::call(call, json),
+            Command::Tail(tail) => online::tail(tail, json),
+            Command::Status(status) => online::status(status),
         };
         match done {
             Ok(code) => ExitCode::from(code),
@@ -108,7 +133,9 @@ pub(crate) fn exit_code(error: &Error) -> u8 {
 }
 
 /// Runs async code of a command on a runtime of its own.
-pub(crate) fn block_on<T>(future: impl std::future::Future<Output = granary_core::Result<T>>) -> granary_core::Result<T> {
+pub(crate) fn block_on<T>(
+    future: impl std::future::Future<Output = granary_core::Result<T>>,
+) -> granary_core::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

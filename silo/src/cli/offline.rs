@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use granary_core::{Error, ErrorKind, Result, Span, time::secs};
 use granary_store::Durability;
+use granary_streams::compare as rows;
 use granary_streams::inject::{self, Injector, Layout};
-use granary_streams::{compare as rows, file};
 use granary_window::cases::{self, CaseOutcome};
 
 use crate::run as runs;
@@ -44,14 +44,8 @@ pub(crate) struct RunArguments {
     durability: String,
 }
 
-pub(crate) fn read_plan(path: &Path) -> Result<granary_streams::Plan> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))?;
-    file::parse(&text).map_err(|mistakes| Error::invalid(format!("{}:\n{mistakes}", path.display())))
-}
-
 pub(crate) fn run(arguments: RunArguments, json: bool) -> Result<u8> {
-    let plan = read_plan(&arguments.pipeline)?;
+    let plan = crate::silo::read_plan(&arguments.pipeline)?;
     for notice in plan.notices() {
         if !json {
             eprintln!("note: {notice}");
@@ -96,8 +90,7 @@ pub(crate) fn compare(arguments: CompareArguments, json: bool) -> Result<u8> {
         File::open(path).map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))
     };
     let key: Vec<&str> = arguments.key.iter().map(String::as_str).collect();
-    let report =
-        rows::compare(open(&arguments.truth)?, BufReader::new(open(&arguments.result)?), &key)?;
+    let report = rows::compare(open(&arguments.truth)?, BufReader::new(open(&arguments.result)?), &key)?;
     if json {
         println!(
             "{}",
@@ -257,7 +250,12 @@ pub(crate) fn inject(arguments: InjectArguments, json: bool) -> Result<u8> {
         let (messages, copies) = (totals.messages, totals.copies);
         println!("{}", serde_json::json!({"messages": messages, "copies": copies, "windows": windows}));
     } else {
-        println!("{}: {} messages, {} of them copies", arguments.out.display(), totals.messages, totals.copies);
+        println!(
+            "{}: {} messages, {} of them copies",
+            arguments.out.display(),
+            totals.messages,
+            totals.copies
+        );
         println!("{}: {windows} windows", truth.display());
     }
     Ok(YES)

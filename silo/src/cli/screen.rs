@@ -15,7 +15,11 @@ pub fn start_logging(json: bool) {
     let filter = EnvFilter::try_from_env("GRANARY_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // a second start in one process keeps the first one's settings
-    let _ = if json { logs.json().try_init() } else { logs.with_ansi(std::io::stderr().is_terminal()).try_init() };
+    let _ = if json {
+        logs.json().try_init()
+    } else {
+        logs.with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
 }
 
 /// Tells an error.
@@ -46,7 +50,8 @@ impl Meter {
     pub fn begin(what: &'static str, json: bool) -> Meter {
         let on_terminal = std::io::stderr().is_terminal() && !json;
         let bar = on_terminal.then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let style = ProgressStyle::with_template("{spinner} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
             ProgressBar::new_spinner().with_style(style)
         });
         Meter { what, bar, is_quiet: json, began: Instant::now(), told: Instant::now() }
@@ -55,7 +60,8 @@ impl Meter {
     /// So many are done.
     pub fn at(&mut self, done: u64) {
         let seconds = self.began.elapsed().as_secs_f64();
-        let text = format!("{}: {done} in {seconds:.1} s, {:.0}/s", self.what, done as f64 / seconds.max(0.001));
+        let text =
+            format!("{}: {done} in {seconds:.1} s, {:.0}/s", self.what, done as f64 / seconds.max(0.001));
         if let Some(bar) = &self.bar {
             bar.set_message(text);
             bar.tick();

@@ -168,7 +168,9 @@ impl Draw {
 fn torn(written: &[u8], synced: usize, every: usize) -> Vec<Vec<u8>> {
     const BLOCK: usize = 64; // smaller than a disk's, so that small commits have many
     let mut images = Vec::new();
-    for end in (synced..=written.len()).filter(|end| (end - synced) % every == 0 || *end == written.len()) {
+    for end in
+        (synced..=written.len()).filter(|end| (end - synced).is_multiple_of(every) || *end == written.len())
+    {
         images.push(written[..end].to_vec());
         let mut last_gone = written[..end].to_vec();
         last_gone[synced.max(end.saturating_sub(BLOCK))..].fill(0);

@@ -14,6 +14,8 @@ use crate::filter::Filter;
 
 /// Cells by key; `None` hides one of the tables.
 pub type Cells = BTreeMap<Box<[u8]>, Option<Box<[u8]>>>;
+/// A cell's key and value; no value hides one of the tables.
+pub type Cell = (Box<[u8]>, Option<Box<[u8]>>);
 /// What a cell here costs beyond its bytes, about.
 const ENTRY_BYTES: usize = 72;
 
@@ -106,7 +108,7 @@ impl View {
     }
 
     /// The cells here that start with `prefix` and are greater than `after`, in order, copied.
-    pub fn range(&self, prefix: &[u8], after: Option<&[u8]>) -> Vec<(Box<[u8]>, Option<Box<[u8]>>)> {
+    pub fn range(&self, prefix: &[u8], after: Option<&[u8]>) -> Vec<Cell> {
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),

@@ -5,10 +5,9 @@ use std::ops::Bound;
 use granary_core::Result;
 
 use crate::disk::engine_error;
+use crate::recent::Cell;
 use crate::rows;
 use crate::shared::Shared;
-
-type Cell = (Box<[u8]>, Option<Box<[u8]>>);
 
 /// Calls `each` with the cells that start with `prefix` and are greater than `after`, until it returns false.
 /// One view of the slot: a commit is seen whole or not at all.

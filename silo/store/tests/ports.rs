@@ -18,11 +18,11 @@ fn out() -> [Stream; 1] {
 fn embedded(dir: &TempDir, options: Options) -> Arc<Embedded> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let name = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
-    Embedded::open(dir.path().join(name), options.streams(out())).unwrap()
+    Embedded::open(dir.path().join(name), options.streams(out())).expect("a fresh directory opens")
 }
 
 fn test_dir() -> TempDir {
-    tempfile::tempdir().unwrap()
+    tempfile::tempdir().expect("a directory for the test")
 }
 
 #[test]

@@ -1,0 +1,70 @@
+//! `granary bench`: figures of this machine, as a person and a program can read them.
+//!
+//! | module | measures |
+//! |---|---|
+//! | `grains` | turns in a slot, calls between lanes, activations, memory of idle grains |
+//! | `streams` | windows from a log to a log, beside reading and decoding alone |
+
+pub mod grains;
+pub mod streams;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use granary_core::Result;
+
+/// One figure.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// The value.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+    /// What was done, for the reader.
+    pub note: String,
+}
+
+impl Figure {
+    /// So many in so long.
+    pub fn rate(name: &str, done: u64, began: Instant, note: impl Into<String>) -> Figure {
+        let value = done as f64 / began.elapsed().as_secs_f64().max(1e-9);
+        Figure { name: name.into(), value, unit: "/s", note: note.into() }
+    }
+}
+
+/// Bytes of memory the process holds.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    pages * 4_096
+}
+
+/// Seconds of processor time the process has used.
+pub fn processor_seconds() -> f64 {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks: u64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    ticks as f64 / TICKS_PER_SECOND
+}
+
+/// A directory that goes when the measurement is over.
+pub(crate) struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn make(name: &str) -> Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("granary-bench-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).map_err(|e| crate::run::unwritable(&path, &e))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

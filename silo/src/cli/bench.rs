@@ -1,0 +1,57 @@
+//! Figures of this machine.
+
+use clap::Subcommand;
+use granary_core::Result;
+
+use crate::bench::{Figure, grains, streams};
+
+use super::{YES, block_on};
+
+#[derive(Subcommand)]
+pub(crate) enum BenchArguments {
+    /// Turns, calls between lanes, activations, memory of idle grains
+    Grains {
+        /// With 10 million grains, too: takes a few minutes and 4 GB
+        #[arg(long)]
+        big: bool,
+    },
+    /// Windows from a log to a log, beside reading and decoding alone
+    Streams {
+        /// Messages, copies not counted
+        #[arg(long, default_value_t = 5_000_000)]
+        events: u64,
+        /// Devices
+        #[arg(long, default_value_t = 10_000)]
+        devices: u64,
+        /// Lanes; one per core when not given
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        lanes: u16,
+    },
+}
+
+pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
+    let tell = |figure: &Figure| {
+        if json {
+            println!(
+                "{}",
+                serde_json::json!({
+                    "name": figure.name,
+                    "value": figure.value,
+                    "unit": figure.unit,
+                    "note": figure.note,
+                })
+            );
+        } else {
+            println!("{:<42} {:>14.0} {:<6} {}", figure.name, figure.value, figure.unit, figure.note);
+        }
+    };
+    block_on(async {
+        match arguments {
+            BenchArguments::Grains { big } => grains::all(big, tell).await?,
+            BenchArguments::Streams { events, devices, lanes } => {
+                streams::run(streams::Options { events, devices, lanes }, tell).await?;
+            }
+        }
+        Ok(YES)
+    })
+}

@@ -1,0 +1,183 @@
+//! What a silo does for those who connect to it: calls, tails, writes, status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use granary_client::serve::{Feed, Gone, Reply, Service};
+use granary_cluster::{Batch, Log};
+use granary_core::call::Options;
+use granary_core::{Clock, Error, ErrorKind, GrainId, Key, Ran, Result, codec, id};
+use granary_engine::Handle;
+use granary_store::Embedded;
+use granary_wire as wire;
+use tokio::sync::Notify;
+
+/// Records handed to one tail before others get their turn.
+const TAIL_RECORDS: usize = 1_024;
+
+/// The service of one silo.
+pub struct SiloService {
+    /// The way to its grains.
+    pub handle: Handle,
+    /// Its store and log.
+    pub store: Arc<Embedded>,
+    /// The clock, for records it writes.
+    pub clock: Arc<dyn Clock>,
+    /// The topics of its output streams, by the name people use.
+    pub topics: BTreeMap<String, String>,
+    /// Its name.
+    pub silo: String,
+}
+
+impl SiloService {
+    fn topic(&self, stream: &str) -> Result<(String, u32)> {
+        let topic = self.topics.get(stream).cloned().unwrap_or_else(|| stream.to_string());
+        match self.store.partitions(&topic)? {
+            Some(partitions) => Ok((topic, partitions)),
+            None => {
+                let known: Vec<&str> = self.topics.keys().map(String::as_str).collect();
+                let message = format!("there is no stream `{stream}`; there are: {}", known.join(", "));
+                Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No))
+            }
+        }
+    }
+
+    /// The records by partition, as batches.
+    fn batches(&self, records: &[wire::NewRecord<'_>], partitions: u32) -> BTreeMap<u32, Batch> {
+        let now = self.clock.now();
+        let mut batches: BTreeMap<u32, Batch> = BTreeMap::new();
+        for record in records {
+            let partition = record.key.map_or(0, |key| id::positive_murmur2(key) % partitions);
+            batches.entry(partition).or_default().push(0, now, record.key, record.value);
+        }
+        batches
+    }
+}
+
+impl Service for SiloService {
+    fn call(&self, call: wire::Call<'_>, reply: Reply) {
+        let options = Options {
+            timeout: Some(call.timeout),
+            idempotency_key: call.idempotency_key.map(Arc::from),
+            one_way: call.one_way,
+            ..Options::default()
+        };
+        let grain = GrainId { kind: call.kind.into(), key: Key::parse(call.key) };
+        reply.follow(self.handle.call(grain, call.method, call.arguments.to_vec(), options));
+    }
+
+    fn tail(&self, tail: wire::Tail<'_>, feed: Feed) {
+        match self.topic(tail.stream) {
+            Ok((topic, partitions)) => {
+                drop(tokio::spawn(follow(self.store.clone(), topic, partitions, tail.start, feed)));
+            }
+            Err(error) => feed.fail(error),
+        }
+    }
+
+    fn produce(&self, produce: wire::Produce<'_>, reply: Reply) {
+        let (topic, partitions) = match self.topic(produce.topic) {
+            Ok(found) => found,
+            Err(error) => return reply.send(Err(error)),
+        };
+        let batches = self.batches(&produce.records, partitions);
+        let store = self.store.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            let written = batches
+                .iter()
+                .try_for_each(|(partition, batch)| store.append(&topic, *partition, batch).map(|_| ()));
+            reply.send(written.map(|()| Vec::new()));
+        }));
+    }
+
+    fn status(&self, reply: Reply) {
+        let mut status: BTreeMap<String, serde_json::Value> = BTreeMap::new();
+        status.insert("silo".into(), self.silo.clone().into());
+        for (name, value) in self.handle.stats().named() {
+            status.insert(name.into(), value.into());
+        }
+        reply.send(codec::to_bytes(&status));
+    }
+}
+
+/// Feeds the records of a topic as they come, until the client has enough or goes.
+async fn follow(store: Arc<Embedded>, topic: String, partitions: u32, start: wire::Start, mut feed: Feed) {
+    let news = Arc::new(Notify::new());
+    let bell = news.clone();
+    let _subscription = store.subscribe(&topic, Box::new(move || bell.notify_one()));
+    let mut next = match first_offsets(&store, &topic, partitions, &start) {
+        Ok(next) => next,
+        Err(error) => return feed.fail(error),
+    };
+    loop {
+        let mut any = false;
+        for partition in 0..partitions {
+            match feed_some(&store, &topic, partition, &mut next[partition as usize], &mut feed) {
+                Ok(Ok(fed)) => any |= fed,
+                Ok(Err(Gone)) => return,
+                Err(error) => return feed.fail(error),
+            }
+        }
+        if any {
+            if feed.ready().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        tokio::select! {
+            biased;
+            () = feed.gone() => return,
+            () = news.notified() => {}
+        }
+    }
+}
+
+fn first_offsets(store: &Embedded, topic: &str, partitions: u32, start: &wire::Start) -> Result<Vec<u64>> {
+    (0..partitions)
+        .map(|partition| {
+            let (first, next) = store.bounds(topic, partition)?;
+            Ok(match start {
+                wire::Start::Earliest => first,
+                wire::Start::Latest => next,
+                wire::Start::Offsets(offsets) => {
+                    offsets.iter().find(|(p, _)| *p == partition).map_or(first, |(_, offset)| *offset)
+                }
+            })
+        })
+        .collect()
+}
+
+fn feed_some(
+    store: &Embedded,
+    topic: &str,
+    partition: u32,
+    next: &mut u64,
+    feed: &mut Feed,
+) -> Result<std::result::Result<bool, Gone>> {
+    let mut gone = false;
+    let mut waits = false;
+    let mut fed = 0;
+    let read_to = store.read_with_ids(topic, partition, *next, |offset, entry| {
+        let id = entry.id.and_then(|id| std::str::from_utf8(id).ok());
+        let record = wire::Record { partition, offset, key: entry.key, id, value: entry.value };
+        match feed.try_send(&record) {
+            Ok(true) => {
+                *next = offset + 1;
+                fed += 1;
+                fed < TAIL_RECORDS
+            }
+            Ok(false) => {
+                waits = true;
+                false
+            }
+            Err(Gone) => {
+                gone = true;
+                false
+            }
+        }
+    })?;
+    if fed == 0 && !waits {
+        *next = (*next).max(read_to);
+    }
+    Ok(if gone { Err(Gone) } else { Ok(fed > 0 || waits) })
+}

@@ -1,0 +1,228 @@
+//! A silo as a process: configuration, lanes, a listening socket, and an orderly end.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use granary_client::serve::{self, Identity};
+use granary_core::{Error, ErrorKind, Grain, KindInfo, Result};
+use granary_engine::Handle;
+use granary_store::{Durability, Embedded};
+use granary_streams::Plan;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::assembly::{Assembly, Running};
+use crate::config::{self, Settings, StoreDurability};
+use crate::service::SiloService;
+
+/// A silo to be started.
+///
+/// ```no_run
+/// use granary::prelude::*;
+///
+/// #[derive(Default, Serialize, Deserialize)]
+/// struct Counter { total: u64 }
+///
+/// #[grain]
+/// impl Counter {
+///     fn add(&mut self, n: u64) -> u64 {
+///         self.total += n;
+///         self.total
+///     }
+/// }
+///
+/// # async fn example() -> granary::Result<()> {
+/// granary::Silo::from_config("granary.toml")?.host::<Counter>().run().await
+/// # }
+/// ```
+pub struct Silo {
+    settings: Settings,
+    plan: Option<Arc<Plan>>,
+    kinds: Vec<&'static KindInfo>,
+    emits: Vec<(String, u32)>,
+}
+
+impl Silo {
+    /// A silo as `granary.toml` and the environment say.
+    pub fn from_config(file: impl AsRef<Path>) -> Result<Silo> {
+        let settings = config::load(Some(file.as_ref()), config::layers::environment(), &[])
+            .map_err(|mistakes| Error::invalid(mistakes.to_string()))?;
+        Silo::from_settings(settings)
+    }
+
+    /// A silo with these settings: its pipeline file is read and checked now.
+    pub fn from_settings(settings: Settings) -> Result<Silo> {
+        let plan = match settings.pipelines.as_slice() {
+            [] => None,
+            [file] => Some(Arc::new(read_plan(Path::new(file))?)),
+            more => {
+                let message = format!(
+                    "pipelines names {} files: this version runs one pipeline in a silo; start a silo with its own \
+                     cluster name for each",
+                    more.len()
+                );
+                return Err(Error::invalid(message));
+            }
+        };
+        Ok(Silo { settings, plan, kinds: Vec::new(), emits: Vec::new() })
+    }
+
+    /// Hosts a kind.
+    #[must_use]
+    pub fn host<G: Grain>(self) -> Silo {
+        self.host_kind(G::info())
+    }
+
+    /// Hosts a kind by its table.
+    #[must_use]
+    pub fn host_kind(mut self, kind: &'static KindInfo) -> Silo {
+        self.kinds.push(kind);
+        self
+    }
+
+    /// Runs a pipeline made by the builder, in place of a pipeline file.
+    #[must_use]
+    pub fn pipeline(mut self, plan: Plan) -> Silo {
+        self.plan = Some(Arc::new(plan));
+        self
+    }
+
+    /// Declares a stream that grains emit to.
+    #[must_use]
+    pub fn stream(mut self, topic: impl Into<String>, partitions: u32) -> Silo {
+        self.emits.push((topic.into(), partitions));
+        self
+    }
+
+    /// Starts it; it runs until it is stopped.
+    pub async fn start(self) -> Result<RunningSilo> {
+        let Silo { settings, plan, kinds, emits } = self;
+        let name = settings.silo.name.clone().unwrap_or_else(|| "silo-1".into());
+        let durability = match settings.store.durability {
+            StoreDurability::Fsync => Durability::Fsync,
+            StoreDurability::Everysec => Durability::Everysec,
+        };
+        let assembly = Assembly {
+            cluster: settings.cluster.name.clone(),
+            silo: name.clone(),
+            lanes: settings.silo.lanes.unwrap_or(0),
+            slots: settings.cluster.slots,
+            plan,
+            kinds,
+            emits,
+            durability,
+            memory_bytes_max: settings
+                .silo
+                .memory_bytes_max
+                .map_or(Assembly::default().memory_bytes_max, |bytes| {
+                    usize::try_from(bytes).unwrap_or(usize::MAX)
+                }),
+            commit_interval: Some((settings.commit.interval_min(), settings.commit.interval_max())),
+            ..Assembly::default()
+        };
+        let path = PathBuf::from(&settings.store.path);
+        let store = assembly.open_store(&path)?;
+        let topics = assembly.named_topics();
+        let clock = assembly.clock.clone();
+        let listener = listen(&settings.silo.listen).await?;
+        let address = listener.local_addr().map_err(|e| unreachable(&settings.silo.listen, &e))?.to_string();
+        let running = assembly.start(store.clone())?;
+        let service = SiloService { handle: running.handle(), store, clock, topics, silo: name.clone() };
+        let identity = Identity { cluster: settings.cluster.name.clone(), silo: name.clone() };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move { drop(stopped.await) };
+        let served = tokio::spawn(serve::serve(listener, Arc::new(service), identity, stopped));
+        tracing::info!(silo = %name, %address, store = %path.display(), "silo runs");
+        Ok(RunningSilo { running, stop, served, address })
+    }
+
+    /// Starts it and runs until SIGTERM or SIGINT, then ends in order: what was taken is finished and stored.
+    pub async fn run(self) -> Result<()> {
+        let silo = self.start().await?;
+        signalled().await;
+        silo.stop().await;
+        Ok(())
+    }
+}
+
+/// A silo that runs and listens.
+pub struct RunningSilo {
+    running: Running,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<std::io::Result<()>>,
+    address: String,
+}
+
+impl RunningSilo {
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A way to its grains from this process.
+    pub fn handle(&self) -> Handle {
+        self.running.handle()
+    }
+
+    /// Its store and log.
+    pub fn store(&self) -> &Arc<Embedded> {
+        self.running.store()
+    }
+
+    /// What it was made of, and what its records became.
+    pub fn running(&self) -> &Running {
+        &self.running
+    }
+
+    /// Stops taking, finishes turns, stores what they changed.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        self.running.stop().await;
+        let _ = self.served.await;
+    }
+}
+
+/// Comes true at SIGTERM or SIGINT.
+pub async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// Reads and checks a pipeline file.
+pub fn read_plan(path: &Path) -> Result<Plan> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))?;
+    granary_streams::file::parse(&text)
+        .map_err(|mistakes| Error::invalid(format!("{}:\n{mistakes}", path.display())))
+}
+
+async fn listen(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| unreachable(address, &e))
+}
+
+fn unreachable(address: &str, e: &std::io::Error) -> Error {
+    let message = format!("silo.listen {address}: cannot listen there: {e}; is another silo running?");
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+/// The streams of an assembly, by the names people use.
+impl Assembly {
+    /// Sinks, set-aside streams and what grains emit to, each with its topic.
+    pub fn named_topics(&self) -> BTreeMap<String, String> {
+        let planned = self.plan.iter().flat_map(|plan| plan.streams().to_vec());
+        let own = [crate::assembly::ALERTS, "poisoned"].map(String::from);
+        let emitted = self.emits.iter().map(|(name, _)| name.clone());
+        planned
+            .chain(own)
+            .chain(emitted)
+            .filter_map(|name| Some((name.clone(), self.topic_of(&name)?)))
+            .collect()
+    }
+}
