@@ -1,7 +1,10 @@
 //! Strict JSON (RFC 8259) in one pass: the whole record is validated, ignored values included, and only the declared
 //! fields are kept. Nesting costs a bit per level in a reused list, never the stack.
 
+mod escape;
+
 use super::{DEPTH_MAX, Decoded, Found, Reject, Rule, Schema, none_missing, number, utf8};
+use escape::unescape;
 
 /// Reads one object into `decoded.found`.
 pub(super) fn read(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Box<Reject>> {
@@ -370,56 +373,6 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 #[inline]
 fn find(schema: &Schema, name: &[u8]) -> Option<u8> {
     schema.fields.iter().position(|field| same(field.from.as_bytes(), name)).map(|i| i as u8)
-}
-
-/// Appends the text with its escapes replaced; false when a `\u` escape is a lone surrogate. Its shape is valid.
-fn unescape(text: &[u8], out: &mut Vec<u8>) -> bool {
-    let mut at = 0;
-    while let Some(byte) = text.get(at) {
-        if *byte != b'\\' {
-            out.push(*byte);
-            at += 1;
-            continue;
-        }
-        let plain = match text[at + 1] {
-            b'b' => 0x08,
-            b'f' => 0x0c,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'u' => match scalar(&text[at..]) {
-                Some((scalar, len)) => {
-                    out.extend_from_slice(scalar.encode_utf8(&mut [0; 4]).as_bytes());
-                    at += len;
-                    continue;
-                }
-                None => return false,
-            },
-            itself => itself,
-        };
-        out.push(plain);
-        at += 2;
-    }
-    true
-}
-
-/// The scalar value of the one or two `\u` escapes at the start, and how many bytes they take.
-fn scalar(text: &[u8]) -> Option<(char, usize)> {
-    let first = unit(text)?;
-    if let Some(scalar) = char::from_u32(first) {
-        return Some((scalar, 6));
-    }
-    if first >= 0xdc00 {
-        return None;
-    }
-    let second = unit(text.get(6..)?).filter(|unit| (0xdc00..0xe000).contains(unit))?;
-    let scalar = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
-    char::from_u32(scalar).map(|scalar| (scalar, 12))
-}
-
-fn unit(text: &[u8]) -> Option<u32> {
-    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
-    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]

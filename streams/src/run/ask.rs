@@ -3,7 +3,8 @@
 use granary_core::{Error, ErrorKind, GrainId, Result, Timestamp};
 use granary_window::Value;
 
-use super::slot::{Prepared, Slot};
+use super::prepared::Prepared;
+use super::slot::Slot;
 use super::{pack, segments};
 use crate::plan::{Column, ColumnKind, WindowStep};
 

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `route` | the record on its way: decoded once, filters and maps evaluated |
 //! | `slot` | one slot's memory: operators, counts, and what a record does to them |
+//! | `clock` | what the passing of time does to a slot |
+//! | `emit` | rows on their way to the sinks |
 //! | `rows` | rows and identities, written straight into the outbox |
 //! | `ask` | answers of `Window/...` and `Device/...` |
 //! | [`counts`] | what became of the records |
@@ -11,8 +13,11 @@
 //! Invariant: what a record does depends on the record and the slot's cells alone, so a replay does the same.
 
 mod ask;
+mod clock;
 pub mod counts;
+mod emit;
 mod pack;
+mod prepared;
 mod route;
 mod rows;
 mod segments;
@@ -28,9 +33,10 @@ pub use ask::{DEVICE, GET, WINDOW};
 pub use counts::{Counts, Verdict};
 
 use crate::plan::Plan;
+use prepared::Prepared;
 use route::Routed;
 pub(crate) use slot::INPUTS_MAX;
-use slot::{Buffers, Prepared, Slot};
+use slot::{Buffers, Slot};
 
 /// The slots of one lane, running one plan.
 #[derive(Debug)]

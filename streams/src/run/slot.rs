@@ -3,72 +3,20 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use granary_cluster::{Applied, Cause, Effects, Failure, Record, StreamId};
-use granary_core::{GrainId, Key, Span, Timestamp};
-use granary_window::{Early, Event, Input, Operator, Outcome, Output, Row, Value};
+use granary_cluster::{Applied, Effects, Failure, Record, StreamId};
+use granary_core::Timestamp;
+use granary_window::{Event, Input, Operator, Outcome, Value};
 
+use super::clock::waits_for_the_wall_clock;
 use super::counts::{Tally, Verdict};
+use super::emit::{Causes, Emit, grain};
+use super::prepared::{Prepared, Window};
 use super::route::Routed;
-use super::rows::{self, Template};
-use super::{pack, segments};
-use crate::plan::{From, Plan, Step, Target, WindowStep};
+use super::{pack, rows, segments};
+use crate::plan::{From, Target};
 
 /// Values that one window step's aggregates read at most.
 pub(crate) const INPUTS_MAX: usize = 64;
-/// Keys closed by one tick at most: the others follow with the next one.
-const IDLE_KEYS_MAX: usize = 4_096;
-
-/// What is prepared once for all slots of a lane.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub plan: Arc<Plan>,
-    /// The window steps: place in the plan, fixed parts of the rows, and the sinks that take them.
-    pub windows: Vec<Prepared1>,
-    pub rejected: StreamId,
-    pub late: StreamId,
-    pub poisoned: StreamId,
-    pub verdicts: Option<StreamId>,
-}
-
-/// A window step, prepared.
-#[derive(Debug)]
-pub(crate) struct Prepared1 {
-    pub step: usize,
-    pub template: Template,
-    pub sinks: Vec<usize>,
-    /// Whether another window step reads the same source: then late rows name their step.
-    pub has_siblings: bool,
-}
-
-impl Prepared {
-    pub fn new(plan: Arc<Plan>) -> Prepared {
-        let windows: Vec<(usize, &Step, &WindowStep)> =
-            plan.steps.iter().enumerate().filter_map(|(i, step)| Some((i, step, step.window()?))).collect();
-        let windows = windows
-            .iter()
-            .map(|(i, step, window)| Prepared1 {
-                step: *i,
-                template: Template::new(&plan, step, window),
-                sinks: sinks_of(&plan, From::Step(*i)),
-                has_siblings: windows.iter().any(|(j, other, _)| i != j && other.source == step.source),
-            })
-            .collect();
-        let of = |name| plan.stream(name);
-        let always = "every plan has the set-aside streams";
-        Prepared {
-            windows,
-            rejected: of("rejected").expect(always),
-            late: of("late").expect(always),
-            poisoned: of("poisoned").expect(always),
-            verdicts: of(crate::plan::VERDICTS),
-            plan,
-        }
-    }
-}
-
-fn sinks_of(plan: &Plan, from: From) -> Vec<usize> {
-    plan.sinks.iter().enumerate().filter(|(_, sink)| sink.from == from).map(|(i, _)| i).collect()
-}
 
 /// One slot's memory.
 #[derive(Debug)]
@@ -77,9 +25,9 @@ pub(crate) struct Slot {
     pub operators: Vec<Operator>,
     pub tally: Tally,
     /// The last tick since the last record: silence is counted from one tick to the next.
-    ticked_at: Option<Timestamp>,
+    pub ticked_at: Option<Timestamp>,
     /// For each operator the keys to close.
-    idle: Vec<Vec<Box<[u8]>>>,
+    pub idle: Vec<Vec<Box<[u8]>>>,
 }
 
 /// Buffers reused from record to record.
@@ -91,7 +39,7 @@ pub(crate) struct Buffers {
 
 impl Slot {
     pub fn new(prepared: &Prepared) -> Slot {
-        let operator = |window: &Prepared1| {
+        let operator = |window: &Window| {
             let step = prepared.plan.steps[window.step].window().expect("prepared steps are window steps");
             Operator::new(Arc::clone(&step.spec), &step.prefix)
         };
@@ -407,95 +355,6 @@ impl Slot {
         self.judge(prepared, record, (Verdict::Poisoned, "", ""), &mut causes, effects);
     }
 
-    /// The wall clock: silent keys are closed, early results that wait for it come.
-    pub fn tick(
-        &mut self,
-        prepared: &Prepared,
-        now: Timestamp,
-        cause: Cause,
-        effects: &mut Effects,
-    ) -> Result<Applied, Failure> {
-        let missing = effects.missing.len();
-        let wall_clock = Input::ProcessingTime(now);
-        for operator in &mut self.operators {
-            if operator.spec().watermark.idle_after.is_some() {
-                operator.missing_index(&mut effects.missing);
-            }
-            if waits_for_the_wall_clock(operator) {
-                operator.missing(&wall_clock, &mut effects.missing);
-            }
-        }
-        if effects.missing.len() > missing {
-            return Ok(Applied::Missing);
-        }
-        let stood = self.ticked_at.map_or(Span::ZERO, |before| now.since(before));
-        self.ticked_at = Some(now);
-        for (operator, idle) in self.operators.iter_mut().zip(&mut self.idle) {
-            if operator.spec().watermark.idle_after.is_some() {
-                operator.pass_silence(stood);
-                // An operator names a key once: those of a tick that lacked cells are still here.
-                operator.idle_keys(IDLE_KEYS_MAX.saturating_sub(idle.len()), idle);
-            }
-            for key in idle {
-                operator.missing(&Input::CloseIdle { key }, &mut effects.missing);
-            }
-        }
-        if effects.missing.len() > missing {
-            return Ok(Applied::Missing);
-        }
-        let (mut causes, mut failed) = (Causes(cause), None);
-        for (i, operator) in self.operators.iter_mut().enumerate() {
-            let window = &prepared.windows[i];
-            let mut emit = Emit {
-                prepared,
-                window,
-                tally: &mut self.tally,
-                causes: &mut causes,
-                effects,
-                time: now,
-                failed: &mut failed,
-            };
-            if waits_for_the_wall_clock(operator) {
-                operator.apply(&wall_clock, &mut emit);
-            }
-            for key in self.idle[i].drain(..) {
-                operator.apply(&Input::CloseIdle { key: &key }, &mut emit);
-            }
-        }
-        failed.map_or(Ok(Applied::Done), Err)
-    }
-
-    /// The input has ended.
-    pub fn end(
-        &mut self,
-        prepared: &Prepared,
-        cause: Cause,
-        effects: &mut Effects,
-    ) -> Result<Applied, Failure> {
-        let missing = effects.missing.len();
-        for operator in &mut self.operators {
-            operator.missing(&Input::End, &mut effects.missing);
-        }
-        if effects.missing.len() > missing {
-            return Ok(Applied::Missing);
-        }
-        let (mut causes, mut failed) = (Causes(cause), None);
-        for (operator, window) in self.operators.iter_mut().zip(&prepared.windows) {
-            let time = Timestamp::MAX;
-            let mut emit = Emit {
-                prepared,
-                window,
-                tally: &mut self.tally,
-                causes: &mut causes,
-                effects,
-                time,
-                failed: &mut failed,
-            };
-            operator.apply(&Input::End, &mut emit);
-        }
-        failed.map_or(Ok(Applied::Done), Err)
-    }
-
     pub fn memory_bytes(&self) -> usize {
         self.operators.iter().map(Operator::memory_bytes).sum()
     }
@@ -514,73 +373,4 @@ fn name_missing(
     }
     operator.missing(input, &mut effects.missing);
     effects.missing.len() > missing
-}
-
-fn waits_for_the_wall_clock(operator: &Operator) -> bool {
-    matches!(operator.spec().early, Some(Early::ProcessingTimeDelay(_)))
-}
-
-/// The grain of a kind that has the row's routing key.
-fn grain(kind: &str, key: &[u8]) -> GrainId {
-    GrainId::new(kind, Key::from(&*String::from_utf8_lossy(key)))
-}
-
-/// Numbers the outputs of one input.
-pub(crate) struct Causes(Cause);
-
-impl Causes {
-    pub fn of(record: &Record<'_>) -> Causes {
-        let Record { source, partition, offset, .. } = *record;
-        Causes(Cause { source, partition, offset, index: 0 })
-    }
-
-    #[inline]
-    fn next(&mut self) -> Cause {
-        let cause = self.0;
-        self.0.index += 1;
-        cause
-    }
-}
-
-/// Takes a window step's rows to its sinks.
-struct Emit<'a> {
-    prepared: &'a Prepared,
-    window: &'a Prepared1,
-    tally: &'a mut Tally,
-    causes: &'a mut Causes,
-    effects: &'a mut Effects,
-    time: Timestamp,
-    failed: &'a mut Option<Failure>,
-}
-
-impl Output for Emit<'_> {
-    fn result(&mut self, row: Row<'_>) {
-        let plan = &self.prepared.plan;
-        let template = &self.window.template;
-        for sink in &self.window.sinks {
-            match &plan.sinks[*sink].to {
-                Target::Topic(_) | Target::File(_) => self.effects.outbox.push(
-                    StreamId(*sink as u16),
-                    self.causes.next(),
-                    rows::time(&row, self.time),
-                    row.key,
-                    |out| template.identity(&row, out),
-                    |out| template.row(&row, out),
-                ),
-                Target::Grain { kind, method } => {
-                    let step = &plan.steps[self.window.step];
-                    let window = step.window().expect("prepared steps are window steps");
-                    let mut arguments = Vec::new();
-                    pack::row(plan, step, window, &pack::Named::of(&row), Some(&row), None, &mut arguments);
-                    self.effects.tells.push((grain(kind, row.key), method.clone(), arguments));
-                }
-                Target::Call(call) => match call(&row) {
-                    Ok(Some(tell)) => self.effects.tells.push((tell.grain, tell.method, tell.arguments)),
-                    Ok(None) => {}
-                    Err(message) => *self.failed = Some(Failure { message }),
-                },
-            }
-            self.tally.result(*sink, rows::standing(&row));
-        }
-    }
 }

@@ -48,7 +48,7 @@ fn built() -> Plan {
         .sum(|m| m.m1)
         .to_topic("results")
         .plan()
-        .unwrap()
+        .expect("a plan without mistakes")
 }
 
 const SAME: &str = "
