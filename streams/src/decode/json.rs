@@ -3,12 +3,11 @@
 
 mod escape;
 
-use super::{DEPTH_MAX, Decoded, Found, Reject, Rule, Schema, none_missing, number, utf8};
+use super::{DEPTH_MAX, Decoded, Found, Reject, Rule, Schema, none_missing, number};
 use escape::unescape;
 
-/// Reads one object into `decoded.found`.
+/// Reads one object into `decoded.found`. The record is valid UTF-8.
 pub(super) fn read(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), Box<Reject>> {
-    utf8(raw)?;
     decoded.found.clear();
     decoded.found.resize(schema.fields.len(), Found::Missing);
     let mut twice = None;

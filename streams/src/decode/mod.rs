@@ -8,6 +8,7 @@
 //! its [`Decoded`] has grown to its working size.
 
 mod delimited;
+mod fast;
 mod json;
 mod messagepack;
 pub mod number;
@@ -243,7 +244,15 @@ pub fn decode(schema: &Schema, raw: &[u8], decoded: &mut Decoded) -> Result<(), 
     }
     decoded.reset(schema.fields.len());
     match &schema.format {
-        Format::Json => json::read(schema, raw, decoded)?,
+        Format::Json => {
+            utf8(raw)?;
+            if fast::read(schema, raw, decoded) {
+                return Ok(());
+            }
+            // What the fast reader has put down counts for nothing.
+            decoded.reset(schema.fields.len());
+            json::read(schema, raw, decoded)?;
+        }
         Format::Delimited { separator, columns } => {
             delimited::read(schema, *separator, columns, raw, decoded)?;
         }

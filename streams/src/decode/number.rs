@@ -64,10 +64,13 @@ pub fn integer(written: &[u8]) -> Option<i64> {
 }
 
 /// Powers of ten that a double holds exactly.
-const EXACT: [f64; 23] = [
+pub(super) const EXACT: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
     1e19, 1e20, 1e21, 1e22,
 ];
+
+/// A number of so many bytes, its sign left out, has a power of ten within [`EXACT`] and does not overflow.
+pub(super) const PLAIN_BYTES_MAX: usize = 16;
 
 /// The double nearest to a number written by JSON's grammar; infinite when it is too large.
 ///
@@ -79,7 +82,7 @@ pub fn double(written: &[u8]) -> f64 {
         Some((b'-', rest)) => (true, rest),
         _ => (false, written),
     };
-    if unsigned.len() <= 16 {
+    if unsigned.len() <= PLAIN_BYTES_MAX {
         let (mut mantissa, mut fraction, mut in_fraction) = (0_u64, 0_usize, false);
         for byte in unsigned {
             match byte {

@@ -294,8 +294,9 @@ fn aggregate(
         _ => 1,
     };
     if arguments.len() != wanted {
-        let example = ["count()", "sum(m1)", "top(m1, 3)"][wanted];
-        mistakes.add(node.place, format!("{function}: {wanted} arguments expected, as in {example}"));
+        let (count, example) =
+            [("no argument", ""), ("one argument", "m1"), ("two arguments", "m1, 3")][wanted];
+        mistakes.add(node.place, format!("`{function}` takes {count}: write {function}({example})"));
         return None;
     }
     let column = match arguments.first() {

@@ -2,7 +2,7 @@
 
 use granary_cluster::Record;
 use granary_core::Timestamp;
-use granary_window::{Reason, Row, Values, Window};
+use granary_window::{Computed, Reason, Row, Values, Window};
 
 use super::{segments, text};
 use crate::decode::{Decoded, Reject};
@@ -119,9 +119,21 @@ impl Template {
 
     #[inline]
     fn values(&self, values: &Values<'_>, out: &mut Vec<u8>) {
+        // Of few events sum, average and extremes are often the same double: its digits are found once.
+        let mut last: Option<(u64, std::ops::Range<usize>)> = None;
         for (name, value) in self.aggregates.iter().zip(values.iter()) {
             out.extend_from_slice(name);
-            text::computed(out, &value);
+            match (&value, &last) {
+                (Computed::Double(double), Some((bits, digits))) if double.to_bits() == *bits => {
+                    out.extend_from_within(digits.clone());
+                }
+                (Computed::Double(double), _) => {
+                    let start = out.len();
+                    text::double(out, *double);
+                    last = Some((double.to_bits(), start..out.len()));
+                }
+                _ => text::computed(out, &value),
+            }
         }
     }
 }
