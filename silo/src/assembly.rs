@@ -7,7 +7,7 @@ use granary_cluster::{Incarnation, Log, Pipeline, Store, StreamId, slots::SLOTS_
 use granary_core::{Clock, Error, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream, Subscription};
-use granary_streams::plan::Read;
+use granary_streams::plan::{Read, Target};
 use granary_streams::run::counts::{self, Counts};
 use granary_streams::{Plan, Slots};
 
@@ -41,6 +41,8 @@ pub struct Assembly {
     pub memory_bytes_max: usize,
     /// The shortest and longest interval between commits that only the log drives.
     pub commit_interval: Option<(Span, Span)>,
+    /// How long a plain turn may hold its lane before the process is ended.
+    pub turn_max: Option<Span>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -59,6 +61,7 @@ impl Default for Assembly {
             durability: Durability::Fsync,
             memory_bytes_max: 2 << 30,
             commit_interval: None,
+            turn_max: None,
             clock: Arc::new(SystemClock::start()),
         }
     }
@@ -112,6 +115,7 @@ impl Assembly {
             let message = format!("the kind `{}` is built in: give yours another name", taken.name);
             return Err(Error::invalid(message));
         }
+        self.check_sinks()?;
         let outputs = self.outputs();
         let mut config = Config::new(store.clone(), self.clock.clone(), self.kinds.clone());
         config.silo.clone_from(&self.silo);
@@ -121,6 +125,7 @@ impl Assembly {
         config.memory_bytes_max = self.memory_bytes_max;
         config.streams = outputs.named;
         config.commit_interval = self.commit_interval.unwrap_or(config.commit_interval);
+        config.turn_max = self.turn_max.unwrap_or(config.turn_max);
         let (plan, slots, poisoned) = (self.plan.clone(), self.slots, outputs.poisoned);
         let (planned, subscriptions) = (self.planned_sources(), Subscriptions::of(&self.kinds));
         config.pipeline = Arc::new(move || {
@@ -128,6 +133,32 @@ impl Assembly {
             Box::new(Subscribed::new(inner, planned, subscriptions.clone(), slots, poisoned))
         });
         Ok(config)
+    }
+
+    /// The grains that sinks call are hosted here and have the methods: else each record would end in `poisoned`.
+    fn check_sinks(&self) -> Result<()> {
+        for sink in self.plan.iter().flat_map(|plan| &plan.sinks) {
+            let Target::Grain { kind, method } = &sink.to else { continue };
+            let info = self.kinds.iter().find(|info| *info.name == **kind).ok_or_else(|| {
+                let hosted: Vec<&str> = self.kinds.iter().map(|info| info.name).collect();
+                let message = format!(
+                    "sink `{}`: this program does not host the kind `{kind}`; it hosts: {}",
+                    sink.name,
+                    hosted.join(", ")
+                );
+                Error::invalid(message)
+            })?;
+            if info.method(method).is_none() {
+                let methods: Vec<&str> = info.methods.iter().map(|entry| entry.info.name).collect();
+                let message = format!(
+                    "sink `{}`: the kind `{kind}` has no method `{method}`; it has: {}",
+                    sink.name,
+                    methods.join(", ")
+                );
+                return Err(Error::invalid(message));
+            }
+        }
+        Ok(())
     }
 
     /// Sources of the plan and the topics their strays go to.

@@ -89,6 +89,10 @@ impl Source for FileSource {
             self.lines = None;
             self.line = 0;
         }
+        let goes_on = self.lines.is_some() && from == self.line;
+        if !goes_on {
+            tracing::info!(file = %self.path.display(), from, "reading begins");
+        }
         let mut line = Vec::with_capacity(256);
         while self.line < from {
             if !self.next_line(&mut line)? {

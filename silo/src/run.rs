@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_core::{Error, ErrorKind, Result};
+use granary_cluster::Store;
+use granary_core::{Error, ErrorKind, KindInfo, Result, SlotId, Span};
 use granary_engine::{Handle, SourceSpec, Stats};
 use granary_store::{Durability, Embedded, Export};
 use granary_streams::plan::Target;
@@ -22,7 +23,6 @@ pub const STORE_DIR: &str = ".granary";
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// What to run.
-#[derive(Debug)]
 pub struct Options {
     /// The pipeline.
     pub plan: Plan,
@@ -40,6 +40,10 @@ pub struct Options {
     pub batch_records_max: usize,
     /// When a commit counts as kept.
     pub durability: Durability,
+    /// Kinds of grains that sinks call.
+    pub kinds: Vec<&'static KindInfo>,
+    /// How long a plain turn may hold its lane before the process is ended.
+    pub turn_max: Option<Span>,
 }
 
 /// Where a run stands.
@@ -54,7 +58,8 @@ pub struct Progress {
 /// Runs to the end of all inputs; `progress` is told now and then. Returns what became of all records, of earlier
 /// attempts too.
 pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result<Counts> {
-    let Options { plan, inputs, out, changes, verdicts, lanes, batch_records_max, durability } = options;
+    let Options { plan, inputs, out, changes, verdicts, lanes, batch_records_max, durability, kinds, turn_max } =
+        options;
     let plan = Arc::new(if verdicts { plan.with_verdicts() } else { plan });
     let files = files_of(&plan, &inputs)?;
     std::fs::create_dir_all(&out).map_err(|e| unwritable(&out, &e))?;
@@ -64,10 +69,13 @@ pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result
         plan: Some(plan.clone()),
         sink_partitions: 1,
         durability,
+        kinds,
+        turn_max,
         ..Assembly::default()
     };
     let store = assembly.open_store(&out.join(STORE_DIR))?;
     check_same_run(&store, &plan, &files)?;
+    tell_where_it_stands(&store, assembly.slots)?;
     let mut config = assembly.config(&store)?;
     config.finite = true;
     config.batch_records_max = batch_records_max;
@@ -89,6 +97,19 @@ pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result
     running.stop().await;
     write_out(&store, &plan, &topics, &out, changes)?;
     Ok(counts)
+}
+
+/// Logs how far the slots have come: where reading will go on.
+fn tell_where_it_stands(store: &Embedded, slots: u16) -> Result<()> {
+    let (mut commits, mut uncommitted, mut lowest) = (0, 0, u64::MAX);
+    for slot in 0..slots {
+        let record = store.record(SlotId(slot))?;
+        commits += record.n.0;
+        uncommitted += u64::from(record.n.0 == 0);
+        lowest = lowest.min(record.positions.iter().map(|p| p.offset).min().unwrap_or(0));
+    }
+    tracing::info!(commits, uncommitted, lowest, "slots stand");
+    Ok(())
 }
 
 async fn wait(handle: &Handle, progress: &mut impl FnMut(Progress)) {

@@ -179,8 +179,8 @@ impl RunningSilo {
     /// Stops taking, finishes turns, stores what they changed.
     pub async fn stop(self) {
         let _ = self.stop.send(());
+        let _ = self.served.await; // answers under way still leave
         self.running.stop().await;
-        let _ = self.served.await;
     }
 }
 

@@ -120,6 +120,14 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// An empty one with room for about as much as this one holds.
+    pub fn like(other: &Outbox) -> Outbox {
+        Outbox {
+            arena: Vec::with_capacity(other.arena.len()),
+            entries: Vec::with_capacity(other.entries.len()),
+        }
+    }
+
     /// Appends one entry: `key` is the routing key, `id` the identity a replay reproduces, `write` appends the value.
     pub fn push(
         &mut self,

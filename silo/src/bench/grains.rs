@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::Poll;
-use std::time::Instant;
 
 use granary_cluster::{Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Outbox, Script, Store, TxId};
 use granary_core::{Cx, Error, ErrorKind, Grain, GrainId, Key, Result, SlotId, codec, time::hours};
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::SystemClock;
 
-use super::{Figure, Scratch, processor_seconds, resident_bytes};
+use super::{Figure, Scratch, Watch, resident_bytes};
 
 const SLOTS: u16 = 96;
 /// Calls between two rests of a driver: commits are sealed while it rests.
@@ -137,16 +136,15 @@ fn routing_keys() -> Vec<String> {
 /// All figures. `big` also measures 10 million grains.
 pub async fn all(big: bool, mut tell: impl FnMut(&Figure)) -> Result<()> {
     let cores = crate::assembly::cores();
-    tell(&same_slot(20_000_000).await?);
-    tell(&cross_lane(cores, 4_000_000).await?);
-    for figure in idle(1_000_000, cores).await? {
-        tell(&figure);
-    }
-    if big {
-        for figure in idle(10_000_000, cores).await? {
+    // idle grains first: memory that another measurement has left would hide theirs
+    let crowds: &[u64] = if big { &[10_000_000] } else { &[1_000_000] };
+    for grains in crowds {
+        for figure in idle(*grains, cores).await? {
             tell(&figure);
         }
     }
+    tell(&same_slot(20_000_000).await?);
+    tell(&cross_lane(cores, 4_000_000).await?);
     let others = if big { 10_000_000 } else { 1_000_000 };
     tell(&activation(others, 2_000_000, cores).await?);
     Ok(())
@@ -159,13 +157,11 @@ async fn same_slot(calls: u64) -> Result<Figure> {
     let engine = start(open(&scratch)?, 1)?;
     let handle = engine.handle();
     handle.grain::<Driver>("warm").add(COUNTERS, calls / 20).timeout(hours(1)).await?;
-    let (before, cpu, began) = (handle.stats().commits, processor_seconds(), Instant::now());
+    let (before, watch) = (handle.stats().commits, Watch::start());
     handle.grain::<Driver>("d").add(COUNTERS, calls).timeout(hours(1)).await?;
     let commits = handle.stats().commits - before;
-    let cores_used = (processor_seconds() - cpu) / began.elapsed().as_secs_f64();
-    let note =
-        format!("{calls} turns over {COUNTERS} grains, {commits} commits, fsync, {cores_used:.2} cores used");
-    let figure = Figure::rate("same-slot turn that changes a field", calls, began, note);
+    let note = format!("one lane, {calls} turns over {COUNTERS} grains, {commits} commits, fsync");
+    let figure = watch.rate("same-slot turn that changes a field", calls, note);
     engine.stop().await;
     Ok(figure)
 }
@@ -179,7 +175,7 @@ async fn cross_lane(lanes: u16, calls: u64) -> Result<Figure> {
     let keys = routing_keys();
     let drivers = u64::from(SLOTS) * DRIVERS_PER_SLOT;
     let each = calls / drivers;
-    let began = Instant::now();
+    let watch = Watch::start();
     let mut answers = Vec::new();
     for slot in 0..usize::from(SLOTS) {
         // the next slot is on another lane where there is one
@@ -194,7 +190,7 @@ async fn cross_lane(lanes: u16, calls: u64) -> Result<Figure> {
         answer.await.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))??;
     }
     let note = format!("{lanes} lanes, {drivers} calls in flight, clean grains");
-    let figure = Figure::rate("cross-lane call", each * drivers, began, note);
+    let figure = watch.rate("cross-lane call", each * drivers, note);
     engine.stop().await;
     Ok(figure)
 }
@@ -206,10 +202,10 @@ async fn activation(others: u64, calls: u64, lanes: u16) -> Result<Figure> {
     let store = open(&scratch)?;
     preload(&store, &keys, others)?;
     let engine = start(store, lanes)?;
-    let began = Instant::now();
+    let watch = Watch::start();
     let done = touch_all(&engine.handle(), &keys, others, calls).await?;
     let note = format!("first read of a durable grain, the store holds {others} others, {lanes} lanes");
-    let figure = Figure::rate("activation", done, began, note);
+    let figure = watch.rate("activation", done, note);
     engine.stop().await;
     Ok(figure)
 }
@@ -222,7 +218,7 @@ async fn idle(grains: u64, lanes: u16) -> Result<Vec<Figure>> {
     let handle = engine.handle();
     let keys = routing_keys();
     touch_all(&handle, &keys, 1 << 40, 96 * 64).await?;
-    let (before, began) = (resident_bytes(), Instant::now());
+    let (before, watch) = (resident_bytes(), Watch::start());
     let done = touch_all(&handle, &keys, 0, grains).await?;
     let each = (resident_bytes().saturating_sub(before)) as f64 / done as f64 - STATE_BYTES;
     let name = format!("idle grain beyond its state, {} M grains", grains / 1_000_000);
@@ -233,7 +229,7 @@ async fn idle(grains: u64, lanes: u16) -> Result<Vec<Figure>> {
             unit: "bytes",
             note: "resident memory, keys of about 10 characters".into(),
         },
-        Figure::rate("activation, empty store", done, began, format!("{lanes} lanes")),
+        watch.rate("activation, empty store", done, format!("{lanes} lanes")),
     ];
     engine.stop().await;
     Ok(figures)

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Instant;
 
 use granary_cluster::{Batch, Log, Record, SourceId};
 use granary_core::{Error, ErrorKind, Result, Timestamp, id};
@@ -14,7 +13,7 @@ use granary_streams::{Plan, file};
 
 use crate::assembly::{Assembly, Running};
 
-use super::{Figure, Scratch, processor_seconds};
+use super::{Figure, Scratch, Watch};
 
 /// Partitions of the input.
 const PARTITIONS: u32 = 12;
@@ -101,20 +100,18 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let mut config = assembly.config(&store)?;
     config.finite = true;
     config.sources = vec![source(&input)];
-    let (cpu, began) = (processor_seconds(), Instant::now());
+    let watch = Watch::start();
     let running = Running::start(assembly, config, store)?;
     running.handle().finished().await;
-    let cpu = processor_seconds() - cpu;
     let stats = running.handle().stats();
     let note = format!(
-        "{total} records ({} copies) of {} devices, {} results, {} commits, fsync, {lanes} lanes, {:.2} us of processor per record",
+        "{total} records ({} copies) of {} devices, {} results, {} commits, fsync, {lanes} lanes",
         total - options.events,
         options.devices,
         stats.outputs,
-        stats.commits,
-        cpu * 1e6 / total as f64
+        stats.commits
     );
-    tell(&Figure::rate("windows, log to log", total, began, note));
+    tell(&watch.rate("windows, log to log", total, note));
     let counts = running.counts()?;
     let store = running.store().clone();
     let topic = running.assembly().topic_of("aggregates").unwrap_or_default();
@@ -225,13 +222,13 @@ fn messages(input: &Embedded) -> Result<u64> {
 
 /// Reads the partitions on as many threads as there are lanes.
 fn read_alone(input: &Arc<Embedded>, total: u64, lanes: u16) -> Result<Figure> {
-    let began = Instant::now();
+    let watch = Watch::start();
     on_threads(input, lanes, |_| Ok(()))?;
-    Ok(Figure::rate("log reading alone", total, began, format!("{lanes} threads")))
+    Ok(watch.rate("log reading alone", total, format!("{lanes} threads")))
 }
 
 fn decode_alone(plan: &Arc<Plan>, input: &Arc<Embedded>, total: u64, lanes: u16) -> Result<Figure> {
-    let began = Instant::now();
+    let watch = Watch::start();
     let Decoder::Schema(schema) = &plan.sources[0].decoder else {
         return Err(Error::invalid("the bench's source has a schema"));
     };
@@ -242,7 +239,7 @@ fn decode_alone(plan: &Arc<Plan>, input: &Arc<Embedded>, total: u64, lanes: u16)
         }
         DECODED.with_borrow_mut(|decoded| decode(schema, record.value, decoded).map_err(rejected))
     })?;
-    Ok(Figure::rate("reading and strict decoding alone", total, began, format!("{lanes} threads")))
+    Ok(watch.rate("reading and strict decoding alone", total, format!("{lanes} threads")))
 }
 
 fn on_threads(

@@ -103,7 +103,7 @@ impl Cli {
         let json = arguments.json;
         let done = match arguments.command {
             Command::Demo(demo) => demo::demo(demo, json),
-            Command::Run(run) => offline::run(run, json),
+            Command::Run(run) => offline::run(run, self.kinds, json),
             Command::Compare(compare) => offline::compare(compare, json),
             Command::Conformance(conformance) => offline::conformance(conformance, json),
             Command::Inject(inject) => offline::inject(inject, json),

@@ -5,7 +5,7 @@ use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use granary_core::{Error, ErrorKind, Result, Span, time::secs};
+use granary_core::{Error, ErrorKind, KindInfo, Result, Span, time::secs};
 use granary_store::Durability;
 use granary_streams::compare as rows;
 use granary_streams::inject::{self, Injector, Layout};
@@ -42,9 +42,12 @@ pub(crate) struct RunArguments {
     /// When a commit counts as kept: fsync or everysec
     #[arg(long, default_value = "fsync")]
     durability: String,
+    /// How long a plain turn may hold its lane before the process is ended, ms
+    #[arg(long, hide = true)]
+    turn_max_ms: Option<u64>,
 }
 
-pub(crate) fn run(arguments: RunArguments, json: bool) -> Result<u8> {
+pub(crate) fn run(arguments: RunArguments, kinds: Vec<&'static KindInfo>, json: bool) -> Result<u8> {
     let plan = crate::silo::read_plan(&arguments.pipeline)?;
     for notice in plan.notices() {
         if !json {
@@ -60,6 +63,8 @@ pub(crate) fn run(arguments: RunArguments, json: bool) -> Result<u8> {
         lanes: arguments.lanes,
         batch_records_max: arguments.batch.unwrap_or(usize::MAX),
         durability: Durability::from_name(&arguments.durability)?,
+        kinds,
+        turn_max: arguments.turn_max_ms.map(Span),
     };
     let mut meter = Meter::begin("records", json);
     let counts = block_on(runs::run(options, |progress| meter.at(progress.stats.records)))?;

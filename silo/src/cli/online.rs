@@ -27,11 +27,22 @@ pub(crate) struct SiloArguments {
 }
 
 pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json: bool) -> Result<u8> {
+    if !arguments.config.exists() {
+        let message = format!(
+            "{}: there is no such file; an empty one is enough for one silo with an embedded store in `data`",
+            arguments.config.display()
+        );
+        return Err(Error::invalid(message));
+    }
     let settings = config::load(Some(&arguments.config), layers::environment(), &arguments.set)
         .map_err(|mistakes| Error::invalid(mistakes.to_string()))?;
     if arguments.print_config {
         for setting in settings.effective() {
-            println!("{} = {}  # {}", setting.key, setting.value, setting.place);
+            if json {
+                println!("{}", serde_json::json!(setting));
+            } else {
+                println!("{setting}");
+            }
         }
         return Ok(YES);
     }
@@ -52,7 +63,7 @@ pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json
 
 #[derive(Args)]
 pub(crate) struct At {
-    /// The silo
+    /// The silo, host:port
     #[arg(long, default_value = "127.0.0.1:7400", env = "GRANARY_SILO")]
     silo: String,
     /// The cluster it must belong to; any, when not given
@@ -72,12 +83,14 @@ impl At {
 
 #[derive(Args)]
 pub(crate) struct CallArguments {
-    /// KIND/KEY
+    /// The grain, such as Counter/apples
+    #[arg(value_name = "KIND/KEY")]
     grain: String,
     /// The method
     method: String,
     /// Its arguments: an object by name, a list in order, or the only one as it is
-    json: Option<String>,
+    #[arg(value_name = "JSON")]
+    arguments: Option<String>,
     /// Give up waiting after so many milliseconds
     #[arg(long, default_value_t = 30_000)]
     timeout_ms: u64,
@@ -92,7 +105,7 @@ pub(crate) fn call(arguments: CallArguments, _json: bool) -> Result<u8> {
     let grain = GrainId::parse(&arguments.grain).ok_or_else(|| {
         Error::invalid(format!("`{}` is no grain: write KIND/KEY, such as Counter/c-1", arguments.grain))
     })?;
-    let encoded = match &arguments.json {
+    let encoded = match &arguments.arguments {
         Some(text) => {
             let value: serde_json::Value = serde_json::from_str(text).map_err(|e| {
                 Error::invalid(format!("the arguments are no JSON: {e}: write text in quotes, '\"a\"'"))

@@ -31,6 +31,9 @@ pub fn error(error: &Error, json: bool) {
             "message": error.message(),
         });
         println!("{row}");
+    } else if error.message().contains('\n') {
+        // a list of mistakes: the code of the page stands before it, not behind the last of them
+        eprintln!("{} ({}): {}", error.kind().name(), error.kind().code(), error.message());
     } else {
         eprintln!("{error}");
     }

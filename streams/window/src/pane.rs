@@ -65,6 +65,8 @@ pub(crate) struct Pane {
     pub(crate) fired: bool,
     /// A row of these bounds was published, and not taken back.
     pub(crate) published: bool,
+    /// Why the last row came; of no meaning before the first.
+    pub(crate) reason: Reason,
     /// Memory of long accumulators, about.
     long_bytes: usize,
 }
@@ -97,6 +99,7 @@ impl Pane {
             since: 0,
             fired: false,
             published: false,
+            reason: Reason::Early,
             long_bytes: 0,
         }
     }
@@ -208,6 +211,7 @@ impl Pane {
         }
         self.revision = self.revision.saturating_add(1);
         self.published = true;
+        self.reason = reason;
         self.since = 0;
         if rules.discarding {
             rules.plan.reset(&mut self.accumulators);
@@ -292,7 +296,8 @@ impl Pane {
         let flags = u8::from(self.fired)
             | u8::from(self.published) << 1
             | u8::from(self.former.is_some()) << 2
-            | u8::from(self.alarm != i64::MAX) << 3;
+            | u8::from(self.alarm != i64::MAX) << 3
+            | self.reason.code() << 4;
         out.push(flags);
         put_u64(out, u64::from(self.revision));
         put_u64(out, u64::from(self.since));
@@ -337,6 +342,7 @@ impl Pane {
             since,
             fired,
             published,
+            reason: Reason::of_code(flags >> 4)?,
             long_bytes,
         })
     }

@@ -2,6 +2,8 @@
 
 use granary_core::Timestamp;
 
+use crate::Corrupt;
+
 /// Takes the rows of an operator, in their order.
 pub trait Output {
     /// One row. It borrows the operator's state: copy what shall be kept.
@@ -32,6 +34,19 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: [Reason; 6] =
+        [Reason::Early, Reason::OnTime, Reason::Late, Reason::Final, Reason::Update, Reason::Delete];
+
+    /// Its number in cells.
+    pub(crate) fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The reason with this number.
+    pub(crate) fn of_code(code: u8) -> Result<Reason, Corrupt> {
+        Reason::ALL.get(usize::from(code)).copied().ok_or(Corrupt { what: "reason expected" })
+    }
+
     /// As rows and case files write it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -42,6 +42,7 @@ impl Operator {
         let row = pane.map(|pane| {
             let scene = Scene { rules, key: key.name.bytes(), w, now: self.root.now };
             let reason = match state {
+                _ if pane.revision > 0 => pane.reason, // as in the row that was published last
                 State::Open => Reason::Early,
                 State::Due => Reason::OnTime,
                 State::Closed => Reason::Final,
