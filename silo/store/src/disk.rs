@@ -11,6 +11,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use fjall::config::{
     BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PinningPolicy,
@@ -33,6 +34,9 @@ const JOURNALS_BYTES_MAX: u64 = 512 << 20;
 /// Log batches above this size lie in value files of their own and are not moved by compaction.
 const SEPARATE_BYTES_MIN: u32 = 4096;
 const WORKERS: usize = 2;
+/// How often and how long apart a taken lock is tried.
+const LOCK_TRIES_MAX: usize = 10;
+const LOCK_WAIT: Duration = Duration::from_millis(50);
 
 /// Holds the directory for this process.
 #[derive(Debug)]
@@ -79,21 +83,25 @@ fn lock(dir: &Path) -> Result<Lock> {
     let named = |e: std::io::Error| engine_error(&format!("lock {}", path.display()), e);
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(named)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            file.read_to_string(&mut holder).map_err(named)?;
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                format!(
-                    "the store {} is open in another process (pid {}): stop it, or give another directory",
-                    dir.display(),
-                    holder.trim()
-                ),
-            ));
+    for attempt in 1.. {
+        match file.try_lock() {
+            Ok(()) => break,
+            // A process that was just started by the former holder has the lock until it runs its own program.
+            Err(TryLockError::WouldBlock) if attempt < LOCK_TRIES_MAX => std::thread::sleep(LOCK_WAIT),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(named)?;
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "the store {} is open in another process (pid {}): stop it, or give another directory",
+                        dir.display(),
+                        holder.trim()
+                    ),
+                ));
+            }
+            Err(TryLockError::Error(e)) => return Err(named(e)),
         }
-        Err(TryLockError::Error(e)) => return Err(named(e)),
     }
     file.set_len(0)
         .and_then(|()| file.rewind())
