@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::lane::cell::{End, LaneCell};
 use crate::lane::{Lane, Route};
-use crate::mailbox::{Call, Mailbox, RETRY_AFTER, Word};
+use crate::mailbox::{Call, Mailbox, Named, RETRY_AFTER, Word};
 use crate::stats::Stats;
 use crate::watch;
 
@@ -151,7 +151,8 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let slot = self.route.slot(&grain.key);
         let options = options.started(self.config.clock.now());
-        self.send(Call::Named { slot, grain, method: method.into(), arguments, options, reply });
+        let named = Named { slot, grain, method: method.into(), arguments, options, reply };
+        self.send(Call::Named(Box::new(named)));
         answer
     }
 
@@ -161,9 +162,7 @@ impl Handle {
     }
 
     fn send(&self, call: Call) {
-        let slot = match &call {
-            Call::Letter { slot, .. } | Call::Named { slot, .. } => *slot,
-        };
+        let slot = call.slot();
         let lane = self.route.lane(slot);
         let mailbox = &self.lanes[lane as usize];
         if mailbox.is_closed.load(Ordering::Acquire) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use granary_core::envelope::Envelope;
-use granary_core::{Error, ErrorKind, Ran, Result, Span, Timestamp, codec, time};
+use granary_core::{Error, ErrorKind, Key, Ran, Result, Span, Timestamp, codec, time};
 use serde::{Deserialize, Serialize};
 
 /// How long an answer is kept.
@@ -71,8 +71,8 @@ impl Stored {
 }
 
 /// One key whose first call runs, or has run and is not known to be stored.
-#[derive(Default)]
 struct Running {
+    grain: Key,
     joined: Vec<Box<dyn Envelope>>,
     /// The commit with the answer, and the cell's value.
     done: Option<(u64, Vec<u8>)>,
@@ -105,15 +105,22 @@ impl Keyed {
     }
 
     /// The first call of a key begins.
-    pub fn begin(&mut self, cell: Vec<u8>) {
-        self.0.insert(cell, Running::default());
+    pub fn begin(&mut self, cell: Vec<u8>, grain: Key) {
+        self.0.insert(cell, Running { grain, joined: Vec::new(), done: None });
     }
 
-    /// The first call has ended; commit `n` holds its answer.
-    pub fn done(&mut self, cell: &[u8], n: u64, value: Vec<u8>) {
-        if let Some(running) = self.0.get_mut(cell) {
-            running.done = Some((n, value));
-        }
+    /// The first call has ended; commit `n` holds its answer. Hands out the calls that joined from inside the slot: they
+    /// commit together with it, and to wait for the commit could be to wait for themselves.
+    pub fn done(&mut self, cell: &[u8], n: u64, value: Vec<u8>) -> Vec<Box<dyn Envelope>> {
+        let Some(running) = self.0.get_mut(cell) else { return Vec::new() };
+        running.done = Some((n, value));
+        running.joined.extract_if(.., |joined| joined.options().inside.is_some()).collect()
+    }
+
+    /// The answer of the first call and its commit, when it has ended and is not known to be stored.
+    pub fn answer_of(&self, cell: &[u8]) -> Option<(u64, Stored)> {
+        let (n, value) = self.0.get(cell)?.done.as_ref()?;
+        codec::from_bytes(value).ok().map(|stored| (*n, stored))
     }
 
     /// The first call did not run: the calls that joined it take its place.
@@ -139,8 +146,11 @@ impl Keyed {
         });
     }
 
-    /// The slot's memory is dropped: everything that joined starts anew.
-    pub fn dropped(&mut self) -> Vec<Box<dyn Envelope>> {
-        std::mem::take(&mut self.0).into_values().flat_map(|running| running.joined).collect()
+    /// The slot's memory is dropped: everything that joined starts anew, with the key of its grain.
+    pub fn dropped(&mut self) -> Vec<(Key, Box<dyn Envelope>)> {
+        let dropped = std::mem::take(&mut self.0).into_values();
+        dropped
+            .flat_map(|Running { grain, joined, .. }| joined.into_iter().map(move |e| (grain.clone(), e)))
+            .collect()
     }
 }

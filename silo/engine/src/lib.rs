@@ -6,12 +6,13 @@
 //! | [`engine`] | starting lanes, the handle to call through, stopping |
 //! | `lane` | one lane: calls, turns, commits, sources, time |
 //! | `slot`, `table`, `turns` | a slot on its lane, its activations, the turns under way |
-//! | `timers`, `reminders`, `keyed` | timers, durable reminders and idempotency keys of a slot |
+//! | `timers`, `reminders`, `keyed`, `answers` | timers, durable reminders, idempotency keys and held answers of a slot |
 //! | `mailbox`, [`stats`], `watch` | what other threads see of a lane |
 //!
 //! Invariants: a lane is one actix actor on its own arbiter and holds its slots alone; nothing on the path of a call
 //! inside a slot locks; no reference into a table is held while a turn runs.
 
+mod answers;
 pub mod config;
 pub mod engine;
 mod keyed;

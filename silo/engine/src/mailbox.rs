@@ -26,14 +26,35 @@ pub(crate) enum Call {
     /// Typed, of a grain.
     Letter { slot: SlotId, kind: KindId, key: Key, envelope: Box<dyn Envelope> },
     /// By name, with encoded arguments.
-    Named {
-        slot: SlotId,
-        grain: GrainId,
-        method: Box<str>,
-        arguments: Vec<u8>,
-        options: Options,
-        reply: BytesReply,
-    },
+    Named(Box<Named>),
+}
+
+/// A call by name.
+pub(crate) struct Named {
+    pub slot: SlotId,
+    pub grain: GrainId,
+    pub method: Box<str>,
+    pub arguments: Vec<u8>,
+    pub options: Options,
+    pub reply: BytesReply,
+}
+
+impl Call {
+    /// Until when its caller waits.
+    pub fn deadline(&self) -> Option<granary_core::Timestamp> {
+        match self {
+            Call::Letter { envelope, .. } => envelope.options().deadline,
+            Call::Named(named) => named.options.deadline,
+        }
+    }
+
+    /// The slot it goes to.
+    pub fn slot(&self) -> SlotId {
+        match self {
+            Call::Letter { slot, .. } => *slot,
+            Call::Named(named) => named.slot,
+        }
+    }
 }
 
 /// What a lane is told besides calls. Bounded by what the lane itself has asked for.
@@ -54,6 +75,8 @@ pub(crate) struct Mailbox {
     pub stats: LaneStats,
     pub pulse: Pulse,
     pub is_closed: AtomicBool,
+    /// The lane has ended: nobody looks at the calls any more.
+    pub is_over: AtomicBool,
     pub is_finished: AtomicBool,
     pub finished: Notify,
     bell: AtomicWaker,
@@ -71,6 +94,7 @@ impl Mailbox {
             stats: LaneStats::default(),
             pulse: Pulse::default(),
             is_closed: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             is_finished: AtomicBool::new(false),
             finished: Notify::new(),
             bell: AtomicWaker::new(),
@@ -83,6 +107,9 @@ impl Mailbox {
     pub fn call(&self, call: Call) -> Result<(), Call> {
         self.calls.push(call)?;
         self.ring();
+        if self.is_over.load(Ordering::Acquire) {
+            while self.calls.pop().is_some() {} // the lane ended meanwhile: their callers hear that it did
+        }
         Ok(())
     }
 

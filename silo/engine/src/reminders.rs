@@ -72,7 +72,8 @@ pub(crate) fn cell_key(grain: &GrainId, name: &str, key: &mut Vec<u8>) {
 /// The reminders of one slot.
 #[derive(Debug, Default)]
 pub(crate) struct Reminders {
-    by_no: BTreeMap<u32, Reminder>,
+    /// Each with its entry in `due`: later than the reminder says when it is tried again.
+    by_no: BTreeMap<u32, (Reminder, Timestamp)>,
     by_name: BTreeMap<(GrainId, Box<str>), u32>,
     due: BTreeSet<(Timestamp, u32)>,
     next: u32,
@@ -102,16 +103,36 @@ impl Reminders {
     fn insert(&mut self, reminder: Reminder) {
         let no = self.next;
         self.next = self.next.wrapping_add(1);
-        self.due.insert((reminder.due, no));
         self.by_name.insert((reminder.grain.clone(), reminder.name.clone()), no);
-        self.by_no.insert(no, reminder);
+        self.due.insert((reminder.due, no));
+        let at = reminder.due;
+        self.by_no.insert(no, (reminder, at));
     }
 
     fn take(&mut self, grain: &GrainId, name: &str) -> Option<Reminder> {
         let no = self.by_name.remove(&(grain.clone(), name.into()))?;
-        let reminder = self.by_no.remove(&no)?;
-        self.due.remove(&(reminder.due, no));
+        let (reminder, at) = self.by_no.remove(&no)?;
+        self.due.remove(&(at, no));
         Some(reminder)
+    }
+
+    /// Whether reminder `no` is still set: a firing that waited while it was taken back is void.
+    pub fn is_set(&self, no: u32) -> bool {
+        self.by_no.contains_key(&no)
+    }
+
+    /// Whether the grain has a reminder of this name.
+    pub fn has(&self, grain: &GrainId, name: &str) -> bool {
+        self.by_name.contains_key(&(grain.clone(), name.into()))
+    }
+
+    /// The turn of reminder `no` could not begin: it is tried again at `at`, as the same occurrence.
+    pub fn postpone(&mut self, no: u32, at: Timestamp) {
+        if let Some((_, entry)) = self.by_no.get_mut(&no) {
+            self.due.remove(&(*entry, no));
+            *entry = at;
+            self.due.insert((at, no));
+        }
     }
 
     /// Sets one, in place of one with the same grain and name; false when there are too many.
@@ -122,6 +143,11 @@ impl Reminders {
         }
         self.insert(reminder);
         true
+    }
+
+    /// Whether there is no room for another one.
+    pub fn is_full(&self) -> bool {
+        self.by_no.len() >= REMINDERS_MAX
     }
 
     pub fn cancel(&mut self, grain: &GrainId, name: &str) -> bool {
@@ -140,7 +166,7 @@ impl Reminders {
             return None;
         }
         self.due.remove(&(at, no));
-        let reminder = self.by_no.get(&no).cloned()?;
+        let (reminder, _) = self.by_no.get(&no).cloned()?;
         if reminder.is_skipped(now, self.served_since) {
             return self.fired(no, now).map(Err);
         }
@@ -149,12 +175,13 @@ impl Reminders {
 
     /// The turn of reminder `no` has ended at `now`: what becomes of its cell, in the same commit.
     pub fn fired(&mut self, no: u32, now: Timestamp) -> Option<Change> {
-        let mut reminder = self.by_no.remove(&no)?;
+        let (mut reminder, at) = self.by_no.remove(&no)?;
+        self.due.remove(&(at, no));
         match reminder.after(now) {
             Some(due) => {
                 reminder.due = due;
                 self.due.insert((due, no));
-                self.by_no.insert(no, reminder.clone());
+                self.by_no.insert(no, (reminder.clone(), due));
                 Some(Change::Put(reminder))
             }
             None => {

@@ -3,13 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 
-use granary_cluster::replies::Held;
 use granary_cluster::retry::{Caution, Culprit};
 use granary_cluster::slot::{Outlet, Seat, Slot};
 use granary_cluster::{Cells, Effects, Incarnation, Position, TxId};
-use granary_core::envelope::Answer;
 use granary_core::{GrainId, SlotId, Timestamp};
 
+use crate::answers::Answers;
 use crate::keyed::Keyed;
 use crate::mailbox::Call;
 use crate::reminders::Reminders;
@@ -30,8 +29,23 @@ pub(crate) const COMMIT_OUTBOX_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Broken {
     /// For a person.
     pub reason: String,
-    /// The record whose turn failed, if it was one.
-    pub record: Option<Position>,
+    /// Whose fault it is.
+    pub blame: Blame,
+}
+
+/// Whose fault a rollback is: only what fails by itself is counted against it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// The handler of this record.
+    Record(Position),
+    /// A call: its caller has the error, nothing is tried again.
+    Call,
+    /// A seal or the clock: it will be tried again as it is.
+    Slot,
+    /// The store could not be read: it is tried again after a while, however often.
+    Store,
+    /// The process ended again and again in this slot, whatever was tried.
+    Process,
 }
 
 /// A slot this lane holds.
@@ -50,6 +64,13 @@ pub(crate) struct SlotHost {
     pub stream_turns: Cell<u32>,
     /// Something was decided since the last seal.
     pub has_changes: Cell<bool>,
+    /// Calls of this slot by its own turns on their way, and its turns that were woken and have not gone on: while there
+    /// are any, a seal would part what belongs together.
+    pub stirring: Cell<u32>,
+    /// Rounds a seal has been put off for that.
+    pub put_off: Cell<u32>,
+    /// Records wait until then: the store could not be read.
+    pub paused_until: Cell<Timestamp>,
     /// A turn failed in a way that undoes the slot.
     pub broken: RefCell<Option<Broken>>,
     pub inner: RefCell<Inner>,
@@ -61,7 +82,7 @@ pub(crate) struct Inner {
     pub effects: Effects,
     /// Cells beside grains and pipeline: reminders, stored replies.
     pub cells: Cells,
-    pub held: Held<Box<dyn Answer>>,
+    pub held: Answers,
     /// The next offset to apply, for each partition that feeds the slot.
     pub positions: Vec<Position>,
     /// Records applied since the last seal.
@@ -87,8 +108,12 @@ pub(crate) struct Inner {
     pub is_parked: bool,
     /// The pipeline was told that the inputs have ended.
     pub has_ended: bool,
-    /// The record being applied, or applied last.
+    /// The record being applied, or applied last; `None` when the clock tells.
     pub applying: Option<Position>,
+    /// The next output it causes is the how-manieth.
+    pub next_index: u32,
+    /// When the log took it.
+    pub applying_at: Timestamp,
     /// What the last failure said, for the `poisoned` stream.
     pub last_failure: String,
     /// Reminders whose turns undid the slot, and how often.
@@ -107,12 +132,15 @@ impl SlotHost {
             is_running: Cell::new(false),
             stream_turns: Cell::new(0),
             has_changes: Cell::new(false),
+            stirring: Cell::new(0),
+            put_off: Cell::new(0),
+            paused_until: Cell::new(Timestamp::MIN),
             broken: RefCell::default(),
             inner: RefCell::new(Inner {
                 machine: Slot::new(Seat { slot: id, me, txid, outlet: Outlet::Store }),
                 effects: Effects::default(),
                 cells: Cells::default(),
-                held: Held::default(),
+                held: Answers::default(),
                 positions: Vec::new(),
                 records_open: 0,
                 records_sealed: 0,
@@ -129,6 +157,8 @@ impl SlotHost {
                 is_parked: false,
                 has_ended: false,
                 applying: None,
+                next_index: 0,
+                applying_at: Timestamp(0),
                 last_failure: String::new(),
                 reminder_failures: BTreeMap::new(),
             }),
@@ -154,8 +184,28 @@ impl SlotHost {
     }
 
     /// Says that the slot has to roll back; the first reason stays.
-    pub fn break_with(&self, reason: String, record: Option<Position>) {
-        self.broken.borrow_mut().get_or_insert(Broken { reason, record });
+    pub fn break_with(&self, reason: String, blame: Blame) {
+        self.broken.borrow_mut().get_or_insert(Broken { reason, blame });
+    }
+
+    /// A handler of the present record, or of the clock, failed.
+    pub fn break_applying(&self, reason: String) {
+        let blame = {
+            let mut inner = self.inner.borrow_mut();
+            inner.last_failure.clone_from(&reason);
+            inner.applying.map_or(Blame::Slot, Blame::Record)
+        };
+        self.break_with(reason, blame);
+    }
+
+    /// One more thing is on its way inside the slot.
+    pub fn stirs(&self) {
+        self.stirring.set(self.stirring.get() + 1);
+    }
+
+    /// It has arrived.
+    pub fn settles(&self) {
+        self.stirring.set(self.stirring.get().saturating_sub(1));
     }
 
     /// Whether the open batch is full: sources pause until it is sealed.

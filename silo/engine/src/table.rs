@@ -49,6 +49,19 @@ impl Busy {
     }
 }
 
+/// Whether an activation stays in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// It does.
+    Here,
+    /// A turn asked for it to leave: it begins to when no turn runs on it.
+    Asked,
+    /// Its hook before leaving waits or runs; everything else waits.
+    Closing,
+    /// It leaves as soon as what it changed is stored; a call that comes first is for a new activation.
+    Closed,
+}
+
 /// A call that waits for its turn.
 pub(crate) struct Waiting {
     pub envelope: Box<dyn Envelope>,
@@ -62,8 +75,6 @@ pub(crate) struct Desk {
     pub queue: VecDeque<Waiting>,
     /// The rows of the running async turns.
     pub turns: Vec<u32>,
-    /// When the queue is looked at for calls out of time.
-    pub alarm_at: Option<Timestamp>,
 }
 
 /// A grain in memory.
@@ -77,12 +88,13 @@ pub(crate) struct Activation {
     pub busy: Busy,
     /// Changed since the last seal.
     pub is_dirty: bool,
-    /// The hook before leaving is queued, or `Cx::deactivate` was called.
-    pub is_leaving: bool,
+    pub stay: Stay,
     /// The last call, in seconds of the lane's clock since its start.
     pub used_at_s: u32,
     /// Bytes of its state as last stored or loaded.
     pub state_bytes: u32,
+    /// When the queue is looked at for calls out of time, in beats of the lane; 0 for never.
+    pub alarm_beat: u32,
     hash: u32,
 }
 
@@ -159,9 +171,10 @@ impl Table {
             kind,
             busy: Busy::Idle,
             is_dirty: false,
-            is_leaving: false,
+            stay: Stay::Here,
             used_at_s,
             state_bytes: 0,
+            alarm_beat: 0,
             hash,
         };
         let row = self.free.pop().unwrap_or_else(|| {

@@ -47,6 +47,16 @@ impl Timers {
         no.is_some_and(|no| self.timers.remove(&no).is_some())
     }
 
+    /// Whether timer `no` is still set: a tick that waited while it was taken back is void.
+    pub fn is_set(&self, no: u32) -> bool {
+        self.timers.contains_key(&no)
+    }
+
+    /// All timers go; numbers are not used again, so that a late tick of an old one stays void.
+    pub fn clear(&mut self) {
+        *self = Timers { next: self.next, ..Timers::default() };
+    }
+
     /// The activation leaves.
     pub fn drop_activation(&mut self, activation: u32) {
         while let Some((key, _)) = self.by_name.range((activation, "".into())..).next() {

@@ -4,12 +4,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use granary_core::call::{Chain, Options, Origin};
+use granary_cluster::StreamId;
+use granary_core::call::{Chain, Options};
 use granary_core::shared::AnyGrain;
 use granary_core::turn::Turn;
 use granary_core::{Key, MethodInfo, Timestamp};
 
 use crate::mailbox::{Mailbox, TurnWaker};
+use crate::reminders::Reminder;
 use crate::slot::SlotHost;
 
 /// One turn under way.
@@ -28,6 +30,12 @@ pub(crate) struct Row {
     pub link: Option<Arc<Chain>>,
     /// The commit its answer has to wait for: what it, or a call of it inside the slot, changed or saw.
     pub needs: u64,
+    /// It is a turn of a record of a stream, or of a call that such a turn made.
+    pub is_of_record: bool,
+    /// What it decided beside its state.
+    pub decided: Vec<Decided>,
+    /// When answers it waits for have their deadlines.
+    pub wakes: Vec<(Timestamp, Waker)>,
     /// It called another slot: undone, it has perhaps not been without effect.
     pub called_out: bool,
     /// The grain from before the turn, where that is not what the store holds.
@@ -47,9 +55,27 @@ impl Row {
         link.clone()
     }
 
-    pub fn is_stream(&self) -> bool {
-        self.options.origin == Origin::Stream
+    /// Wakes the turn at this time at the latest: it waits for an answer with a deadline.
+    pub fn wake_at(&mut self, at: Timestamp, waker: Waker) {
+        if !self.wakes.iter().any(|(set, other)| *set == at && other.will_wake(&waker)) {
+            self.wakes.push((at, waker));
+        }
     }
+
+    /// Wakes what is due, and tells when to look again.
+    pub fn wake_due(&mut self, now: Timestamp) -> Option<Timestamp> {
+        for (_, waker) in self.wakes.extract_if(.., |(at, _)| *at <= now) {
+            waker.wake();
+        }
+        self.wakes.iter().map(|(at, _)| *at).min()
+    }
+}
+
+/// What an async turn has decided beside its state: it joins the commit in which the turn ends.
+pub(crate) enum Decided {
+    Emit { stream: StreamId, id: Option<Box<str>>, value: Vec<u8> },
+    Remind(Reminder),
+    Forget(Box<str>),
 }
 
 struct Seat {
@@ -128,6 +154,11 @@ impl Turns {
     /// The numbers of all turns under way.
     pub fn numbers(&self) -> Vec<u32> {
         (0..self.seats.len() as u32).filter(|no| self.seats[*no as usize].row.is_some()).collect()
+    }
+
+    /// Takes all of them out.
+    pub fn clear(&mut self) -> Vec<Row> {
+        self.seats.iter_mut().filter_map(|seat| seat.row.take()).collect()
     }
 
     /// Whether none is under way.

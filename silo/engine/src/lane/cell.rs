@@ -46,6 +46,7 @@ impl Handler<End> for LaneCell {
     type Result = ();
 
     fn handle(&mut self, _: End, cx: &mut Self::Context) {
+        self.lane.end();
         cx.stop();
     }
 }

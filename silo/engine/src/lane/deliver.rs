@@ -2,20 +2,19 @@
 
 use std::rc::Rc;
 
-use granary_cluster::{CommitNo, Lookup};
-use granary_core::call::{BytesReply, Options, Origin};
-use granary_core::envelope::{Answer, Envelope};
+use granary_cluster::Lookup;
+use granary_core::call::{Options, Origin};
+use granary_core::envelope::Envelope;
 use granary_core::grain::MethodEntry;
 use granary_core::{Durability, Error, ErrorKind, GrainId, Key, KindId, Ran, Result, SlotId};
 use tokio::sync::oneshot;
 
-use crate::mailbox::{Call, RETRY_AFTER};
-use crate::slot::{BACKLOG_CALLS_MAX, SlotHost};
+use crate::mailbox::{Call, Named, RETRY_AFTER};
+use crate::slot::{BACKLOG_CALLS_MAX, Blame, SlotHost};
 use crate::stats::LaneStats;
-use crate::table::{Waiting, hash_of};
+use crate::table::{Busy, Stay, Waiting, hash_of};
 
 use super::Lane;
-use super::time::Alarm;
 
 /// The first byte of a grain's cell.
 pub(crate) const GRAIN_CELL: &[u8] = b"g/";
@@ -31,9 +30,7 @@ pub(crate) fn grain_cell(kind: &str, key: &Key, out: &mut Vec<u8>) {
 impl Lane {
     /// Handles one call that arrived.
     pub(super) fn deliver(&self, call: Call) {
-        let slot = match &call {
-            Call::Letter { slot, .. } | Call::Named { slot, .. } => *slot,
-        };
+        let slot = call.slot();
         let Some(host) = self.slot(slot) else {
             return refuse(call, self.elsewhere(slot));
         };
@@ -42,9 +39,7 @@ impl Lane {
         }
         match call {
             Call::Letter { kind, key, envelope, .. } => self.letter(&host, kind, key, envelope),
-            Call::Named { grain, method, arguments, options, reply, .. } => {
-                self.named(&host, grain, &method, &arguments, options, reply);
-            }
+            Call::Named(named) => self.named(&host, *named),
         }
     }
 
@@ -68,25 +63,18 @@ impl Lane {
         refuse(call, Error::new(ErrorKind::Unavailable, message).ran(Ran::No).after(RETRY_AFTER));
     }
 
-    fn named(
-        &self,
-        host: &Rc<SlotHost>,
-        grain: GrainId,
-        method: &str,
-        arguments: &[u8],
-        options: Options,
-        reply: BytesReply,
-    ) {
+    fn named(&self, host: &Rc<SlotHost>, named: Named) {
+        let Named { grain, method, arguments, options, reply, .. } = named;
         let kind = KindId::of(&grain.kind);
         let Some(no) = self.kind_no(kind) else {
-            return self.ask(host, &grain, method, arguments, reply);
+            return self.ask(host, &grain, &method, &arguments, (options, reply));
         };
-        let entry = match self.method(no, &grain, method) {
+        let entry = match self.method(no, &grain, &method) {
             Ok(entry) => entry,
             Err(error) => return drop(reply.send(Err(error))),
         };
         // the reply goes through a channel of its own, so that refusing needs no second sender
-        match (entry.open)(arguments, options.started(self.now.get()), reply) {
+        match (entry.open)(&arguments, options.started(self.now.get()), reply) {
             Ok(envelope) => self.letter(host, kind, grain.key, envelope),
             Err(error) => tracing::debug!(%grain, method, %error, "call refused"),
         }
@@ -107,15 +95,23 @@ impl Lane {
         let Some(kind_no) = self.kind_no(kind) else {
             let message =
                 format!("{}/{key}: silo {} does not host this kind", envelope.info().kind, self.config.silo);
-            return envelope.refuse(Error::new(ErrorKind::NotFound, message).ran(Ran::No));
+            let error = Error::new(ErrorKind::NotFound, message).ran(Ran::No);
+            return self.refuse_call(host, &key, envelope, error);
         };
         let hash = hash_of(kind, &key);
         let found = host.table.borrow().find(hash, kind_no, &key);
         let row = match found.map_or_else(|| self.activate(host, kind_no, &key, hash), Ok) {
             Ok(row) => row,
-            Err(error) => return envelope.refuse(error.ran(Ran::No)),
+            Err(error) => return self.cannot_activate(host, &key, envelope, error.ran(Ran::No)),
         };
         self.enter(host, row, envelope);
+    }
+
+    fn cannot_activate(&self, host: &Rc<SlotHost>, key: &Key, envelope: Box<dyn Envelope>, error: Error) {
+        if envelope.options().origin == Origin::Stream && error.kind() == ErrorKind::Unavailable {
+            host.break_with(format!("{}/{key}: {error}", envelope.info().kind), Blame::Store);
+        }
+        self.refuse_call(host, key, envelope, error);
     }
 
     /// Refuses what cannot run, and answers what has run before under its idempotency key.
@@ -133,6 +129,14 @@ impl Lane {
             envelope.refuse(Error::new(ErrorKind::Timeout, message).ran(Ran::No));
             return None;
         }
+        if !envelope.is_awaited() {
+            return None; // the caller has gone: it never runs
+        }
+        if self.is_refused_while_away(envelope.info(), options) {
+            let message = format!("the store of silo {} cannot be reached at present", self.config.silo);
+            envelope.refuse(Error::new(ErrorKind::Unavailable, message).ran(Ran::No).after(RETRY_AFTER));
+            return None;
+        }
         if options.origin == Origin::Call && !options.one_way && host.inner.borrow().held.is_full() {
             self.count(|s| &s.overloaded);
             let message = format!("slot {} holds too many answers that wait for the store", host.id);
@@ -145,21 +149,46 @@ impl Lane {
         }
     }
 
+    /// While the store is away only what needs none runs: `snapshot` reads, volatile kinds, and what is under way.
+    fn is_refused_while_away(&self, info: &granary_core::MethodInfo, options: &Options) -> bool {
+        let durable = || {
+            let kind = self.kinds.iter().find(|kind| kind.id == info.kind_id);
+            kind.is_none_or(|kind| kind.options.durability == Durability::Durable)
+        };
+        options.origin == Origin::Call
+            && options.inside.is_none()
+            && !info.snapshot
+            && self.is_store_away()
+            && durable()
+    }
+
+    /// A tick of a timer or reminder that was taken back meanwhile.
+    fn is_void(&self, host: &SlotHost, envelope: &dyn Envelope) -> bool {
+        match envelope.options().origin {
+            Origin::Timer(no) => !host.inner.borrow().timers.is_set(no),
+            Origin::Reminder(no) => !host.inner.borrow().reminders.is_set(no),
+            _ => false,
+        }
+    }
+
     /// Runs the call on its activation, or puts it into the queue.
     fn enter(&self, host: &Rc<SlotHost>, row: u32, envelope: Box<dyn Envelope>) {
         let info = envelope.info();
+        if host.table.borrow().get(row).is_some_and(|a| a.stay == Stay::Closed) {
+            self.renew(host, row);
+        }
         let mut table = host.table.borrow_mut();
         let Some(activation) = table.get_mut(row) else { return };
         if envelope.options().origin == Origin::Call {
             activation.used_at_s = self.seconds();
         }
-        if activation.queue_len() == 0 && !activation.is_leaving {
-            if let Some(busy) = activation.busy.enter(info.access) {
-                activation.busy = busy;
-                let (grain, key) = (activation.grain.clone(), activation.key.clone());
-                drop(table);
-                return self.start_turn(host, row, grain, key, envelope);
-            }
+        let may_enter =
+            activation.queue_len() == 0 && activation.stay == Stay::Here && !self.is_void(host, &*envelope);
+        if may_enter && let Some(busy) = activation.busy.enter(info.access) {
+            activation.busy = busy;
+            let (grain, key) = (activation.grain.clone(), activation.key.clone());
+            drop(table);
+            return self.start_turn(host, row, grain, key, envelope);
         }
         let key = activation.key.clone();
         if let Some(chain) = envelope.options().chain.as_ref().filter(|chain| chain.holds(info.kind, &key)) {
@@ -182,28 +211,30 @@ impl Lane {
             return self.refuse_call(host, &key, envelope, error);
         }
         let deadline = envelope.options().deadline;
-        let desk = activation.desk();
-        desk.queue.push_back(Waiting { envelope, since: self.now.get() });
-        let alarm = deadline.filter(|at| desk.alarm_at.is_none_or(|set| *at < set));
-        desk.alarm_at = alarm.or(desk.alarm_at);
-        let is_idle = activation.busy == crate::table::Busy::Idle;
+        activation.desk().queue.push_back(Waiting { envelope, since: self.now.get() });
+        let is_idle = activation.busy == Busy::Idle;
         drop(table);
-        if let Some(at) = alarm {
-            self.set_alarm(at, Alarm::Queue(host.id, row));
+        if let Some(deadline) = deadline {
+            self.watch_queue(host, row, deadline);
         }
         if is_idle {
-            self.pumps.borrow_mut().push_back((host.id, row));
+            self.pump_soon(host, row);
         }
     }
 
     /// Lets waiting calls run as far as there is room.
     pub(super) fn pump(&self, host: &Rc<SlotHost>, row: u32) {
         loop {
+            self.move_on(host, row);
             let mut table = host.table.borrow_mut();
             let Some(activation) = table.get_mut(row) else { return };
-            let (busy, desk) = (activation.busy, activation.desk());
+            let (busy, stay, desk) = (activation.busy, activation.stay, activation.desk());
             let Some(waiting) = desk.queue.front() else { return self.settled(host, row, table) };
-            let gone = !waiting.envelope.is_awaited();
+            let origin = waiting.envelope.options().origin;
+            if stay == Stay::Asked || (stay == Stay::Closing && origin != Origin::Deactivate) {
+                return; // it is about to leave: what waits is for the next activation
+            }
+            let gone = !waiting.envelope.is_awaited() || self.is_void(host, &*waiting.envelope);
             let expired =
                 waiting.envelope.options().deadline.is_some_and(|deadline| self.now.get() >= deadline);
             let room = busy.enter(waiting.envelope.info().access);
@@ -214,7 +245,7 @@ impl Lane {
             let (grain, key) = (activation.grain.clone(), activation.key.clone());
             if gone {
                 drop(table);
-                let message = format!("{}/{key}: the caller has gone", waiting.envelope.info().kind);
+                let message = format!("{}/{key}: nobody waits for it any more", waiting.envelope.info().kind);
                 self.refuse_call(
                     host,
                     &key,
@@ -229,6 +260,20 @@ impl Lane {
                 drop(table);
                 self.start_turn(host, row, grain, key, waiting.envelope);
             }
+        }
+    }
+
+    /// An activation on which nothing runs goes on with its leaving, if it leaves.
+    fn move_on(&self, host: &SlotHost, row: u32) {
+        let (stay, waits) = {
+            let table = host.table.borrow();
+            let Some(activation) = table.get(row).filter(|a| a.busy == Busy::Idle) else { return };
+            (activation.stay, activation.queue_len() > 0)
+        };
+        match stay {
+            Stay::Asked => self.close(host, row),
+            Stay::Closed if waits => self.renew(host, row),
+            Stay::Here | Stay::Closing | Stay::Closed => {}
         }
     }
 
@@ -269,64 +314,11 @@ impl Lane {
                 let mut table = host.table.borrow_mut();
                 let Some(activation) = table.get_mut(row) else { return };
                 activation.desk().queue.push_front(Waiting { envelope, since: self.now.get() });
-                self.pumps.borrow_mut().push_back((host.id, row));
+                drop(table);
+                self.pump_soon(host, row);
             }
             Err(error) => tracing::error!(%error, hook = hook.info.name, "the hook could not be called"),
         }
-    }
-
-    /// A call of a built-in grain: answered by the pipeline, held like any answer until what it saw is stored.
-    fn ask(&self, host: &Rc<SlotHost>, grain: &GrainId, method: &str, arguments: &[u8], reply: BytesReply) {
-        let answered = self.ask_pipeline(host, grain, method, arguments);
-        let mut inner = host.inner.borrow_mut();
-        let unsealed = inner.records_open > 0 || !inner.effects.outbox.is_empty();
-        let saw = if unsealed { host.open_commit.get() } else { host.open_commit.get() - 1 };
-        let answer = Box::new(BytesAnswer { reply, result: answered });
-        if saw <= host.stored.get() || answer.result.is_err() {
-            drop(inner);
-            return answer.send();
-        }
-        if let Err(answer) = inner.held.hold(CommitNo(saw), false, answer as Box<dyn Answer>) {
-            drop(inner);
-            let message = format!("slot {} holds too many answers that wait for the store", host.id);
-            answer.refuse(Error::new(ErrorKind::Overloaded, message).ran(Ran::No).after(RETRY_AFTER));
-        }
-    }
-
-    fn ask_pipeline(
-        &self,
-        host: &SlotHost,
-        grain: &GrainId,
-        method: &str,
-        arguments: &[u8],
-    ) -> Result<Vec<u8>> {
-        let mut missing = Vec::new();
-        loop {
-            let answered = self.pipeline.borrow_mut().ask(host.id, grain, method, arguments, &mut missing)?;
-            if let Some(answer) = answered {
-                return Ok(answer);
-            }
-            self.supply(host, &mut missing)?;
-        }
-    }
-}
-
-struct BytesAnswer {
-    reply: BytesReply,
-    result: Result<Vec<u8>>,
-}
-
-impl Answer for BytesAnswer {
-    fn send(self: Box<Self>) {
-        drop(self.reply.send(self.result));
-    }
-
-    fn refuse(self: Box<Self>, error: Error) {
-        drop(self.reply.send(Err(error)));
-    }
-
-    fn encoded(&self) -> Result<Vec<u8>> {
-        self.result.clone()
     }
 }
 
@@ -334,6 +326,6 @@ impl Answer for BytesAnswer {
 pub(crate) fn refuse(call: Call, error: Error) {
     match call {
         Call::Letter { envelope, .. } => envelope.refuse(error),
-        Call::Named { reply, .. } => drop(reply.send(Err(error))),
+        Call::Named(named) => drop(named.reply.send(Err(error))),
     }
 }

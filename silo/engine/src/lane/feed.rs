@@ -1,23 +1,20 @@
 //! Records from sources to slots. A lane reads a partition in order; each slot skips what it has applied before.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use granary_cluster::retry::Retry;
 use granary_cluster::slots::Slots;
-use granary_cluster::{Applied, Batch, Cause, Failure, Lookup, Position, Record, SourceId, fail};
-use granary_core::call::{Options, Origin};
-use granary_core::{Error, GrainId, Key, KindId, MethodInfo, Result, SlotId};
-use tokio::sync::oneshot;
+use granary_cluster::{Batch, Cause, Position, Record, SourceId, fail};
+use granary_core::SlotId;
 
 use crate::config::{READ_BYTES_MAX, Source};
-use crate::slot::{Inner, SlotHost};
+use crate::slot::{Blame, Inner, SlotHost};
 use crate::stats::LaneStats;
 
+use super::Lane;
+use super::alarms::Alarm;
+use super::apply::Fault;
 use super::commit::millis;
-use super::host::NO_SOURCE;
-use super::time::Alarm;
-use super::{Lane, panic_message};
 
 /// Records applied in one round before the lane looks at calls again.
 const RECORDS_PER_ROUND: usize = 1_024;
@@ -49,8 +46,13 @@ enum Fed {
 }
 
 impl Feed {
-    fn feeds(&self, slot: SlotId) -> bool {
+    pub(super) fn feeds(&self, slot: SlotId) -> bool {
         !self.in_place || u32::from(slot.0) % self.partitions == self.partition
+    }
+
+    /// Whether it stands at the end, with nothing handed out but not taken.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_at_end && self.at == self.batch.len()
     }
 
     fn seek(&mut self, to: u64) {
@@ -135,10 +137,8 @@ impl Lane {
     fn feed_from(&self, feed: &mut Feed) -> bool {
         let Some(mut next) = feed.next else { return false };
         for _ in 0..RECORDS_PER_ROUND {
-            if feed.at == feed.batch.len() {
-                if feed.is_at_end || !self.refill(feed, next) {
-                    return false;
-                }
+            if feed.at == feed.batch.len() && (feed.is_at_end || !self.refill(feed, next)) {
+                return false;
             }
             let mut record = feed.batch.get(feed.at, feed.source, feed.partition);
             if record.offset >= next {
@@ -199,7 +199,7 @@ impl Lane {
         let key = self.pipeline.borrow().routed_key(record);
         self.feed_slot(&host, record, at, |_, _, inner, record, at| {
             let Some(stream) = stream else {
-                return Err(Failure { message: "the record's key disagrees with its partition".into() });
+                return Err(Fault::Handler("the record's key disagrees with its partition".into()));
             };
             let cause = cause(at, 0);
             let id = format!("stray/{}/{}/{}", at.source, at.partition, at.offset);
@@ -221,7 +221,7 @@ impl Lane {
         host: &Rc<SlotHost>,
         record: &Record<'_>,
         at: Position,
-        apply: impl FnOnce(&Lane, &Rc<SlotHost>, &mut Inner, &Record<'_>, Position) -> Result<(), Failure>,
+        apply: impl FnOnce(&Lane, &Rc<SlotHost>, &mut Inner, &Record<'_>, Position) -> Result<(), Fault>,
     ) -> Fed {
         let mut inner = host.inner.borrow_mut();
         if inner.is_parked
@@ -231,6 +231,7 @@ impl Lane {
             return Fed::Passed;
         }
         let waits = !host.is_running.get() || host.stream_turns.get() > 0 || host.broken.borrow().is_some();
+        let waits = waits || self.now.get() < host.paused_until.get();
         if waits || host.is_batch_full(&inner) || inner.machine.is_outbox_full() {
             return Fed::Waits;
         }
@@ -242,7 +243,7 @@ impl Lane {
         let verdict = inner.caution.as_ref().map_or(Retry::Retry, |caution| caution.verdict(at));
         if verdict == Retry::Park {
             drop(inner);
-            host.break_with("the process ended again and again in this slot".into(), Some(at));
+            host.break_with("the process ended again and again in this slot".into(), Blame::Process);
             return Fed::Waits;
         }
         if mode.must_note() {
@@ -257,6 +258,7 @@ impl Lane {
         }
         self.mailbox.pulse.record(at.source.0, at.partition, at.offset);
         inner.applying = Some(at);
+        inner.applying_at = record.appended_at;
         let _ = fail::point("apply.before");
         let applied = if verdict == Retry::Poison || inner.culprit.is_poison(at) {
             self.count(|s| &s.poisoned);
@@ -267,12 +269,12 @@ impl Lane {
             apply(self, host, &mut inner, record, at)
         };
         let _ = fail::point("apply.after");
-        if let Err(failure) = applied {
-            inner.last_failure.clone_from(&failure.message);
+        if let Err(fault) = applied {
             drop(inner);
-            host.break_with(failure.message, Some(at));
+            self.fault(host, fault);
             return Fed::Waits;
         }
+        inner.next_index = outputs_of(&inner, at);
         set_offset(&mut inner.positions, at);
         inner.records_open += 1;
         host.has_changes.set(true);
@@ -282,200 +284,6 @@ impl Lane {
         self.tell_all(host, tells);
         self.mailbox.pulse.no_record();
         Fed::Passed
-    }
-
-    fn apply(
-        &self,
-        host: &Rc<SlotHost>,
-        inner: &mut Inner,
-        record: &Record<'_>,
-        _: Position,
-    ) -> Result<(), Failure> {
-        self.until_done(host, inner, "a record", |pipeline, inner| {
-            pipeline.apply(host.id, record, &mut inner.effects)
-        })
-    }
-
-    /// Supplies missing cells until the pipeline is done; a panic is a failure.
-    fn until_done(
-        &self,
-        host: &SlotHost,
-        inner: &mut Inner,
-        what: &'static str,
-        mut step: impl FnMut(&mut dyn granary_cluster::Pipeline, &mut Inner) -> Result<Applied, Failure>,
-    ) -> Result<(), Failure> {
-        loop {
-            self.mailbox.pulse.turn_begins("pipeline", what, "apply");
-            let stepped = catch_unwind(AssertUnwindSafe(|| step(&mut **self.pipeline.borrow_mut(), inner)));
-            self.mailbox.pulse.turn_ends();
-            match stepped {
-                Ok(Ok(Applied::Done)) => return Ok(()),
-                Ok(Ok(Applied::Missing)) => {
-                    let mut missing = std::mem::take(&mut inner.effects.missing);
-                    self.supply(host, &mut missing)
-                        .map_err(|error| Failure { message: error.to_string() })?;
-                }
-                Ok(Err(failure)) => return Err(failure),
-                Err(payload) => return Err(Failure { message: panic_message(&*payload) }),
-            }
-        }
-    }
-
-    /// Hands the named cells from the store to the pipeline.
-    pub(super) fn supply(&self, host: &SlotHost, missing: &mut Vec<Vec<u8>>) -> Result<()> {
-        let mut value = Vec::new();
-        for cell in missing.drain(..) {
-            value.clear();
-            let found = self.config.store.load(host.id, &cell, &mut value)?;
-            let value = (found == Lookup::Found).then_some(&value[..]);
-            self.pipeline.borrow_mut().supply(host.id, &cell, value)?;
-        }
-        Ok(())
-    }
-
-    /// The calls a record makes of grains of its own slot: part of the same turn, and of the same commit.
-    fn tell_all(&self, host: &Rc<SlotHost>, tells: Vec<(GrainId, Box<str>, Vec<u8>)>) {
-        for (grain, method, arguments) in tells {
-            host.stream_turns.set(host.stream_turns.get() + 1);
-            if let Err(error) = self.tell(host, &grain, &method, &arguments) {
-                let record = host.inner.borrow().applying;
-                host.stream_turns.set(host.stream_turns.get().saturating_sub(1));
-                host.break_with(format!("{grain}.{method}: {error}"), record);
-                return;
-            }
-        }
-    }
-
-    fn tell(&self, host: &Rc<SlotHost>, grain: &GrainId, method: &str, arguments: &[u8]) -> Result<()> {
-        let kind = KindId::of(&grain.kind);
-        let info = self.kinds.iter().find(|info| info.id == kind).ok_or_else(|| {
-            Error::new(granary_core::ErrorKind::NotFound, format!("this silo does not host `{}`", grain.kind))
-        })?;
-        if self.route.slot(&grain.key) != host.id {
-            return Err(Error::invalid(format!(
-                "{grain} lives in another slot: a stream event calls grains of its own slot only"
-            )));
-        }
-        let entry = info.method(method).ok_or_else(|| {
-            Error::new(granary_core::ErrorKind::NotFound, format!("{grain} has no method `{method}`"))
-        })?;
-        let (reply, _) = oneshot::channel();
-        let options = Options { origin: Origin::Stream, one_way: true, ..Options::default() };
-        let envelope = (entry.open)(arguments, options, reply)?;
-        self.letter(host, kind, grain.key.clone(), envelope);
-        Ok(())
-    }
-
-    /// A turn of the present record has ended; an error undoes the slot.
-    pub(super) fn stream_turn_ended(
-        &self,
-        host: &SlotHost,
-        key: &Key,
-        info: &'static MethodInfo,
-        error: Option<&Error>,
-    ) {
-        host.stream_turns.set(host.stream_turns.get().saturating_sub(1));
-        if let Some(error) = error {
-            let mut inner = host.inner.borrow_mut();
-            let reason = format!("{}/{key}.{}: {error}", info.kind, info.name);
-            inner.last_failure.clone_from(&reason);
-            let record = inner.applying;
-            drop(inner);
-            let mut broken = host.broken.borrow_mut();
-            let broken = broken.get_or_insert(crate::slot::Broken { reason, record });
-            broken.record = broken.record.or(record);
-        }
-    }
-
-    /// The inputs have ended: each slot closes what is open. True while there is more to do.
-    fn end_inputs(&self) -> bool {
-        for host in self.slots.iter().flatten() {
-            let mut inner = host.inner.borrow_mut();
-            if inner.is_parked || inner.has_ended {
-                continue;
-            }
-            if !host.is_running.get() || host.stream_turns.get() > 0 || host.is_batch_full(&inner) {
-                return false;
-            }
-            let ended = self.by_clock(host, &mut inner, |pipeline, cause, inner| {
-                pipeline.end(host.id, cause, &mut inner.effects)
-            });
-            if ended {
-                inner.has_ended = true;
-                host.has_changes.set(true);
-            }
-            self.tell_decided(host, inner);
-            return true;
-        }
-        let stored = |host: &Rc<SlotHost>| {
-            host.inner.borrow().is_parked
-                || (!host.has_changes.get() && host.inner.borrow().machine.may_seal())
-        };
-        if self.slots.iter().flatten().all(stored) && !self.is_finished.replace(true) {
-            self.mailbox.finish();
-        }
-        false
-    }
-
-    /// Time passes for the slots that stand at the end of all their inputs.
-    pub(super) fn tick_slots(&self) {
-        if self.config.finite || self.is_stopping.get() {
-            return;
-        }
-        let now = self.now.get();
-        for host in self.slots.iter().flatten() {
-            let at_end = self
-                .feeds
-                .borrow()
-                .iter()
-                .filter(|f| f.feeds(host.id))
-                .all(|f| f.is_at_end && f.at == f.batch.len());
-            let mut inner = host.inner.borrow_mut();
-            if !at_end || !host.is_running.get() || host.stream_turns.get() > 0 || host.is_batch_full(&inner)
-            {
-                continue;
-            }
-            let before = inner.effects.outbox.len();
-            self.by_clock(host, &mut inner, |pipeline, cause, inner| {
-                pipeline.tick(host.id, now, cause, &mut inner.effects)
-            });
-            if inner.effects.outbox.len() > before {
-                host.has_changes.set(true);
-            }
-            self.tell_decided(host, inner);
-        }
-    }
-
-    /// The calls of grains that the clock caused.
-    fn tell_decided(&self, host: &Rc<SlotHost>, mut inner: std::cell::RefMut<'_, Inner>) {
-        inner.applying = None;
-        let tells = std::mem::take(&mut inner.effects.tells);
-        drop(inner);
-        if !tells.is_empty() {
-            host.has_changes.set(true);
-            self.tell_all(host, tells);
-        }
-    }
-
-    fn by_clock(
-        &self,
-        host: &Rc<SlotHost>,
-        inner: &mut Inner,
-        mut step: impl FnMut(&mut dyn granary_cluster::Pipeline, Cause, &mut Inner) -> Result<Applied, Failure>,
-    ) -> bool {
-        let at = Position {
-            source: NO_SOURCE,
-            partition: u32::from(host.id.0),
-            offset: inner.machine.open_commit().0,
-        };
-        let cause = cause(at, inner.effects.outbox.len() as u32);
-        match self.until_done(host, inner, "the clock", |pipeline, inner| step(pipeline, cause, inner)) {
-            Ok(()) => true,
-            Err(failure) => {
-                host.break_with(failure.message, None);
-                false
-            }
-        }
     }
 
     /// Every position of the slot: what it applied, and what it had nothing to do with.
@@ -500,8 +308,15 @@ impl Lane {
     }
 }
 
-fn cause(at: Position, index: u32) -> Cause {
+pub(super) fn cause(at: Position, index: u32) -> Cause {
     Cause { source: at.source, partition: at.partition, offset: at.offset, index }
+}
+
+/// How many outputs the record applied last has caused.
+fn outputs_of(inner: &Inner, at: Position) -> u32 {
+    let is_of =
+        |cause: &Cause| (cause.source, cause.partition, cause.offset) == (at.source, at.partition, at.offset);
+    inner.effects.outbox.entries().iter().rev().take_while(|entry| is_of(&entry.cause)).count() as u32
 }
 
 /// The next offset of a partition in a sorted list; 0 when it has never been read.

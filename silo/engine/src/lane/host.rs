@@ -4,19 +4,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Waker;
 
-use granary_cluster::{Cause, SourceId, StreamId};
-use granary_core::call::{CHAIN_DEPTH_MAX, Options};
+use granary_cluster::{SourceId, StreamId};
+use granary_core::call::{CHAIN_DEPTH_MAX, Options, Origin};
 use granary_core::host::{Begun, Host, Later, LocalCall, Place};
 use granary_core::{Access, Cx, Durability, Error, ErrorKind, GrainId, Key, KindId, Ran, Result, Timestamp};
 
 use crate::mailbox::{Call, RETRY_AFTER};
 use crate::reminders::{REMINDERS_MAX, Reminder};
 use crate::slot::SlotHost;
+use crate::table::Stay;
 use crate::table::hash_of;
 use crate::timers::Timer;
+use crate::turns::Decided;
 
-use super::time::Alarm;
-use super::{Lane, panic_message};
+use super::alarms::Alarm;
+use super::{LOCAL_CALLS_MAX, Lane, panic_message};
 
 /// The source number of outputs that no record caused: calls and the clock.
 pub(crate) const NO_SOURCE: SourceId = SourceId(u16::MAX);
@@ -35,11 +37,23 @@ impl Host for Lane {
         }
         let mut options = self.options_from(from, slot, call)?;
         let deadline = options.deadline.unwrap_or(Timestamp::MAX);
-        options.inside = (slot == from.slot && !options.one_way).then_some(from);
-        let letter = Call::Letter { slot, kind, key: key.clone(), envelope: call.envelope(options) };
+        options.inside = (slot == from.slot).then_some(from);
         let lane = self.route.lane(slot);
+        if lane == self.index && self.local.borrow().len() >= LOCAL_CALLS_MAX {
+            self.count(|s| &s.overloaded);
+            let message = format!("{LOCAL_CALLS_MAX} calls between grains of lane {lane} are on their way");
+            return Err(Error::new(ErrorKind::Overloaded, message).ran(Ran::No).after(RETRY_AFTER));
+        }
+        if options.one_way && self.is_of_record(from) {
+            // part of the record's turn: the record is committed with what it tells, or not at all
+            options.origin = Origin::Stream;
+            if let Some(host) = self.slot(slot) {
+                host.stream_turns.set(host.stream_turns.get() + 1);
+            }
+        }
+        let letter = Call::Letter { slot, kind, key: key.clone(), envelope: call.envelope(options) };
         if lane == self.index {
-            self.local.borrow_mut().push_back(letter);
+            self.send_here(letter);
         } else if let Err(Call::Letter { envelope, .. }) = self.lanes[lane as usize].call(letter) {
             self.count(|s| &s.overloaded);
             let message = format!("the inbox of lane {lane} of silo {} is full", self.config.silo);
@@ -74,37 +88,22 @@ impl Host for Lane {
     }
 
     fn wake_at(&self, at: Timestamp, waker: Waker) {
-        self.set_alarm(at, Alarm::Wake(waker));
+        self.wake_turn_at(at, waker);
     }
 
     fn emit(&self, from: Place, stream: &str, id: Option<&str>, value: &[u8]) -> Result<()> {
         let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
         let stream = self.stream_id(stream)?;
-        let mut inner = host.inner.borrow_mut();
-        if inner.machine.is_outbox_full() {
+        if host.inner.borrow().machine.is_outbox_full() {
             let message = format!("the outbox of slot {} is full: the log takes nothing at present", host.id);
             return Err(Error::new(ErrorKind::Overloaded, message).after(RETRY_AFTER));
         }
+        if from.turn != Place::PLAIN {
+            let decided = Decided::Emit { stream, id: id.map(Into::into), value: value.to_vec() };
+            return self.decide(from, decided);
+        }
         let key = self.key_of(&host, from).ok_or_else(|| stale(from))?;
-        let index = inner.effects.outbox.len() as u32;
-        let n = host.open_commit.get();
-        let cause = Cause { source: NO_SOURCE, partition: u32::from(host.id.0), offset: n, index };
-        let epoch = inner.machine.epoch();
-        let (routing_key, now) = (key.routing_key(), self.now.get());
-        inner.effects.outbox.push(
-            stream,
-            cause,
-            now,
-            routing_key.as_bytes(),
-            |out| match id {
-                Some(id) => out.extend_from_slice(id.as_bytes()),
-                // a call is not replayed, so what it emits is named by its place in the slot's commits
-                None => out.extend_from_slice(format!("slot-{}/{epoch}/{n}/{index}", host.id).as_bytes()),
-            },
-            |out| out.extend_from_slice(value),
-        );
-        drop(inner);
-        host.has_changes.set(true);
+        let n = self.push_output(&host, &key, self.plain_of_record.get(), stream, id, value);
         self.needs(from, n);
         Ok(())
     }
@@ -137,41 +136,38 @@ impl Host for Lane {
         let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
         let grain = self.grain_id(&host, from).ok_or_else(|| stale(from))?;
         let reminder = Reminder::asked(grain, &later, self.now.get());
-        let mut inner = host.inner.borrow_mut();
-        if !inner.reminders.set(reminder.clone()) {
+        if host.inner.borrow().reminders.is_full() {
             let message = format!("slot {} holds {REMINDERS_MAX} reminders already", host.id);
             return Err(Error::new(ErrorKind::Overloaded, message));
         }
-        super::time::put_reminder(&mut inner.cells, &reminder);
-        drop(inner);
-        host.has_changes.set(true);
-        self.needs(from, host.open_commit.get());
-        self.set_alarm(reminder.due, Alarm::Reminders(host.id));
+        if from.turn != Place::PLAIN {
+            return self.decide(from, Decided::Remind(reminder));
+        }
+        let n = self.remind(&host, reminder);
+        self.needs(from, n);
         Ok(())
     }
 
     fn cancel_reminder(&self, from: Place, name: &str) -> Result<bool> {
         let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
         let grain = self.grain_id(&host, from).ok_or_else(|| stale(from))?;
-        let mut inner = host.inner.borrow_mut();
-        if !inner.reminders.cancel(&grain, name) {
-            return Ok(false);
+        let was_set = host.inner.borrow().reminders.has(&grain, name);
+        if from.turn != Place::PLAIN {
+            let was_decided = self.has_decided(from, name);
+            self.decide(from, Decided::Forget(name.into()))?;
+            return Ok(was_decided.unwrap_or(was_set));
         }
-        inner.cells.delete(|key| crate::reminders::cell_key(&grain, name, key));
-        drop(inner);
-        host.has_changes.set(true);
-        self.needs(from, host.open_commit.get());
-        Ok(true)
+        if let Some(n) = self.forget(&host, &grain, name) {
+            self.needs(from, n);
+        }
+        Ok(was_set)
     }
 
     fn deactivate(&self, from: Place) {
-        if from.turn == Place::PLAIN {
-            self.plain_leaves.set(true);
-        }
         if let Some(host) = self.slot(from.slot) {
             let mut table = host.table.borrow_mut();
-            if let Some(activation) = table.get_mut(from.activation) {
-                activation.is_leaving = true;
+            if let Some(activation) = table.get_mut(from.activation).filter(|a| a.stay == Stay::Here) {
+                activation.stay = Stay::Asked;
             }
         }
     }
@@ -195,7 +191,7 @@ impl Lane {
             let mut table = host.table.borrow_mut();
             let Some(activation) = table.get_mut(row) else { return Ok(false) };
             if activation.queue_len() > 0
-                || activation.is_leaving
+                || activation.stay != Stay::Here
                 || activation.busy.enter(info.access).is_none()
             {
                 return Ok(false);
@@ -206,15 +202,21 @@ impl Lane {
         let place = Place { slot: from.slot, activation: row, turn: Place::PLAIN, generation: 0 };
         let mut cx = Cx::new(self.host(), place, info.kind, key.clone(), self.now.get());
         let outer = self.plain_needs.replace(0);
+        let of_record = self.is_of_record(from);
+        let outer_of_record = self.plain_of_record.replace(of_record);
         let ran = catch_unwind(AssertUnwindSafe(|| call.run_here(&*grain, &mut cx)));
         let emitted = self.plain_needs.replace(outer);
+        self.plain_of_record.set(outer_of_record);
         if let Err(payload) = ran {
-            let error = self.turn_failed(host, row, info, emitted, &panic_message(&*payload));
+            let error = self.turn_failed(host, row, info, emitted, of_record, &panic_message(&*payload));
             call.panicked(error);
             return Ok(true);
         }
         let needs = self.turn_needs(host, row, kind_no, info, emitted);
         self.needs(from, needs);
+        if host.table.borrow().get(row).is_some_and(|a| a.stay == Stay::Asked) {
+            self.pump_soon(host, row);
+        }
         Ok(true)
     }
 
@@ -223,16 +225,18 @@ impl Lane {
         let mut options = call.options().clone().started(self.now.get());
         let mut turns = self.turns.borrow_mut();
         let Some(row) = turns.live(from.turn, from.generation) else {
+            if from.turn != Place::PLAIN {
+                return Err(stale(from));
+            }
             // a plain turn waits for nothing, so it is no link of a chain
-            return if from.turn == Place::PLAIN { Ok(options) } else { Err(stale(from)) };
+            return if self.plain_of_record.get() && slot != from.slot {
+                Err(calls_out("a plain turn", slot))
+            } else {
+                Ok(options)
+            };
         };
-        if row.is_stream() && slot != from.slot {
-            let message = format!(
-                "{}/{}.{} handles a stream event and called slot {slot}: such a turn never waits for another slot; \
-                 fetch before with an enrich step, tell with an emit",
-                row.info.kind, row.key, row.info.name
-            );
-            return Err(Error::invalid(message).ran(Ran::No));
+        if row.is_of_record && slot != from.slot {
+            return Err(calls_out(&format!("{}/{}.{}", row.info.kind, row.key, row.info.name), slot));
         }
         if slot != from.slot {
             row.called_out = true;
@@ -298,6 +302,14 @@ impl Lane {
         let activation = table.get(from.activation)?;
         Some(GrainId { kind: self.kinds[activation.kind as usize].name.into(), key: activation.key.clone() })
     }
+}
+
+fn calls_out(who: &str, slot: granary_core::SlotId) -> Error {
+    let message = format!(
+        "{who} handles a stream event and called slot {slot}: such a turn never waits for another slot; \
+         fetch before with an enrich step, tell with an emit"
+    );
+    Error::invalid(message).ran(Ran::No)
 }
 
 fn stale(from: Place) -> Error {

@@ -3,22 +3,34 @@
 //! | module | does |
 //! |---|---|
 //! | [`host`](self::host) | what a turn asks for: calls, emits, timers |
-//! | `deliver` | a call finds its activation, or waits |
-//! | `run` | turns begin, wait and end |
-//! | `commit` | carries out what the slots' machines decide; seals |
-//! | `feed` | records from sources to slots |
-//! | `time` | alarms, reminders, idle activations, turns that last too long |
+//! | `deliver`, `ask` | a call finds its activation, or waits; built-in grains answer |
+//! | `run`, `failed`, `limits` | turns begin, wait and end; fail; last too long |
+//! | `decided` | outputs and reminders of a turn join the commit in which it ends |
+//! | `answers` | answers held until their commit, and kept under idempotency keys |
+//! | `commit`, `seal`, `rollback` | carries out what the slots' machines decide; seals; goes back |
+//! | `feed`, `apply` | records from sources to slots, and what they do there |
+//! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
 //! | `cell` | the actix actor around it |
 //!
 //! No borrow of a table is held while a turn runs: a turn may call back into the lane.
 
+mod alarms;
+mod answers;
+mod apply;
+mod ask;
 pub(crate) mod cell;
 mod commit;
+mod decided;
 mod deliver;
+mod failed;
 mod feed;
 mod host;
+mod idle;
+mod limits;
+mod reminding;
+mod rollback;
 mod run;
-mod time;
+mod seal;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -42,14 +54,16 @@ use crate::slot::SlotHost;
 use crate::stats::LaneStats;
 use crate::turns::Turns;
 
+use alarms::{Alarm, Alarms, TICK_EVERY};
 pub(crate) use deliver::refuse;
 use feed::Feed;
-use time::Alarms;
 
 /// Calls handled in one round before the lane looks at everything else.
 const CALLS_PER_ROUND: usize = 512;
 /// Woken turns polled in one round.
 const POLLS_PER_ROUND: usize = 512;
+/// Calls between grains of one lane that may be on their way; one more is `Overloaded`.
+const LOCAL_CALLS_MAX: usize = 65_536;
 
 /// One lane.
 pub(crate) struct Lane {
@@ -69,6 +83,8 @@ pub(crate) struct Lane {
     pool: RefCell<TurnPool>,
     /// Calls between grains of this lane.
     local: RefCell<VecDeque<Call>>,
+    /// Turns that were woken and have not gone on, with their slots.
+    ready: RefCell<VecDeque<(u32, Rc<SlotHost>)>>,
     /// Activations that have calls waiting and may have room for them.
     pumps: RefCell<VecDeque<(SlotId, u32)>>,
     alarms: RefCell<Alarms>,
@@ -82,8 +98,12 @@ pub(crate) struct Lane {
     started: Timestamp,
     /// The commit an emit of the running plain turn belongs to; 0 when it emitted nothing.
     plain_needs: Cell<u64>,
-    /// The running plain turn asked for its activation to leave.
-    plain_leaves: Cell<bool>,
+    /// The running plain turn is one of a record, or of a call that such a turn made.
+    plain_of_record: Cell<bool>,
+    /// The async turn that is being polled.
+    polling: Cell<Option<u32>>,
+    /// Since when the store has not answered.
+    store_away_since: Cell<Option<Timestamp>>,
     stop: RefCell<Option<oneshot::Sender<()>>>,
     is_stopping: Cell<bool>,
     is_finished: Cell<bool>,
@@ -111,6 +131,7 @@ impl Lane {
             turns: RefCell::new(Turns::new(mailbox.clone())),
             pool: RefCell::default(),
             local: RefCell::default(),
+            ready: RefCell::default(),
             pumps: RefCell::default(),
             alarms: RefCell::default(),
             decided: RefCell::default(),
@@ -121,7 +142,9 @@ impl Lane {
             now: Cell::new(now),
             started: now,
             plain_needs: Cell::new(0),
-            plain_leaves: Cell::new(false),
+            plain_of_record: Cell::new(false),
+            polling: Cell::new(None),
+            store_away_since: Cell::new(None),
             stop: RefCell::default(),
             is_stopping: Cell::new(false),
             is_finished: Cell::new(false),
@@ -142,13 +165,13 @@ impl Lane {
         for host in self.slots.iter().flatten() {
             self.take(host);
         }
-        self.set_alarm(self.now.get() + time::TICK_EVERY, time::Alarm::Tick);
-        self.set_alarm(self.now.get() + self.config.sweep_every, time::Alarm::Sweep { slot: 0, from: 0 });
+        self.set_alarm(self.now.get() + TICK_EVERY, Alarm::Tick);
+        self.set_alarm(self.now.get() + self.config.sweep_every, Alarm::Sweep { slot: 0, from: 0 });
     }
 
     /// One round of everything; true when there is more to do at once.
     pub fn round(&self) -> bool {
-        self.now.set(self.config.clock.now().max(self.now.get()));
+        self.look_at_clock();
         self.mailbox.now_ms.store(self.now.get().ms().unsigned_abs(), Ordering::Relaxed);
         let mut more = self.hear_words();
         more |= self.carry_out();
@@ -164,7 +187,30 @@ impl Lane {
         more |= self.carry_out();
         self.submit();
         self.try_stop();
-        more
+        more || !self.local.borrow().is_empty() || !self.pumps.borrow().is_empty()
+    }
+
+    /// The lane ends as if the process had: what waits gets no answer, and nothing keeps the lane in memory.
+    pub fn end(&self) {
+        let turns = self.turns.borrow_mut().clear();
+        drop(turns);
+        self.local.borrow_mut().clear();
+        self.alarms.take();
+        while self.mailbox.calls.pop().is_some() {}
+        for host in self.slots.iter().flatten() {
+            let activations = host.table.take();
+            drop(activations);
+            let mut inner = host.inner.borrow_mut();
+            inner.backlog.clear();
+            inner.held = crate::answers::Answers::default();
+            inner.keyed = crate::keyed::Keyed::default();
+        }
+        self.mailbox.is_over.store(true, Ordering::Release);
+        while self.mailbox.calls.pop().is_some() {} // pushed between the two: nobody would look at it
+    }
+
+    fn look_at_clock(&self) {
+        self.now.set(self.config.clock.now().max(self.now.get()));
     }
 
     fn hear_words(&self) -> bool {
@@ -186,16 +232,50 @@ impl Lane {
 
     fn poll_woken(&self) -> bool {
         for _ in 0..POLLS_PER_ROUND {
-            let Some(turn) = self.mailbox.woken.pop() else { return false };
+            self.note_woken();
+            let next = self.ready.borrow_mut().pop_front();
+            let Some((turn, host)) = next else { return false };
+            host.settles();
             self.poll_turn(turn);
         }
-        !self.mailbox.woken.is_empty()
+        true
+    }
+
+    /// Turns that were woken stir their slots until they have gone on.
+    fn note_woken(&self) {
+        while let Some(no) = self.mailbox.woken.pop() {
+            let slot = self.turns.borrow_mut().get(no).map(|row| row.slot.clone());
+            if let Some(host) = slot {
+                host.stirs();
+                self.ready.borrow_mut().push_back((no, host));
+            }
+        }
+    }
+
+    /// Puts a call of a grain of this lane on its way.
+    fn send_here(&self, call: Call) {
+        if let Some(host) = self.inside_of(&call) {
+            host.stirs();
+        }
+        self.local.borrow_mut().push_back(call);
+    }
+
+    /// The slot inside of which this call was made.
+    fn inside_of(&self, call: &Call) -> Option<&Rc<SlotHost>> {
+        let Call::Letter { slot, envelope, .. } = call else { return None };
+        envelope.options().inside.and_then(|_| self.slots.get(slot.0 as usize)?.as_ref())
     }
 
     fn take_calls(&self) -> bool {
         for _ in 0..CALLS_PER_ROUND {
             let local = self.local.borrow_mut().pop_front();
+            if let Some(host) = local.as_ref().and_then(|call| self.inside_of(call)) {
+                host.settles();
+            }
             let Some(call) = local.or_else(|| self.mailbox.calls.pop()) else { return false };
+            if !self.mailbox.words.is_empty() {
+                self.look_at_clock(); // a clock moved by hand before the call was made is seen by the call
+            }
             self.deliver(call);
         }
         true
@@ -206,10 +286,17 @@ impl Lane {
             let next = self.pumps.borrow_mut().pop_front();
             let Some((slot, row)) = next else { return false };
             if let Some(host) = self.slot(slot) {
+                host.settles();
                 self.pump(&host, row);
             }
         }
         true
+    }
+
+    /// An activation has calls waiting and may have room for them.
+    fn pump_soon(&self, host: &SlotHost, row: u32) {
+        host.stirs();
+        self.pumps.borrow_mut().push_back((host.id, row));
     }
 
     /// The slot, if this lane holds it.
