@@ -28,6 +28,9 @@ pub struct Faults {
     held: Mutex<Vec<Held>>,
     is_cut_off: AtomicBool,
     is_away: AtomicBool,
+    loses_commits: AtomicBool,
+    commits_left: AtomicU64,
+    written: Mutex<Vec<Vec<String>>>,
     commits: AtomicU64,
     sendings: AtomicU64,
     loads: AtomicU64,
@@ -44,6 +47,9 @@ impl Faults {
             held: Mutex::default(),
             is_cut_off: AtomicBool::new(false),
             is_away: AtomicBool::new(false),
+            loses_commits: AtomicBool::new(false),
+            commits_left: AtomicU64::new(u64::MAX),
+            written: Mutex::default(),
             commits: AtomicU64::new(0),
             sendings: AtomicU64::new(0),
             loads: AtomicU64::new(0),
@@ -70,6 +76,32 @@ impl Faults {
         self.is_away.store(is_away, Ordering::SeqCst);
     }
 
+    /// From now on commits get lost on their way and are never answered; slots can still be taken.
+    pub fn lose_commits(&self) {
+        self.loses_commits.store(true, Ordering::SeqCst);
+    }
+
+    /// The commits with cells whose keys start with `prefix`: those keys, sorted, for each commit.
+    pub fn commits_with(&self, prefix: &str) -> Vec<Vec<String>> {
+        let written = self.written.lock().unwrap();
+        let matching = written.iter().map(|cells| {
+            let mut keys: Vec<String> = cells.iter().filter(|key| key.starts_with(prefix)).cloned().collect();
+            keys.sort();
+            keys
+        });
+        matching.filter(|keys| !keys.is_empty()).collect()
+    }
+
+    fn note_written(&self, scripts: &[Script]) {
+        let commits = scripts.iter().filter_map(|script| match script {
+            Script::Commit(commit) => Some(commit),
+            _ => None,
+        });
+        let keys = commits
+            .map(|c| c.cells.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect());
+        self.written.lock().unwrap().extend(keys);
+    }
+
     /// From now on scripts are carried out, but their answers wait for [`Faults::release`].
     pub fn hold_answers(&self) {
         self.holds_answers.store(true, Ordering::SeqCst);
@@ -94,6 +126,16 @@ impl Faults {
         self.is_cut_off.store(true, Ordering::SeqCst);
     }
 
+    /// Cuts the process off after so many batches with a commit: the last one is carried out and not answered.
+    pub fn cut_off_after(&self, commits: u64) {
+        self.commits_left.store(commits, Ordering::SeqCst);
+    }
+
+    /// Whether the process is cut off.
+    pub fn is_cut_off(&self) -> bool {
+        self.is_cut_off.load(Ordering::SeqCst)
+    }
+
     /// Batches with a commit that were carried out.
     pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::SeqCst)
@@ -110,7 +152,8 @@ impl Faults {
     }
 
     fn read(&self) -> Result<()> {
-        let failing = self.reads_to_fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        let failing =
+            self.reads_to_fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         if failing.is_ok() || self.is_away.load(Ordering::SeqCst) {
             return Err(unavailable());
         }
@@ -131,15 +174,22 @@ impl Store for Faults {
             return done(Err(unavailable()));
         }
         let has_commit = scripts.iter().any(|script| matches!(script, Script::Commit(_)));
+        if has_commit && self.loses_commits.load(Ordering::SeqCst) {
+            return;
+        }
         let fault = if has_commit { self.commit_faults.lock().unwrap().pop_front() } else { None };
         self.sendings.fetch_add(u64::from(has_commit), Ordering::SeqCst);
         if fault == Some(Fault::Refused) {
             return done(Err(unavailable()));
         }
         self.commits.fetch_add(u64::from(has_commit), Ordering::SeqCst);
+        self.note_written(&scripts);
         let (answered, answer) = std::sync::mpsc::channel();
         self.store.submit(scripts, Box::new(move |replies| drop(answered.send(replies))));
         let replies = answer.recv().expect("the store answers once");
+        if has_commit && self.commits_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            return self.cut_off();
+        }
         if fault == Some(Fault::AnswerLost) {
             return done(Err(unavailable()));
         }

@@ -66,7 +66,7 @@ impl Telling {
 
 /// The text of a record or an output.
 pub fn text(value: &[u8]) -> String {
-    codec::from_bytes(value).unwrap_or_else(|_| String::from_utf8_lossy(value).into_owned())
+    codec::from_bytes::<String>(value).unwrap_or_else(|_| String::from_utf8_lossy(value).into_owned())
 }
 
 /// Appends a record where the default partitioner puts it; its offset.

@@ -51,9 +51,24 @@ impl Rig {
         self.start_with(kinds, |_| {})
     }
 
+    /// Starts a silo whose store cannot be reached until [`Faults::set_away`] says otherwise.
+    pub fn start_away(&self, kinds: Vec<&'static KindInfo>) -> Silo {
+        let faults = Faults::of(self.memory.clone());
+        faults.set_away(true);
+        self.start_on(faults, kinds, |_| {})
+    }
+
     /// The same with other settings.
     pub fn start_with(&self, kinds: Vec<&'static KindInfo>, set: impl FnOnce(&mut Config)) -> Silo {
-        let faults = Faults::of(self.memory.clone());
+        self.start_on(Faults::of(self.memory.clone()), kinds, set)
+    }
+
+    fn start_on(
+        &self,
+        faults: Arc<Faults>,
+        kinds: Vec<&'static KindInfo>,
+        set: impl FnOnce(&mut Config),
+    ) -> Silo {
         let mut config = Config::new(faults.clone(), Arc::new(self.clock.clone()), kinds);
         config.me = Incarnation(self.lives.fetch_add(1, Ordering::SeqCst) + 1);
         config.slots = SLOTS;
@@ -71,8 +86,21 @@ impl Rig {
         teller: Teller,
         set: impl FnOnce(&mut Config),
     ) -> Silo {
+        self.start_cut(kinds, teller, u64::MAX, set)
+    }
+
+    /// The same, cut off from its store after so many batches with a commit.
+    pub fn start_cut(
+        &self,
+        kinds: Vec<&'static KindInfo>,
+        teller: Teller,
+        commits: u64,
+        set: impl FnOnce(&mut Config),
+    ) -> Silo {
         let log: Arc<dyn Log> = self.memory.clone();
-        self.start_with(kinds, |config| {
+        let faults = Faults::of(self.memory.clone());
+        faults.cut_off_after(commits);
+        self.start_on(faults, kinds, |config| {
             config.sources = vec![SourceSpec {
                 topic: "in".into(),
                 partitions: PARTITIONS,
@@ -89,6 +117,18 @@ impl Rig {
     /// Appends a record with this key to the topic `in`, where the default partitioner puts it.
     pub fn append(&self, key: &str, value: &str) -> u64 {
         pipeline::append(&*self.memory, "in", PARTITIONS, key, value)
+    }
+
+    /// Identities and values in the topic of a stream, in the order of the identities: a log of several slots has no
+    /// other order of its own.
+    pub fn outputs_by_id(&self, stream: &str) -> Vec<(String, String)> {
+        let records = self.memory.records(stream, 0).expect("the streams exist");
+        let mut outputs: Vec<(String, String)> = records
+            .iter()
+            .map(|r| (pipeline::text(r.id.as_deref().unwrap_or_default()), pipeline::text(&r.value)))
+            .collect();
+        outputs.sort();
+        outputs
     }
 
     /// The values in the topic of a stream, in order, as text.

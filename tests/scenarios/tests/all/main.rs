@@ -1,4 +1,12 @@
 //! Scenarios of grains, calls, timers and streams on the engine.
 
+#![allow(clippy::unwrap_used)] // tests: a failed expectation ends the test
+
+mod activations;
+mod calls;
+mod commits;
+mod keyed;
 mod kinds;
 mod smoke;
+mod streams;
+mod timers;

@@ -51,7 +51,8 @@ async fn two_lanes_share_the_slots_and_call_one_another() {
     let silo = rig.start_with(kinds(), |config| config.lanes = 2);
     for i in 0..24_u64 {
         let from = silo.handle.grain::<Counter>(format!("c-{i}"));
-        let sum = soon("a call over two lanes", from.add_there(format!("c-{}", (i + 1) % 24), 10).into_future());
+        let sum =
+            soon("a call over two lanes", from.add_there(format!("c-{}", (i + 1) % 24), 10).into_future());
         let sum = sum.await.unwrap();
         assert!(sum == 10 || sum == 20, "c-{i}: {sum}");
     }
