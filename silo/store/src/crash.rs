@@ -227,7 +227,7 @@ fn every_prefix_and_torn_write_between_two_syncs() {
             copy(&base, &image);
             let torn_journal = image.join(journal.strip_prefix(&live).unwrap());
             fs::write(&torn_journal, &bytes).unwrap();
-            if i % 16 == 0 {
+            if i % 64 == 0 {
                 // As it is while the space set aside is still there.
                 File::options().write(true).open(&torn_journal).unwrap().set_len(64 << 20).unwrap();
             }

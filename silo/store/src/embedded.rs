@@ -144,9 +144,14 @@ fn start(
 /// Finishes what was asked, syncs, and gives the directory back.
 impl Drop for Embedded {
     fn drop(&mut self) {
+        let mut threads = std::mem::take(self.threads.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let here = std::thread::current().id();
+        if threads.iter().any(|thread| thread.thread().id() == here) {
+            return; // dropped by an answer on the writing thread, which ends when the queue hangs up
+        }
         // A writer that has ended takes no requests: then there is nothing to close.
         let _ = self.requests.send(Request::Close);
-        for thread in self.threads.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the embedded store panicked");
             }

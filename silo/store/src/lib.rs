@@ -15,7 +15,7 @@
 //! against its slot's row, puts all that wait into one atomic batch (rows, cells, output records), syncs once, then
 //! answers. So a commit's state, positions and outputs are there together or not at all.
 //!
-//! Cells of recent commits are written as they come, one value per batch, and kept in memory in order ([`recent`]).
+//! Cells of recent commits are written as they come, one value per batch, and kept in memory in order (`recent`).
 //! At half of the memory they are folded into sorted tables by bulk ingestion. Panes of windows live for seconds: most
 //! are deleted before a fold and never reach a table. A filter in memory answers for cells that are nowhere.
 //!
@@ -24,7 +24,7 @@
 //! each random cell it changes and needs milliseconds for a small durable commit; fjall needs a third of a
 //! millisecond and takes sorted tables past its journal. Neither took 400,000 cell changes a second as single keys:
 //! hence the layer above. fjall's journal refuses to open when a power cut leaves a hole inside its last batch:
-//! [`journal`] cuts such a tail first. The module `crash` (tests) shows it for every
+//! `journal` cuts such a tail first. The module `crash` (tests) shows it for every
 //! prefix and for torn writes.
 
 mod block;

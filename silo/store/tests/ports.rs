@@ -188,3 +188,25 @@ fn an_export_takes_up_where_it_was_noted() {
     std::fs::write(&path, "one\n").unwrap();
     assert!(Export::open(&store, "t", dir.path(), "sink").err().unwrap().message().contains("4 bytes"));
 }
+
+#[test]
+fn an_answer_may_drop_the_store() {
+    let dir = test_dir();
+    let store = Embedded::open(dir.path(), Options::new(2)).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let owner = acquire(&*store, SlotId(0), 1);
+    let (go, gone) = std::sync::mpsc::channel();
+    let held = Arc::clone(&store);
+    let script = Script::Commit(Arc::new(commit(SlotId(0), owner, 1, &[(b"a", Some(b"1"))])));
+    let done = move |replies: granary_core::Result<Vec<_>>| {
+        gone.recv().unwrap();
+        drop(held);
+        tell.send(replies.is_ok()).unwrap();
+    };
+    store.submit(vec![script], Box::new(done));
+    drop(store);
+    go.send(()).unwrap();
+    assert!(told.recv().unwrap());
+    let store = Embedded::open(dir.path(), Options::new(2)).unwrap();
+    assert_eq!(load(&*store, SlotId(0), b"a"), Some(b"1".to_vec()));
+}
