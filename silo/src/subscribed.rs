@@ -95,6 +95,19 @@ impl Pipeline for Subscribed {
         id::slot_of(record.key.unwrap_or_default(), self.slots)
     }
 
+    fn route_at(&mut self, place: usize, record: &Record<'_>) -> SlotId {
+        if self.topic(record.source).is_none() {
+            return self.planned("a record").route_at(place, record);
+        }
+        self.route(record)
+    }
+
+    fn recall(&mut self, place: usize, record: &Record<'_>) {
+        if self.topic(record.source).is_none() {
+            self.planned("a record").recall(place, record);
+        }
+    }
+
     fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
         match &self.inner {
             Some(inner) if self.topic(record.source).is_none() => inner.routed_key(record),

@@ -254,6 +254,19 @@ pub trait Pipeline {
     /// Decodes the record and names the slot it belongs to. The decoded event is kept until the next `route`.
     fn route(&mut self, record: &Record<'_>) -> SlotId;
 
+    /// Routes the record at a place of the present chunk, to be recalled when its slot has its turn.
+    fn route_at(&mut self, place: usize, record: &Record<'_>) -> SlotId {
+        let _ = place;
+        self.route(record)
+    }
+
+    /// Makes the record at this place the one routed last. All records of a chunk were routed before, one after the
+    /// other, and no others since.
+    fn recall(&mut self, place: usize, record: &Record<'_>) {
+        let _ = place;
+        self.route(record);
+    }
+
     /// The routing key of the record routed last, for a stray that is sent on.
     fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
         record.key.unwrap_or_default().to_vec()

@@ -45,6 +45,8 @@ pub struct Slots {
     /// By the slot's number; a slot without memory is `None`.
     slots: Vec<Option<Box<Slot>>>,
     routed: Routed,
+    /// The decoded records of the present chunk, by place.
+    chunk: Vec<Routed>,
     buffers: Buffers,
 }
 
@@ -55,6 +57,7 @@ impl Slots {
             prepared: Prepared::new(plan),
             slots: (0..slots).map(|_| None).collect(),
             routed: Routed::default(),
+            chunk: Vec::new(),
             buffers: Buffers::default(),
         }
     }
@@ -75,7 +78,7 @@ impl Slots {
     }
 
     fn slot(&mut self, slot: SlotId) -> (&mut Slot, &Prepared, &Routed, &mut Buffers) {
-        let Slots { prepared, slots, routed, buffers } = self;
+        let Slots { prepared, slots, routed, buffers, .. } = self;
         let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
         (slot, prepared, routed, buffers)
     }
@@ -89,6 +92,19 @@ impl Pipeline for Slots {
     fn route(&mut self, record: &Record<'_>) -> SlotId {
         self.routed.read(&self.prepared.plan, record);
         self.routed.slot(&self.prepared.plan, record, self.slots.len() as u16)
+    }
+
+    fn route_at(&mut self, place: usize, record: &Record<'_>) -> SlotId {
+        if place >= self.chunk.len() {
+            self.chunk.resize_with(place + 1, Routed::default);
+        }
+        let routed = &mut self.chunk[place];
+        routed.read(&self.prepared.plan, record);
+        routed.slot(&self.prepared.plan, record, self.slots.len() as u16)
+    }
+
+    fn recall(&mut self, place: usize, _: &Record<'_>) {
+        std::mem::swap(&mut self.routed, &mut self.chunk[place]);
     }
 
     fn apply(
