@@ -58,8 +58,18 @@ pub struct Progress {
 /// Runs to the end of all inputs; `progress` is told now and then. Returns what became of all records, of earlier
 /// attempts too.
 pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result<Counts> {
-    let Options { plan, inputs, out, changes, verdicts, lanes, batch_records_max, durability, kinds, turn_max } =
-        options;
+    let Options {
+        plan,
+        inputs,
+        out,
+        changes,
+        verdicts,
+        lanes,
+        batch_records_max,
+        durability,
+        kinds,
+        turn_max,
+    } = options;
     let plan = Arc::new(if verdicts { plan.with_verdicts() } else { plan });
     let files = files_of(&plan, &inputs)?;
     std::fs::create_dir_all(&out).map_err(|e| unwritable(&out, &e))?;
