@@ -1,0 +1,12 @@
+//! The binary under kills, stuck turns, poisoned records and calls. Times and counts of the long forms come from the
+//! environment: `GRANARY_KILLS` and `GRANARY_RECORDS` for runs, `GRANARY_ROUNDS` for a silo under calls.
+
+mod calls;
+mod culprits;
+mod demo;
+mod doorbell;
+mod failpoints;
+mod kills;
+mod kit;
+mod sample;
+mod windows;
