@@ -80,7 +80,7 @@ fn pipeline(root: &yaml::Node, mistakes: &mut Mistakes) -> Option<Plan> {
 /// The named parts of a section, in the order of the file.
 fn parts<'n>(
     node: &'n yaml::Node,
-    what: &str,
+    what: &'static str,
     mistakes: &mut Mistakes,
 ) -> Vec<(&'n yaml::Name, &'n yaml::Node)> {
     let mut parts = Map::new(node, what, mistakes).entries();

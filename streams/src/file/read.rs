@@ -10,13 +10,14 @@ use super::yaml::{Name, Node, Value};
 /// A map being read: every member must be taken by someone.
 pub(crate) struct Map<'n> {
     pub place: Place,
+    what: &'static str,
     members: Vec<(&'n Name, &'n Node, bool)>,
     asked: Vec<&'static str>,
 }
 
 impl<'n> Map<'n> {
     /// `node` as a map; an empty one when it is something else, which is noted.
-    pub fn new(node: &'n Node, what: &str, mistakes: &mut Mistakes) -> Map<'n> {
+    pub fn new(node: &'n Node, what: &'static str, mistakes: &mut Mistakes) -> Map<'n> {
         let members = match &node.value {
             Value::Map(members) => members.iter().map(|(name, node)| (name, node, false)).collect(),
             _ => {
@@ -24,7 +25,7 @@ impl<'n> Map<'n> {
                 Vec::new()
             }
         };
-        Map { place: node.place, members, asked: Vec::new() }
+        Map { place: node.place, what, members, asked: Vec::new() }
     }
 
     /// Takes a member, if it is there.
@@ -39,7 +40,7 @@ impl<'n> Map<'n> {
     pub fn need(&mut self, name: &'static str, mistakes: &mut Mistakes) -> Option<&'n Node> {
         let found = self.get(name);
         if found.is_none() {
-            mistakes.add(self.place, format!("`{name}` is missing"));
+            mistakes.add(self.place, format!("{}: `{name}` is missing", self.what));
         }
         found
     }

@@ -91,7 +91,7 @@ fn field(node: &Node, what: &str, columns: &[Column], mistakes: &mut Mistakes) -
     let found = columns.iter().find(|column| &*column.name == name).cloned();
     if found.is_none() {
         let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
-        mistakes.unknown(node.place, &format!("field of `{what}`"), name, &names);
+        mistakes.unknown(node.place, &format!("field in `{what}`:"), name, &names);
     }
     found
 }

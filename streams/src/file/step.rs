@@ -107,7 +107,8 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
 fn filter(node: &Node, columns: &[Column], mistakes: &mut Mistakes) -> Option<Does> {
     let (expression, kind) = compile(node, columns, mistakes)?;
     if !matches!(kind, ColumnKind::Bool | ColumnKind::Any) {
-        mistakes.add(node.place, format!("filter: true or false expected, the expression gives {kind:?}"));
+        let kind = format!("{kind:?}").to_lowercase();
+        mistakes.add(node.place, format!("filter: true or false expected, the expression gives {kind}"));
     }
     Some(Does::Filter(Filter::Expression(expression)))
 }
