@@ -181,7 +181,7 @@ impl Lane {
         let mut inner = host.inner.borrow_mut();
         let sealed = std::mem::take(&mut inner.records_sealed);
         if let Some(caution) = &mut inner.caution {
-            caution.passed(sealed.max(1));
+            caution.passed(sealed);
         }
         inner.is_single_full = false;
         let Inner { machine, culprit, held, keyed, leaving, .. } = &mut *inner;

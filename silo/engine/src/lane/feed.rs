@@ -14,31 +14,31 @@ use crate::stats::LaneStats;
 use super::Lane;
 use super::alarms::Alarm;
 use super::apply::Fault;
+use super::chunk::Chunk;
 use super::commit::millis;
-
-/// Records applied in one round before the lane looks at calls again.
-const RECORDS_PER_ROUND: usize = 1_024;
 
 /// One partition of a source, as this lane reads it.
 pub(crate) struct Feed {
     source: SourceId,
     /// The source whose decoder reads the records.
     decode_as: SourceId,
-    partition: u32,
+    pub(super) partition: u32,
     partitions: u32,
     in_place: bool,
     reader: Box<dyn Source>,
-    batch: Batch,
-    at: usize,
+    pub(super) batch: Batch,
+    /// Records of the batch before this place are done with.
+    pub(super) at: usize,
+    pub(super) chunk: Chunk,
     /// The next offset to hand out; `None` until a slot it feeds is open.
-    next: Option<u64>,
+    pub(super) next: Option<u64>,
     /// The last read found nothing.
-    is_at_end: bool,
+    pub(super) is_at_end: bool,
     has_ended: bool,
 }
 
 /// What became of a record.
-enum Fed {
+pub(super) enum Fed {
     /// It is done with.
     Passed,
     /// Its slot cannot take it now.
@@ -53,6 +53,12 @@ impl Feed {
     /// Whether it stands at the end, with nothing handed out but not taken.
     pub(super) fn is_idle(&self) -> bool {
         self.is_at_end && self.at == self.batch.len()
+    }
+
+    /// The record at a place of the batch, as its decoder knows it.
+    pub(super) fn record(&self, place: usize) -> Record<'_> {
+        let record = self.batch.get(place, self.source, self.partition);
+        Record { source: self.decode_as, ..record }
     }
 
     fn seek(&mut self, to: u64) {
@@ -85,6 +91,7 @@ impl Lane {
                     reader,
                     batch: Batch::default(),
                     at: 0,
+                    chunk: Chunk::default(),
                     next: None,
                     is_at_end: false,
                     has_ended: false,
@@ -134,28 +141,7 @@ impl Lane {
         more
     }
 
-    fn feed_from(&self, feed: &mut Feed) -> bool {
-        let Some(mut next) = feed.next else { return false };
-        for _ in 0..RECORDS_PER_ROUND {
-            if feed.at == feed.batch.len() && (feed.is_at_end || !self.refill(feed, next)) {
-                return false;
-            }
-            let mut record = feed.batch.get(feed.at, feed.source, feed.partition);
-            if record.offset >= next {
-                record.source = feed.decode_as;
-                match self.feed_one(feed, &record) {
-                    Fed::Passed => {}
-                    Fed::Waits => return false,
-                }
-                next = record.offset + 1;
-                feed.next = Some(next);
-            }
-            feed.at += 1;
-        }
-        true
-    }
-
-    fn refill(&self, feed: &mut Feed, next: u64) -> bool {
+    pub(super) fn refill(&self, feed: &mut Feed, next: u64) -> bool {
         let _ = fail::point("fetch.before");
         feed.batch.clear();
         feed.at = 0;
@@ -178,17 +164,16 @@ impl Lane {
         true
     }
 
-    fn feed_one(&self, feed: &Feed, record: &Record<'_>) -> Fed {
-        let slot = self.pipeline.borrow_mut().route(record);
+    /// Hands a record that was routed to `slot` to whoever takes it.
+    pub(super) fn feed_one(&self, feed: &Feed, slot: SlotId, record: &Record<'_>) -> Fed {
         let at = Position { source: feed.source, partition: feed.partition, offset: record.offset };
         if !feed.feeds(slot) {
             return self.stray(feed, record, at);
         }
-        let Some(host) = self.slots.get(slot.0 as usize).and_then(Option::as_ref) else {
-            LaneStats::add(&self.mailbox.stats.skipped, 1);
-            return Fed::Passed; // another lane reads this partition, too
-        };
-        self.feed_slot(host, record, at, Self::apply)
+        match self.slots.get(usize::from(slot.0)).and_then(Option::as_ref) {
+            Some(host) => self.feed_slot(host, record, at, Self::apply),
+            None => Fed::Passed,
+        }
     }
 
     /// A record whose key disagrees with its partition leaves through the outbox of the slot that hosts the partition.

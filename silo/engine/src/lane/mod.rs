@@ -8,7 +8,7 @@
 //! | `decided` | outputs and reminders of a turn join the commit in which it ends |
 //! | `answers` | answers held until their commit, and kept under idempotency keys |
 //! | `commit`, `seal`, `rollback` | carries out what the slots' machines decide; seals; goes back |
-//! | `feed`, `apply` | records from sources to slots, and what they do there |
+//! | `feed`, `chunk`, `apply` | records from sources to slots, and what they do there |
 //! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
 //! | `cell` | the actix actor around it |
 //!
@@ -19,6 +19,7 @@ mod answers;
 mod apply;
 mod ask;
 pub(crate) mod cell;
+mod chunk;
 mod commit;
 mod decided;
 mod deliver;

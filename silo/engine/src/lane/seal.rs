@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use granary_cluster::retry::{Caution, Mode};
-use granary_cluster::{Cells, Position, fail};
+use granary_cluster::{Cells, Outbox, Position, fail};
 use granary_core::Result;
 
 use crate::slot::{Blame, Inner, SlotHost};
@@ -82,7 +82,8 @@ impl Lane {
             return host.break_with(format!("a state cannot be encoded: {error}"), Blame::Slot);
         }
         self.pipeline.borrow_mut().seal(host.id, n, &mut cells);
-        let outbox = std::mem::take(&mut inner.effects.outbox);
+        let roomy = Outbox::like(&inner.effects.outbox);
+        let outbox = std::mem::replace(&mut inner.effects.outbox, roomy);
         inner.positions.sort_unstable();
         let positions = self.positions_of(host, &inner.positions);
         inner.positions.clone_from(&positions);

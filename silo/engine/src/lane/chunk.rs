@@ -1,0 +1,81 @@
+//! A chunk of a partition is applied slot by slot: one slot's keys stay warm while it has its turn.
+//!
+//! Within a slot the order is that of the log, and positions are per slot, so a chunk that cannot be finished now is
+//! begun again later: what its slots have applied they skip. The feed moves on only when the whole chunk is done with,
+//! so no slot is ever said to stand further than it does.
+
+use granary_cluster::slots::Slots;
+use granary_core::SlotId;
+
+use crate::stats::LaneStats;
+
+use super::Lane;
+use super::feed::{Fed, Feed};
+
+/// Records of a partition applied in one round before the lane looks at calls again.
+const RECORDS_MAX: usize = 2_048;
+/// So few when slots make the lane wait.
+const RECORDS_MIN: usize = 16;
+
+/// How a feed takes its next records.
+pub(super) struct Chunk {
+    /// How many.
+    records: usize,
+    /// Who takes each of them, the slot it was routed to, and its place in the batch; by taker.
+    order: Vec<(SlotId, SlotId, u32)>,
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Chunk { records: RECORDS_MAX, order: Vec::new() }
+    }
+}
+
+impl Lane {
+    /// Applies the next chunk; true when there may be more to apply now.
+    pub(super) fn feed_from(&self, feed: &mut Feed) -> bool {
+        let Some(next) = feed.next else { return false };
+        if feed.at == feed.batch.len() && (feed.is_at_end || !self.refill(feed, next)) {
+            return false;
+        }
+        let end = feed.batch.len().min(feed.at + feed.chunk.records);
+        self.route_chunk(feed, end);
+        let waits = feed.chunk.order.iter().any(|(_, slot, place)| {
+            let place = *place as usize;
+            let record = feed.record(place);
+            self.pipeline.borrow_mut().recall(place - feed.at, &record);
+            matches!(self.feed_one(feed, *slot, &record), Fed::Waits)
+        });
+        if waits {
+            feed.chunk.records = (feed.chunk.records / 4).max(RECORDS_MIN);
+            return false;
+        }
+        feed.chunk.records = (feed.chunk.records * 2).min(RECORDS_MAX);
+        feed.next = Some(feed.record(end - 1).offset + 1).max(feed.next);
+        feed.at = end;
+        true
+    }
+
+    /// Names who takes each record of the chunk: its slot, or for a stray the slot that hosts the partition.
+    fn route_chunk(&self, feed: &mut Feed, end: usize) {
+        let slots = Slots::new(self.config.slots).expect("a cluster has at least one slot");
+        let mut order = std::mem::take(&mut feed.chunk.order);
+        order.clear();
+        let mut pipeline = self.pipeline.borrow_mut();
+        for place in feed.at..end {
+            let record = feed.record(place);
+            if feed.next.is_some_and(|next| record.offset < next) {
+                continue; // the log hands out whole batches: this one begins before the position
+            }
+            let slot = pipeline.route_at(place - feed.at, &record);
+            let taker = if feed.feeds(slot) { slot } else { slots.host(feed.partition) };
+            if self.slots.get(usize::from(taker.0)).is_some_and(Option::is_some) {
+                order.push((taker, slot, place as u32));
+            } else {
+                LaneStats::add(&self.mailbox.stats.skipped, 1); // another lane reads this partition, too
+            }
+        }
+        order.sort_by_key(|(taker, ..)| *taker); // stable: within a slot the log's order stays
+        feed.chunk.order = order;
+    }
+}
