@@ -136,6 +136,6 @@ async fn what_was_acknowledged_survives_kills() {
     println!(
         "{rounds} kills: {acknowledged} of {sent} acknowledged, {with_key} with a key, {retried} retried"
     );
-    assert!(acknowledged > 100 * rounds, "the silo was under load");
+    assert!(acknowledged > 10 * rounds, "the silo was under load");
     assert!(sent > acknowledged && retried > 0, "kills fell among calls");
 }
