@@ -71,6 +71,7 @@ impl Future for Rounds {
         }
         self.more = self.lane.round();
         let wait = self.lane.next_alarm_in().map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
+        self.more |= wait.is_zero(); // what is due now does not wait for the timer's next beat
         self.sleep.as_mut().reset(Instant::now() + wait);
         // polling registers the timer; a bell that rang during the round is not missed
         let due = self.sleep.as_mut().poll(context).is_ready();
