@@ -40,13 +40,7 @@ impl Lane {
         }
         let end = feed.batch.len().min(feed.at + feed.chunk.records);
         self.route_chunk(feed, end);
-        let waits = feed.chunk.order.iter().any(|(_, slot, place)| {
-            let place = *place as usize;
-            let record = feed.record(place);
-            self.pipeline.borrow_mut().recall(place - feed.at, &record);
-            matches!(self.feed_one(feed, *slot, &record), Fed::Waits)
-        });
-        if waits {
+        if self.apply_chunk(feed) {
             feed.chunk.records = (feed.chunk.records / 4).max(RECORDS_MIN);
             return false;
         }
@@ -54,6 +48,23 @@ impl Lane {
         feed.next = Some(feed.record(end - 1).offset + 1).max(feed.next);
         feed.at = end;
         true
+    }
+
+    /// Hands out the records of the chunk; true when a slot cannot take all of its own now. The others take theirs.
+    fn apply_chunk(&self, feed: &Feed) -> bool {
+        let mut waiting = None;
+        for (taker, slot, place) in &feed.chunk.order {
+            if waiting == Some(*taker) {
+                continue;
+            }
+            let place = *place as usize;
+            let record = feed.record(place);
+            self.pipeline.borrow_mut().recall(place - feed.at, &record);
+            if matches!(self.feed_one(feed, *slot, &record), Fed::Waits) {
+                waiting = Some(*taker);
+            }
+        }
+        waiting.is_some()
     }
 
     /// Names who takes each record of the chunk: its slot, or for a stray the slot that hosts the partition.
