@@ -73,6 +73,9 @@ pub(crate) struct At {
 
 impl At {
     async fn connect(&self) -> Result<Client> {
+        if !self.silo.contains(':') {
+            return Err(Error::invalid(format!("--silo {}: host:port expected", self.silo)));
+        }
         let builder = Client::builder(&self.silo);
         match &self.cluster {
             Some(cluster) => builder.cluster(cluster).connect().await,
