@@ -7,7 +7,7 @@ use granary_cluster::{Incarnation, Log, Pipeline, Store, StreamId, slots::SLOTS_
 use granary_core::{Clock, Error, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream, Subscription};
-use granary_streams::plan::{Read, Target};
+use granary_streams::plan::{Read, Start, Target};
 use granary_streams::run::counts::{self, Counts};
 use granary_streams::{Plan, Slots};
 
@@ -116,6 +116,12 @@ impl Assembly {
             return Err(Error::invalid(message));
         }
         self.check_sinks()?;
+        let sources = self.plan.iter().flat_map(|plan| &plan.sources);
+        if let Some(source) = sources.into_iter().find(|source| source.start != Start::Earliest) {
+            let message =
+                format!("source `{}`: this version begins at the earliest record only", source.name);
+            return Err(Error::invalid(message));
+        }
         let outputs = self.outputs();
         let mut config = Config::new(store.clone(), self.clock.clone(), self.kinds.clone());
         config.silo.clone_from(&self.silo);

@@ -9,6 +9,7 @@ use granary_core::{Error, ErrorKind, Grain, KindInfo, Result};
 use granary_engine::Handle;
 use granary_store::{Durability, Embedded};
 use granary_streams::Plan;
+use granary_streams::plan::Target;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -99,6 +100,14 @@ impl Silo {
     /// Starts it; it runs until it is stopped.
     pub async fn start(self) -> Result<RunningSilo> {
         let Silo { settings, plan, kinds, emits } = self;
+        if let Some(sink) = plan.iter().flat_map(|plan| &plan.sinks).find(|s| matches!(s.to, Target::File(_)))
+        {
+            let message = format!(
+                "sink `{}` goes to a file: files are written by `granary run`; give it a topic, and tail that",
+                sink.name
+            );
+            return Err(Error::invalid(message));
+        }
         let name = settings.silo.name.clone().unwrap_or_else(|| "silo-1".into());
         let durability = match settings.store.durability {
             StoreDurability::Fsync => Durability::Fsync,

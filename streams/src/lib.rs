@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`decode`] | strict decoders: JSON, delimited text, MessagePack |
-//! | [`file`] | the pipeline file: YAML in, a plan or all its mistakes out |
+//! | [`file`](mod@file) | the pipeline file: YAML in, a plan or all its mistakes out |
 //! | [`builder`] | the Rust builder: the same plan from closures |
 //! | [`plan`] | the one plan that file and builder make |
 //! | [`run`] | the plan at work in the slots of a lane |

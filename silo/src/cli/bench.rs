@@ -32,7 +32,7 @@ pub(crate) enum BenchArguments {
 pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
     let tell = |figure: &Figure| {
         if json {
-            println!(
+            say!(
                 "{}",
                 serde_json::json!({
                     "name": figure.name,
@@ -42,7 +42,7 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
                 })
             );
         } else {
-            println!("{:<42} {:>14.0} {:<6} {}", figure.name, figure.value, figure.unit, figure.note);
+            say!("{:<42} {:>14.0} {:<6} {}", figure.name, figure.value, figure.unit, figure.note);
         }
     };
     block_on(async {

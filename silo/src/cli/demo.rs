@@ -30,9 +30,9 @@ pub(crate) fn demo(arguments: DemoArguments, json: bool) -> Result<u8> {
     let options = Options { seed, devices, serve, pipeline };
     let right = block_on(demo::demo(&options, |line| {
         if json {
-            println!("{}", serde_json::json!({"said": line}));
+            say!("{}", serde_json::json!({"said": line}));
         } else {
-            println!("{line}");
+            say!("{line}");
         }
     }))?;
     Ok(if right { YES } else { NO })

@@ -12,6 +12,11 @@
 //!
 //! Exit codes: 0 yes, 1 the answer is no, 2 usage or configuration, 3 unreachable, 70 a stuck turn ended the process.
 
+/// Prints a line of a command's answer.
+macro_rules! say {
+    ($($part:tt)*) => { $crate::cli::screen::say(format_args!($($part)*)) };
+}
+
 mod bench;
 mod demo;
 mod offline;

@@ -70,7 +70,7 @@ pub(crate) fn run(arguments: RunArguments, kinds: Vec<&'static KindInfo>, json: 
     let counts = block_on(runs::run(options, |progress| meter.at(progress.stats.records)))?;
     meter.end();
     let summary = serde_json::to_string(&counts).map_err(|e| Error::new(ErrorKind::Codec, e.to_string()))?;
-    println!("{summary}");
+    say!("{summary}");
     if counts.is_balanced() {
         return Ok(YES);
     }
@@ -97,13 +97,13 @@ pub(crate) fn compare(arguments: CompareArguments, json: bool) -> Result<u8> {
     let key: Vec<&str> = arguments.key.iter().map(String::as_str).collect();
     let report = rows::compare(open(&arguments.truth)?, BufReader::new(open(&arguments.result)?), &key)?;
     if json {
-        println!(
+        say!(
             "{}",
             serde_json::json!({"exceptions": report.exceptions, "of": report.of, "first": report.first})
         );
     } else {
-        println!("exceptions {} of {}", report.exceptions, report.of);
-        report.first.iter().for_each(|line| println!("{line}"));
+        say!("exceptions {} of {}", report.exceptions, report.of);
+        report.first.iter().for_each(|line| say!("{line}"));
     }
     Ok(if report.exceptions == 0 { YES } else { NO })
 }
@@ -136,16 +136,16 @@ pub(crate) fn conformance(arguments: ConformanceArguments, json: bool) -> Result
                 CaseOutcome::NotSupported(_) => unsupported += 1,
             }
             if json {
-                println!("{}", serde_json::json!({"case": report.name, "outcome": word, "detail": detail}));
+                say!("{}", serde_json::json!({"case": report.name, "outcome": word, "detail": detail}));
             } else if word != "passed" {
-                println!("{}: {word}: {detail}", report.name);
+                say!("{}: {word}: {detail}", report.name);
             }
         }
     }
     if json {
-        println!("{}", serde_json::json!({"passed": passed, "failed": failed, "not_supported": unsupported}));
+        say!("{}", serde_json::json!({"passed": passed, "failed": failed, "not_supported": unsupported}));
     } else {
-        println!("{passed} passed, {failed} failed, {unsupported} not supported");
+        say!("{passed} passed, {failed} failed, {unsupported} not supported");
     }
     Ok(if failed + unsupported == 0 { YES } else { NO })
 }
@@ -253,15 +253,10 @@ pub(crate) fn inject(arguments: InjectArguments, json: bool) -> Result<u8> {
     let totals = injector.totals();
     if json {
         let (messages, copies) = (totals.messages, totals.copies);
-        println!("{}", serde_json::json!({"messages": messages, "copies": copies, "windows": windows}));
+        say!("{}", serde_json::json!({"messages": messages, "copies": copies, "windows": windows}));
     } else {
-        println!(
-            "{}: {} messages, {} of them copies",
-            arguments.out.display(),
-            totals.messages,
-            totals.copies
-        );
-        println!("{}: {windows} windows", truth.display());
+        say!("{}: {} messages, {} of them copies", arguments.out.display(), totals.messages, totals.copies);
+        say!("{}: {windows} windows", truth.display());
     }
     Ok(YES)
 }

@@ -39,9 +39,9 @@ pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json
     if arguments.print_config {
         for setting in settings.effective() {
             if json {
-                println!("{}", serde_json::json!(setting));
+                say!("{}", serde_json::json!(setting));
             } else {
-                println!("{setting}");
+                say!("{setting}");
             }
         }
         return Ok(YES);
@@ -50,9 +50,9 @@ pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json
     block_on(async {
         let running = silo.start().await?;
         if json {
-            println!("{}", serde_json::json!({"listening": running.address()}));
+            say!("{}", serde_json::json!({"listening": running.address()}));
         } else {
-            println!("silo listens on {}", running.address());
+            say!("silo listens on {}", running.address());
         }
         let _ = std::io::stdout().flush();
         crate::silo::signalled().await;
@@ -127,7 +127,7 @@ pub(crate) fn call(arguments: CallArguments, _json: bool) -> Result<u8> {
         client.call(&grain, &arguments.method, &encoded, options).await
     })?;
     let value: serde_json::Value = codec::from_bytes(&answer)?;
-    println!("{value}");
+    say!("{value}");
     Ok(YES)
 }
 
@@ -193,6 +193,6 @@ pub(crate) fn status(arguments: StatusArguments) -> Result<u8> {
     let status: serde_json::Value = block_on(async { arguments.at.connect().await?.status().await })?;
     let text =
         serde_json::to_string_pretty(&status).map_err(|e| Error::new(ErrorKind::Codec, e.to_string()))?;
-    println!("{text}");
+    say!("{text}");
     Ok(YES)
 }

@@ -1,6 +1,6 @@
 //! What a person, or a program, sees of a command: progress on a terminal, plain lines when piped, JSON on request.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use granary_core::Error;
@@ -22,6 +22,13 @@ pub fn start_logging(json: bool) {
     };
 }
 
+/// Prints a line of the answer. When whoever reads it has gone the command ends: nobody wants the rest.
+pub fn say(line: std::fmt::Arguments<'_>) {
+    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
 /// Tells an error.
 pub fn error(error: &Error, json: bool) {
     if json {
@@ -30,7 +37,7 @@ pub fn error(error: &Error, json: bool) {
             "code": error.kind().code(),
             "message": error.message(),
         });
-        println!("{row}");
+        say(format_args!("{row}"));
     } else if error.message().contains('\n') {
         // a list of mistakes: the code of the page stands before it, not behind the last of them
         eprintln!("{} ({}): {}", error.kind().name(), error.kind().code(), error.message());

@@ -107,6 +107,14 @@ impl Pipeline for Slots {
         std::mem::swap(&mut self.routed, &mut self.chunk[place]);
     }
 
+    fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
+        if self.routed.is_refused() {
+            return record.key.unwrap_or_default().to_vec();
+        }
+        let source = &self.prepared.plan.sources[usize::from(record.source.0)];
+        self.routed.key(source, record.value).to_vec()
+    }
+
     fn apply(
         &mut self,
         slot: SlotId,

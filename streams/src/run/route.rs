@@ -79,9 +79,14 @@ impl Routed {
         self.decoded.text(source.key, raw).unwrap_or_default()
     }
 
+    /// Whether it could not be decoded: then it has no key. What a filter or map refuses has one.
+    pub fn is_refused(&self) -> bool {
+        self.reject.as_ref().is_some_and(|reject| !matches!(reject.rule, Rule::Filter | Rule::Map))
+    }
+
     /// The slot it belongs to. A refused record has no key: its partition decides.
     pub fn slot(&self, plan: &Plan, record: &Record<'_>, slots: u16) -> SlotId {
-        if self.reject.as_ref().is_some_and(|reject| !matches!(reject.rule, Rule::Filter | Rule::Map)) {
+        if self.is_refused() {
             return SlotId((record.partition % u32::from(slots)) as u16);
         }
         let source = &plan.sources[usize::from(record.source.0)];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_cluster::{Applied, Cause, Cells, CommitNo, Effects, Pipeline, Record, SourceId, StreamId};
-use granary_core::{GrainId, SlotId, Timestamp};
+use granary_core::{GrainId, SlotId, Timestamp, id::slot_of};
 use granary_streams::{Plan, Slots, run::Counts};
 
 /// Slots of the cluster that tests pretend to be.
@@ -72,6 +72,8 @@ impl Driver {
             value: &input.value,
         };
         let slot = self.slots.route(&record);
+        let key = self.slots.routed_key(&record);
+        assert!(key.is_empty() || slot_of(&key, SLOTS) == slot, "a stray record finds its slot by its key");
         self.until_done(slot, |slots, effects| {
             slots.apply(slot, &record, effects).expect("no handler fails")
         });

@@ -189,6 +189,29 @@ sinks:
 }
 
 #[test]
+fn a_record_without_a_key_of_its_own_has_the_one_of_its_event() {
+    use granary_cluster::{Pipeline, Record, SourceId};
+    use granary_core::Timestamp;
+    let mut slots = granary_streams::Slots::new(std::sync::Arc::new(plan(&[SOURCE, TOTALS, TO_TOPIC])), 96);
+    let mut key_of = |value: &[u8]| {
+        let record = Record {
+            source: SourceId(0),
+            partition: 3,
+            offset: 0,
+            appended_at: Timestamp(0),
+            key: None,
+            value,
+        };
+        let slot = slots.route(&record);
+        (slot, slots.routed_key(&record))
+    };
+    let (slot, key) = key_of(&reading("a", "d-7", 1, 0, 1.0).value);
+    assert_eq!((slot, key.as_slice()), (granary_core::id::slot_of(b"d-7", 96), &b"d-7"[..]));
+    let (slot, key) = key_of(b"no record");
+    assert_eq!((slot.0, key.as_slice()), (3, &b""[..]), "a refused record stays with its partition");
+}
+
+#[test]
 fn a_poisoned_record_keeps_its_bytes_and_is_counted() {
     let mut driver = Driver::new(plan(&[SOURCE, TOTALS, TO_TOPIC]));
     driver.poison(7, &Input { appended_at: 3, value: b"\xff{".to_vec() });

@@ -130,7 +130,10 @@ impl Killing<'_> {
             assert!(lowest > 0, "{log:?}");
         }
         if let Some(first) = log.reads_from.iter().min() {
-            assert_eq!(*first, lowest, "the first position read is the stored one: {log:?}");
+            assert!(*first >= lowest, "nothing is read that is stored: {log:?}");
+            if log.reads_from.len() == kit::lanes() {
+                assert_eq!(*first, lowest, "the first position read is the stored one: {log:?}");
+            }
         }
         let earlier = self.tally.early + self.tally.between + self.tally.late;
         if self.tally.kills > earlier {

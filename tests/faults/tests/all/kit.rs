@@ -96,6 +96,11 @@ pub struct Watched {
     began: Instant,
 }
 
+/// Lanes of a run: one for each core. Each begins to read at the lowest position of its own slots.
+pub fn lanes() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// What a watched process logged: `slots stand`, and where reading began.
 #[derive(Debug, Default)]
 pub struct Log {
@@ -138,9 +143,9 @@ impl Watched {
         Watched { process, log, began: Instant::now() }
     }
 
-    /// Reads the log until reading of the input has begun, or the process has ended.
+    /// Reads the log until every lane has begun to read its input, or the process has ended.
     pub fn until_reading(&self, log: &mut Log) {
-        while log.reads_from.is_empty() {
+        while log.reads_from.len() < lanes() {
             match self.log.recv_timeout(PATIENCE.saturating_sub(self.began.elapsed())) {
                 Ok(event) => log.add(&event),
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
