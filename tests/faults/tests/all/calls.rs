@@ -101,7 +101,16 @@ async fn assert_effects(client: &Client, ledger: &Mutex<Ledger>) {
 
 #[tokio::test]
 async fn what_was_acknowledged_survives_kills() {
-    let rounds = kit::setting("GRANARY_ROUNDS", 5);
+    what_was_acknowledged_survives(5).await;
+}
+
+#[tokio::test]
+#[ignore = "takes many minutes"]
+async fn what_was_acknowledged_survives_two_hundred_kills() {
+    what_was_acknowledged_survives(kit::setting("GRANARY_ROUNDS", 200)).await;
+}
+
+async fn what_was_acknowledged_survives(rounds: u64) {
     let directory = tempfile::tempdir().expect("a directory");
     let configuration = kit::configuration(directory.path(), None);
     let ledger = Arc::new(Mutex::new(Ledger::default()));

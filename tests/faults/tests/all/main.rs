@@ -1,5 +1,5 @@
-//! The binary under kills, stuck turns, poisoned records and calls. Times and counts of the long forms come from the
-//! environment: `GRANARY_KILLS` and `GRANARY_RECORDS` for runs, `GRANARY_ROUNDS` for a silo under calls.
+//! The binary under kills, stuck turns, poisoned records and calls. The long forms are ignored tests; the environment may
+//! set how long: `GRANARY_KILLS` and `GRANARY_RECORDS` for runs, `GRANARY_ROUNDS` for a silo under calls.
 
 mod calls;
 mod culprits;
