@@ -6,7 +6,7 @@ use granary_core::time::{hours, mins};
 use granary_core::{ErrorKind, Grain, Key, Ran, Result};
 use granary_macros::grain;
 use granary_scenarios::memory::resident_bytes;
-use granary_scenarios::{Rig, eventually, soon};
+use granary_scenarios::{Rig, eventually, soon, within};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -99,7 +99,12 @@ async fn a_crowd_that_has_left_leaves_no_memory() {
         peak = peak.max(resident_bytes());
         silo.advance(mins(16));
         silo.advance(mins(1));
-        eventually("all have left", || silo.stats().active == 0).await;
+        let left = async {
+            while silo.stats().active > 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        within(std::time::Duration::from_secs(60), "the crowd has left", left).await;
         tokio::time::sleep(std::time::Duration::from_millis(100)).await; // the allocator gives back after a moment
         after.push(resident_bytes());
         assert_eq!(silo.stats().deactivated, crowd * (wave + 1));
