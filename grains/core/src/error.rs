@@ -205,7 +205,7 @@ mod tests {
     fn only_what_surely_did_not_run_is_retryable() {
         let overloaded = Error::new(ErrorKind::Overloaded, "full").ran(Ran::No);
         assert!(overloaded.is_retryable());
-        assert!(!overloaded.clone().ran(Ran::Unknown).is_retryable());
+        assert!(!overloaded.ran(Ran::Unknown).is_retryable());
         assert!(!Error::rejected("no").ran(Ran::No).is_retryable());
     }
 

@@ -1,5 +1,8 @@
 //! What `#[grain]` writes, written by hand: the target of the macro and a check of the traits.
 
+// written as the macro writes it; turn admission keeps others out of a borrow that is held
+#![allow(clippy::manual_async_fn, clippy::await_holding_refcell_ref)]
+
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::OnceLock;
