@@ -13,6 +13,9 @@ use crate::kit::{self, Draw, Input, Log, Watched};
 /// No life is longer, however slow the machine is: a run has to take many kills.
 const LIFE_MAX: Duration = Duration::from_millis(2_500);
 
+/// So often a run is killed while it writes its results.
+const LATE_KILLS_MAX: u64 = 2;
+
 /// What the kills hit.
 #[derive(Debug, Default)]
 struct Tally {
@@ -106,11 +109,14 @@ impl Killing<'_> {
     /// Runs and kills until the run comes to its end; returns its summary.
     fn run(&mut self, out: &Path, kills: u64) -> serde_json::Value {
         self.tally.runs += 1;
+        let late_before = self.tally.late;
         let mut expected: Option<Standing> = None;
         loop {
             let mut log = Log::default();
             let life = Watched::start(&mut kit::run(self.pipeline, &self.input.file, out));
-            let output = if self.tally.kills >= kills {
+            // what writes the results may take longer than any life: it is not killed for ever
+            let may_end = self.tally.late - late_before >= LATE_KILLS_MAX;
+            let output = if self.tally.kills >= kills || may_end {
                 Some(life.end(&mut log))
             } else {
                 life.until_reading(&mut log);
@@ -122,6 +128,7 @@ impl Killing<'_> {
                 return kit::summary(&output);
             }
             self.tally.kills += 1;
+            println!("{:?}", self.tally);
             expected = self.look_into(out);
         }
     }
