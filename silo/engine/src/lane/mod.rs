@@ -188,7 +188,8 @@ impl Lane {
         more |= self.carry_out();
         self.submit();
         self.try_stop();
-        more || !self.local.borrow().is_empty() || !self.pumps.borrow().is_empty()
+        let is_stirring = !self.ready.borrow().is_empty() || !self.pumps.borrow().is_empty();
+        more || is_stirring || !self.local.borrow().is_empty()
     }
 
     /// The lane ends as if the process had: what waits gets no answer, and nothing keeps the lane in memory.
