@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context as ActorCx, Handler, Message, WrapFuture};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::Lane;
@@ -31,7 +32,7 @@ impl Actor for LaneCell {
     fn started(&mut self, cx: &mut Self::Context) {
         self.lane.begin();
         let rounds = Rounds { lane: self.lane.clone(), sleep: Box::pin(sleep(Duration::ZERO)), more: true };
-        cx.spawn(rounds.into_actor(self));
+        cx.spawn(unconstrained(rounds).into_actor(self));
     }
 }
 
@@ -52,7 +53,8 @@ impl Handler<End> for LaneCell {
 }
 
 /// Runs rounds as long as there is work, then waits for the bell or the next alarm. Each poll runs one round, so the
-/// arbiter's other tasks get their turn.
+/// arbiter's other tasks get their turn. A round bounds its own work; tokio's budget for a task must not, since it would
+/// put off the wake of a turn whose answer is there, and the turn's slot would be sealed in the middle of its chain.
 struct Rounds {
     lane: Rc<Lane>,
     sleep: Pin<Box<Sleep>>,

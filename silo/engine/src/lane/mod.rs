@@ -184,6 +184,7 @@ impl Lane {
         more |= self.feed();
         self.undo_broken();
         more |= self.carry_out();
+        self.note_woken(); // a turn woken in this round is part of its slot's open commit
         self.seal_due();
         more |= self.carry_out();
         self.submit();
