@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`commit`] | what a commit is made of: cells, positions, outbox, causes, epochs |
 //! | [`port`] | what the engine asks of a store, a log and a pipeline |
+//! | [`producer`] | what the engine asks of an external log's transactional producer |
 //! | [`slot`] | the protocol: one slot's state machine, from acquire to give |
 //! | [`replies`] | replies held until their commit is stored |
 //! | [`retry`] | what to do about a record that fails or kills |
@@ -23,6 +24,7 @@ pub mod invariants;
 pub mod pace;
 pub mod port;
 pub mod positions;
+pub mod producer;
 pub mod replies;
 pub mod retry;
 pub mod slot;
@@ -37,3 +39,4 @@ pub use defects::Defect;
 pub use port::{
     Applied, Batch, Effects, Failure, Log, Lookup, Pipeline, Record, Reply, Script, Store, Verdict,
 };
+pub use producer::{Ended, Producer};

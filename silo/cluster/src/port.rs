@@ -100,8 +100,31 @@ pub trait Store: Send + Sync {
     /// The slot's row; a new one when nobody has owned the slot.
     fn record(&self, slot: SlotId) -> Result<SlotRecord>;
 
+    /// The stored outbox of a slot: outputs by commit, ascending, that were not trimmed yet. A store that publishes in
+    /// the commit's own step has none.
+    fn outbox(&self, slot: SlotId) -> Result<Vec<(CommitNo, Arc<Outbox>)>> {
+        let _ = slot;
+        Ok(Vec::new())
+    }
+
     /// Appends the value of a cell to `value`.
     fn load(&self, slot: SlotId, cell: &[u8], value: &mut Vec<u8>) -> Result<Lookup>;
+
+    /// Looks up cells of slots, all of them in one round trip where the store is remote, and hands each value over, in
+    /// order.
+    fn load_many(
+        &self,
+        cells: &[(SlotId, Vec<u8>)],
+        each: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        let mut value = Vec::new();
+        for (i, (slot, cell)) in cells.iter().enumerate() {
+            value.clear();
+            let found = self.load(*slot, cell, &mut value)?;
+            each(i, (found == Lookup::Found).then_some(&value));
+        }
+        Ok(())
+    }
 
     /// Calls `each` with the cells of the slot whose key starts with `prefix` and is greater than `after`, in the
     /// order of their keys, until it returns false.
