@@ -1,0 +1,44 @@
+//! What the engine asks of an external log's transactional producer: one for each lane, with [`Outlet::Log`].
+//!
+//! Its calls may block for long (a coordinator that moves, a broker that is away), so an adapter carries them out on a
+//! thread of its own and answers there. Answers may come on any thread, each exactly once.
+//!
+//! [`Outlet::Log`]: crate::slot::Outlet::Log
+
+use granary_core::{Result, SlotId};
+
+use crate::commit::{Marker, TxIds};
+use crate::slot::Publication;
+
+/// Takes the answer to one request.
+pub type Answer<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It is committed: its outputs and markers are visible to readers of committed records.
+    Done,
+    /// It was aborted before its end was tried: nothing of it is visible, the producer is as good as before.
+    Aborted,
+    /// The producer is fenced, or it is not known whether the transaction was committed: only `init` finds out.
+    Lost,
+}
+
+/// The transactional producer of one lane. Requests are carried out in the order in which they are made.
+pub trait Producer: Send {
+    /// Finishes `init_transactions` under the lane's own id: aborts what was left open under it and fences whoever else
+    /// uses it. The id is registered, durably and outside of the store, before it is used for the first time, so that
+    /// `fence` with `everyone` finds it.
+    fn init(&mut self, done: Answer<()>);
+
+    /// Finishes `init_transactions` on each of these ids, or on every id that was ever registered in the cluster. The
+    /// lane's own id is left alone: the lane has no open transaction when its requests are carried out in order.
+    fn fence(&mut self, ids: TxIds, done: Answer<()>);
+
+    /// The slot's marker by a stable read: one that waits until open transactions holding it have ended. `None` when
+    /// there has never been one.
+    fn marker(&mut self, slot: SlotId, done: Answer<Option<Marker>>);
+
+    /// Publishes in one transaction: all outputs in order, then the markers, then the end.
+    fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>);
+}
