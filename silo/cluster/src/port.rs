@@ -83,6 +83,9 @@ pub struct Reply {
 /// The answer to a batch of scripts: one reply for each, in order; `Err` when it is not known what became of them.
 pub type Done = Box<dyn FnOnce(Result<Vec<Reply>>) + Send>;
 
+/// Hears that the store's adapter is connected anew, and under which run of the server.
+pub type OnRun = Box<dyn Fn(RunId) + Send + Sync>;
+
 /// What looking up a cell found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -136,8 +139,15 @@ pub trait Store: Send + Sync {
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()>;
 
-    /// The present run of the store's server.
+    /// The present run of the store's server, as last heard: it stays while the server is away.
     fn run(&self) -> RunId;
+
+    /// Calls `tell` after every new connection to a remote store's server. Under another run than before the server
+    /// may have lost writes: each slot hears it (`Slot::connected`). It is called on any thread, also from inside a
+    /// call of this store: it should pass the word on and do no more. A store without a server never calls it.
+    fn on_run(&self, tell: OnRun) {
+        drop(tell);
+    }
 }
 
 /// One record of a stream, as a source hands it over.
