@@ -286,6 +286,27 @@ pub struct Commit {
     pub trim: CommitNo,
 }
 
+/// A record that was noted before it was applied, since the last commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// Which record.
+    pub at: Position,
+    /// The last acquire under which it was noted.
+    pub epoch: Epoch,
+    /// Under how many acquires it was noted: all of them but the present one ended with it, or soon after.
+    pub times: u32,
+}
+
+impl Noted {
+    /// What the row holds when `at` is noted under `epoch` (perhaps not for the first time) and held `before`.
+    pub fn after(before: Option<Noted>, at: Position, epoch: Epoch) -> Noted {
+        let same = before.filter(|noted| noted.at == at);
+        let times = same.map_or(0, |noted| noted.times);
+        let is_counted = same.is_some_and(|noted| noted.epoch == epoch);
+        Noted { at, epoch, times: if is_counted { times } else { times.saturating_add(1) } }
+    }
+}
+
 /// The slot's row in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotRecord {
@@ -306,7 +327,7 @@ pub struct SlotRecord {
     /// Take-overs since the last commit: at 2 the slot takes one record per commit.
     pub tries: u32,
     /// The record about to be applied, noted before it while `tries` is 2 or more.
-    pub noted: Option<Position>,
+    pub noted: Option<Noted>,
 }
 
 impl SlotRecord {

@@ -31,8 +31,8 @@ pub mod slot;
 pub mod slots;
 
 pub use commit::{
-    Cause, Cells, Commit, CommitId, CommitNo, Entry, Epoch, Incarnation, Marker, Outbox, Position, RunId,
-    SlotRecord, SourceId, StreamId, TxId, TxIds,
+    Cause, Cells, Commit, CommitId, CommitNo, Entry, Epoch, Incarnation, Marker, Noted, Outbox, Position,
+    RunId, SlotRecord, SourceId, StreamId, TxId, TxIds,
 };
 #[cfg(feature = "defects")]
 pub use defects::Defect;

@@ -3,7 +3,7 @@
 //! Invariant: only a record that failed by itself, alone in its commit, is set aside as poisoned; and a slot never tries
 //! for ever: each decision is one of retry, poison, park, and the retries are counted.
 
-use crate::commit::Position;
+use crate::commit::{Noted, Position};
 use crate::slot::Opened;
 
 /// A record is set aside when it failed so often.
@@ -125,12 +125,12 @@ impl Culprit {
 ///
 /// A take-over raises `tries` in the slot's row, any commit clears it. A slot that comes back with two is careful: it
 /// notes each of the next [`RECORDS_CAREFUL`] records before applying it, then goes on in small commits for as many
-/// records as one commit can have held. Before a record is noted for the first time `tries` is cleared by a commit
-/// ([`crate::slot::Slot::may_note`]), so while a record is noted `tries` counts the ends of the process on it.
+/// records as one commit can have held. The row counts under how many acquires a record was noted: only an end of the
+/// process between the note and the commit that follows it speaks against the record. One that came before the record
+/// was reached does not.
 #[derive(Clone, Debug)]
 pub struct Caution {
-    tries: u32,
-    suspect: Option<Position>,
+    suspect: Option<Noted>,
     noted_left: u32,
     small_left: u32,
 }
@@ -140,11 +140,10 @@ impl Caution {
     pub fn new(opened: &Opened) -> Caution {
         // a note of a record that is passed means nothing: a late copy of it may have been stored after the commit
         let suspect = opened.noted.filter(|noted| {
-            crate::positions::offset(&opened.positions, *noted).is_none_or(|next| next <= noted.offset)
+            crate::positions::offset(&opened.positions, noted.at).is_none_or(|next| next <= noted.at.offset)
         });
         let careful = opened.tries >= TRIES_CAREFUL || suspect.is_some();
         Caution {
-            tries: opened.tries,
             suspect,
             noted_left: if careful { RECORDS_CAREFUL } else { 0 },
             small_left: if careful { RECORDS_PER_COMMIT_MAX } else { 0 },
@@ -162,16 +161,15 @@ impl Caution {
 
     /// What to do with the record at this position, before it is applied.
     pub fn verdict(&self, at: Position) -> Retry {
-        match self.tries {
-            TRIES_PARK.. if self.suspect.is_some() => Retry::Park,
-            TRIES_POISON.. if self.suspect == Some(at) => Retry::Poison,
+        match self.suspect.filter(|suspect| suspect.at == at).map(|suspect| suspect.times) {
+            Some(TRIES_PARK..) => Retry::Park,
+            Some(TRIES_POISON..) => Retry::Poison,
             _ => Retry::Retry,
         }
     }
 
     /// A commit with so many records is stored.
     pub fn passed(&mut self, records: u32) {
-        self.tries = 0;
         self.suspect = None;
         let noted = self.noted_left.min(records);
         self.noted_left -= noted;
@@ -188,8 +186,12 @@ mod tests {
         Position { source: SourceId(0), partition: 0, offset }
     }
 
-    fn opened(next: u64, tries: u32, noted: Option<u64>) -> Opened {
-        Opened { n: CommitNo(7), epoch: Epoch(1), positions: vec![at(next)], tries, noted: noted.map(at) }
+    fn opened(next: u64, tries: u32, noted: Option<Noted>) -> Opened {
+        Opened { n: CommitNo(7), epoch: Epoch(1), positions: vec![at(next)], tries, noted }
+    }
+
+    fn noted(offset: u64, times: u32) -> Option<Noted> {
+        Some(Noted { at: at(offset), epoch: Epoch(0), times })
     }
 
     #[test]
@@ -238,7 +240,7 @@ mod tests {
     /// Plays a record that kills against the decisions: what the store's row remembers is `next`, `tries`, `noted`.
     fn kills_until_poisoned(culprit: u64, batch: u64) -> u32 {
         let (mut next, mut tries, mut noted) = (0u64, 0u32, None);
-        for kills in 0..50 {
+        for kills in 0..50u32 {
             tries += 1;
             let mut caution = Caution::new(&opened(next, tries, noted));
             loop {
@@ -248,11 +250,7 @@ mod tests {
                     return kills;
                 }
                 if mode.must_note() {
-                    if tries > 0 && noted != Some(next) {
-                        tries = 0; // the commit that has to come before
-                        caution.passed(0);
-                    }
-                    noted = Some(next);
+                    noted = Some(Noted::after(noted, at(next), Epoch(kills.into())));
                 }
                 let records = u64::from(mode.records_max()).min(batch);
                 if next <= culprit && culprit < next + records {
@@ -285,9 +283,9 @@ mod tests {
 
     #[test]
     fn a_note_of_a_passed_record_means_nothing() {
-        let caution = Caution::new(&opened(10, 1, Some(9)));
+        let caution = Caution::new(&opened(10, 1, noted(9, 1)));
         assert_eq!(caution.mode(), Mode::Batch);
-        let caution = Caution::new(&opened(10, 3, Some(9)));
+        let caution = Caution::new(&opened(10, 3, noted(9, 3)));
         assert_eq!(caution.verdict(at(10)), Retry::Retry);
     }
 
@@ -301,6 +299,6 @@ mod tests {
         assert_eq!(caution.mode(), Mode::Small);
         caution.passed(RECORDS_PER_COMMIT_MAX);
         assert_eq!(caution.mode(), Mode::Batch);
-        assert_eq!(Caution::new(&opened(10, 6, Some(10))).verdict(at(10)), Retry::Park);
+        assert_eq!(Caution::new(&opened(10, 9, noted(10, 6))).verdict(at(10)), Retry::Park);
     }
 }

@@ -19,6 +19,7 @@ use crate::lane::cell::{End, LaneCell};
 use crate::lane::{Lane, Route};
 use crate::mailbox::{Call, Mailbox, Named, RETRY_AFTER, Word};
 use crate::stats::Stats;
+use crate::suspect::Suspect;
 use crate::watch;
 
 /// The lanes of one silo, running.
@@ -101,12 +102,13 @@ async fn run_lanes(
     stopped: oneshot::Receiver<()>,
 ) {
     let mut arbiters = Vec::new();
+    let suspect = Arc::new(Suspect::default());
     for index in 0..config.lanes {
         let arbiter = actix::Arbiter::new();
-        let (config, mailboxes) = (config.clone(), mailboxes.clone());
+        let (config, mailboxes, suspect) = (config.clone(), mailboxes.clone(), suspect.clone());
         let (started, address) = oneshot::channel::<Addr<LaneCell>>();
         arbiter.spawn_fn(move || {
-            let cell = LaneCell::new(Lane::new(index, config, mailboxes));
+            let cell = LaneCell::new(Lane::new(index, config, mailboxes, suspect));
             let _ = started.send(cell.start());
         });
         arbiters.push((arbiter, address.await));

@@ -22,6 +22,7 @@ mod no_pipeline;
 mod reminders;
 mod slot;
 pub mod stats;
+mod suspect;
 mod table;
 mod timers;
 mod turns;

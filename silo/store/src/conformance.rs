@@ -10,8 +10,8 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use granary_cluster::{
-    Cause, Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Lookup, Outbox, Position, Reply, RunId,
-    Script, SlotRecord, SourceId, Store, StreamId, TxId, Verdict,
+    Cause, Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Lookup, Noted, Outbox, Position, Reply,
+    RunId, Script, SlotRecord, SourceId, Store, StreamId, TxId, Verdict,
 };
 use granary_core::{Result, SlotId, Timestamp};
 
@@ -234,7 +234,15 @@ fn small_scripts(store: &dyn Store) {
     let Owner { me, epoch, run, .. } = acquire(store, slot, 7);
     let noted = Position { source: SourceId(3), partition: 4, offset: 5 };
     assert_eq!(run_one(store, Script::Note { slot, me, epoch, run, noted }).verdict, Verdict::Done);
-    assert_eq!(store.record(slot).expect("a row").noted, Some(noted));
+    assert_eq!(store.record(slot).expect("a row").noted, Some(Noted { at: noted, epoch, times: 1 }));
+    run_one(store, Script::Note { slot, me, epoch, run, noted });
+    assert_eq!(store.record(slot).expect("a row").noted.map(|n| n.times), Some(1), "once under one acquire");
+    let other = Position { offset: 6, ..noted };
+    run_one(store, Script::Note { slot, me, epoch, run, noted: other });
+    assert_eq!(store.record(slot).expect("a row").noted, Some(Noted { at: other, epoch, times: 1 }));
+    let epoch = acquire(store, slot, 7).epoch;
+    run_one(store, Script::Note { slot, me, epoch, run, noted: other });
+    assert_eq!(store.record(slot).expect("a row").noted, Some(Noted { at: other, epoch, times: 2 }));
     let trim = Script::Trim { slot, me, epoch, run, covered: CommitNo(0) };
     assert_eq!(run_one(store, trim).verdict, Verdict::Done);
     assert_eq!(

@@ -31,6 +31,8 @@ pub struct Group {
     pub commits: Vec<Arc<Commit>>,
     /// New bounds of partitions.
     pub grown: BTreeMap<(u32, u32), Bounds>,
+    /// Something in it has to outlive the machine, not only the process.
+    pub must_sync: bool,
     /// Topics that got records.
     pub woken: BTreeSet<u32>,
     /// New topics.
@@ -51,6 +53,7 @@ impl Group {
             dirty: BTreeSet::new(),
             commits: Vec::new(),
             grown: BTreeMap::new(),
+            must_sync: false,
             woken: BTreeSet::new(),
             created: Vec::new(),
             scripts: Vec::new(),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a script answered `Fenced` or `Behind` changes nothing; a resend of the last commit is `Done`.
 
-use granary_cluster::{Commit, Incarnation, RunId, Script, SlotRecord, TxId, Verdict};
+use granary_cluster::{Commit, Incarnation, Noted, RunId, Script, SlotRecord, TxId, Verdict};
 
 /// Runs `script` on the slot's row under the present `run` of the store. The row is changed only when the answer is
 /// `Done` and the second value is true; a resend is `Done` and changes nothing.
@@ -24,7 +24,7 @@ pub fn run_script(row: &mut SlotRecord, script: &Script, run: RunId) -> (Verdict
         }
         Script::Commit(commit) => run_commit(row, commit, run),
         Script::Note { me, epoch, run: known, noted, .. } => owned(row, (*me, *epoch), *known, run, |row| {
-            row.noted = Some(*noted);
+            row.noted = Some(Noted::after(row.noted, *noted, *epoch));
         }),
         // Outputs are published in the batch of their commit: there is nothing to trim.
         Script::Trim { me, epoch, run: known, .. } => {

@@ -114,6 +114,7 @@ impl Writer {
     /// Adds a request to the group; false when it was the last.
     fn take(&mut self, request: Request, group: &mut Group) -> bool {
         group.requests += 1;
+        group.must_sync |= !is_notes(&request);
         match request {
             Request::Scripts(scripts, done) => {
                 let replies = scripts.into_iter().map(|script| self.script(script, group)).collect();
@@ -282,8 +283,8 @@ impl Writer {
             return Ok(());
         }
         let persist = match self.shared.options.durability {
-            Durability::Fsync => PersistMode::SyncData,
-            Durability::Everysec | Durability::None => PersistMode::Buffer,
+            Durability::Fsync if group.must_sync => PersistMode::SyncData,
+            Durability::Fsync | Durability::Everysec | Durability::None => PersistMode::Buffer,
         };
         let batch = std::mem::replace(&mut group.batch, disk::batch(engine, 0, None));
         batch.durability(Some(persist)).commit().map_err(|e| engine_error("write a commit", e))?;
@@ -350,4 +351,11 @@ impl Writer {
         self.recent_bytes = 0;
         *folding = self.folds.send(Job { frozen, covers }).is_ok();
     }
+}
+
+/// A note speaks of the end of the process, not of the machine: it need not be synced, and the time in which an end from
+/// outside would speak against an innocent record stays short.
+fn is_notes(request: &Request) -> bool {
+    matches!(request, Request::Scripts(scripts, _)
+        if scripts.iter().all(|prepared| matches!(prepared.script, Script::Note { .. })))
 }

@@ -235,8 +235,8 @@ impl Run {
             && at.offset < world.checks[slot].truth().records
             && seat.memory.unsealed == 0;
         match () {
-            _ if must_note && seat.slot.may_note(at) => steps.push(Step::Note { silo, slot }),
-            _ if must_note || seat.memory.is_dirty() => steps.push(Step::Seal { silo, slot }),
+            _ if must_note => steps.push(Step::Note { silo, slot }),
+            _ if seat.memory.is_dirty() => steps.push(Step::Seal { silo, slot }),
             _ if seat.slot.wants_trim() => steps.push(Step::Trim { silo, slot }),
             _ => {}
         }

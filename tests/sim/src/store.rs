@@ -6,7 +6,7 @@ use std::sync::Arc;
 use granary_core::SlotId;
 
 use granary_cluster::slot::Stored;
-use granary_cluster::{Commit, CommitNo, Incarnation, Outbox, RunId, Script, SlotRecord, Verdict};
+use granary_cluster::{Commit, CommitNo, Incarnation, Noted, Outbox, RunId, Script, SlotRecord, Verdict};
 
 use crate::log::{Output, outputs};
 
@@ -143,7 +143,7 @@ impl Store {
                 Ran { verdict: Verdict::Done, record: None, written: Some((before, commit.clone())) }
             }
             Script::Note { me, epoch, noted, .. } if ours(row, *me, *epoch) => {
-                row.record.noted = Some(*noted);
+                row.record.noted = Some(Noted::after(row.record.noted, *noted, *epoch));
                 says(Verdict::Done)
             }
             Script::Trim { me, epoch, covered, .. } if ours(row, *me, *epoch) => {

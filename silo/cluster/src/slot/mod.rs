@@ -25,7 +25,7 @@ pub use words::{
 };
 
 use crate::commit::{
-    Cause, Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Outbox, Position, RunId, TxId,
+    Cause, Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Noted, Outbox, Position, RunId, TxId,
 };
 use crate::defects::{Defect, Defects};
 use crate::port::Script;
@@ -78,7 +78,7 @@ pub struct Slot {
     /// The highest commit this silo ever knew to be stored: a lower one found later tells a loss.
     known: CommitNo,
     tries: u32,
-    noted: Option<Position>,
+    noted: Option<Noted>,
     defects: Defects,
 }
 
@@ -259,17 +259,16 @@ impl Slot {
         n
     }
 
-    /// Whether this record may be noted now. If not though [`Slot::may_seal`], a commit (an empty one will do) has to come
-    /// first: it clears `tries`, which from then on counts the ends of the process on this record.
-    pub fn may_note(&self, at: Position) -> bool {
-        self.may_seal() && (self.tries == 0 || self.noted == Some(at))
-    }
-
     /// Notes the record about to be applied, for a slot that has killed its process. `Do::Noted` follows.
     ///
-    /// Call it only when [`Slot::may_note`].
+    /// Call it only when [`Slot::may_seal`].
     pub fn note(&mut self, noted: Position, out: &mut Vec<Do>) {
-        assert!(self.may_note(noted), "slot {}: noted while {:?} or too early", self.seat.slot, self.phase);
+        assert!(
+            self.may_seal(),
+            "slot {}: noted while {:?} or a script on its way",
+            self.seat.slot,
+            self.phase
+        );
         let Seat { slot, me, .. } = self.seat;
         self.send(Script::Note { slot, me, epoch: self.epoch, run: self.run, noted }, out);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::commit::{Commit, CommitNo};
+use crate::commit::{Commit, CommitNo, Noted};
 use crate::port::{Reply, Script, Verdict};
 
 use super::{Do, Dropped, Flight, Outlet, Pending, Phase, Publisher, Slot, Why};
@@ -22,7 +22,7 @@ impl Slot {
             Script::Acquire { epoch, run, .. } => self.acquired(epoch, run, reply, out),
             Script::Commit(commit) => self.committed(commit, reply.published, out),
             Script::Note { noted, .. } => {
-                self.noted = Some(noted);
+                self.noted = Some(Noted::after(self.noted, noted, self.epoch));
                 if self.phase == Phase::Run {
                     out.push(Do::Noted(noted));
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use granary_core::SlotId;
 
 use crate::commit::{
-    Commit, CommitNo, Epoch, Incarnation, Marker, Outbox, Position, RunId, SlotRecord, TxId, TxIds,
+    Commit, CommitNo, Epoch, Incarnation, Marker, Noted, Outbox, Position, RunId, SlotRecord, TxId, TxIds,
 };
 use crate::port::{Reply, Script};
 
@@ -109,7 +109,7 @@ pub struct Opened {
     /// Take-overs since its last commit, see [`crate::retry::Caution`].
     pub tries: u32,
     /// The record that was noted before it was applied, if the process ended after that.
-    pub noted: Option<Position>,
+    pub noted: Option<Noted>,
 }
 
 /// Memory that has to go.

@@ -61,17 +61,13 @@ impl Lane {
             let record = feed.record(place);
             self.pipeline.borrow_mut().recall(place - feed.at, &record);
             if matches!(self.feed_one(feed, *slot, &record), Fed::Waits) {
-                if self.is_noting(*taker) {
-                    return true; // one noted record at a time: should the process end, no other is suspected
+                if self.suspect.holder() == Some(*taker) {
+                    return true; // should the process end, no record of another slot has to do with it
                 }
                 waiting = Some(*taker);
             }
         }
         waiting.is_some()
-    }
-
-    fn is_noting(&self, slot: SlotId) -> bool {
-        self.slot(slot).is_some_and(|host| self.mode(&host.inner.borrow()).must_note())
     }
 
     /// Names who takes each record of the chunk: its slot, or for a stray the slot that hosts the partition.

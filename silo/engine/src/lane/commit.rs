@@ -178,6 +178,7 @@ impl Lane {
         host.open_commit.set(host.inner.borrow().machine.open_commit().0);
         self.count(|s| &s.commits);
         self.pipeline.borrow_mut().acknowledged(host.id, n);
+        self.clear_of_suspicion(host);
         let mut inner = host.inner.borrow_mut();
         let sealed = std::mem::take(&mut inner.records_sealed);
         if let Some(caution) = &mut inner.caution {

@@ -262,6 +262,7 @@ impl Lane {
         inner.next_index = outputs_of(&inner, at);
         set_offset(&mut inner.positions, at);
         inner.records_open += 1;
+        inner.is_single_full |= mode.records_max() == 1; // others wait for this one's commit
         host.has_changes.set(true);
         LaneStats::add(&self.mailbox.stats.records, 1);
         let tells = std::mem::take(&mut inner.effects.tells);

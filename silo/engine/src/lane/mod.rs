@@ -53,6 +53,7 @@ use crate::config::Config;
 use crate::mailbox::{Call, Mailbox, Word};
 use crate::slot::SlotHost;
 use crate::stats::LaneStats;
+use crate::suspect::Suspect;
 use crate::turns::Turns;
 
 use alarms::{Alarm, Alarms, TICK_EVERY};
@@ -74,6 +75,7 @@ pub(crate) struct Lane {
     route: Route,
     /// All lanes of the silo, this one too.
     lanes: Vec<Arc<Mailbox>>,
+    suspect: Arc<Suspect>,
     mailbox: Arc<Mailbox>,
     /// By slot number; empty for slots of other lanes.
     slots: Vec<Option<Rc<SlotHost>>>,
@@ -114,7 +116,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// A lane that holds the slots given to it, none of them taken yet.
-    pub fn new(index: u16, config: Arc<Config>, lanes: Vec<Arc<Mailbox>>) -> Rc<Lane> {
+    pub fn new(index: u16, config: Arc<Config>, lanes: Vec<Arc<Mailbox>>, suspect: Arc<Suspect>) -> Rc<Lane> {
         let mailbox = lanes[index as usize].clone();
         let now = config.clock.now();
         let route = Route::new(&config);
@@ -153,6 +155,7 @@ impl Lane {
             config,
             route,
             lanes,
+            suspect,
             mailbox,
             slots,
         });

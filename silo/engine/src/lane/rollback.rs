@@ -21,6 +21,7 @@ impl Lane {
     /// The slot's memory goes: everything not stored is undone.
     pub(super) fn dropped(&self, host: &Rc<SlotHost>, dropped: &Dropped) {
         host.is_running.set(false);
+        self.clear_of_suspicion(host);
         host.stream_turns.set(0);
         host.has_changes.set(false);
         *host.broken.borrow_mut() = None;

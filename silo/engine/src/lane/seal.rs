@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use granary_cluster::retry::{Caution, Mode};
 use granary_cluster::{Cells, Outbox, Position, fail};
-use granary_core::Result;
+use granary_core::{Result, SlotId};
 
 use crate::slot::{Blame, Inner, SlotHost};
 use crate::stats::LaneStats;
@@ -143,15 +143,36 @@ impl Lane {
         if inner.noted == Some(at) {
             return true;
         }
-        let may_note = inner.machine.may_note(at);
-        let may_seal = inner.machine.may_seal();
+        let may_note = inner.machine.may_seal();
         drop(inner);
-        if may_note {
+        if may_note && self.may_suspect(host.id) {
             self.machine(host, |machine, out| machine.note(at, out));
-        } else if may_seal {
-            host.has_changes.set(true); // an empty commit clears `tries` first
-            host.inner.borrow_mut().is_single_full = true;
         }
         false
+    }
+
+    /// Whether a record of this slot may be noted now. A slot of this lane that has noted one and not yet taken it makes
+    /// way: it may come only after this one in the chunk.
+    fn may_suspect(&self, slot: SlotId) -> bool {
+        let holder = self.suspect.holder();
+        if holder == Some(slot) {
+            return true;
+        }
+        if let Some(other) = holder {
+            let Some(host) = self.slot(other) else { return false };
+            let mut inner = host.inner.borrow_mut();
+            if inner.records_open > 0 || inner.noted.is_none() {
+                return false;
+            }
+            inner.noted = None;
+        }
+        self.suspect.pass(holder, Some(slot))
+    }
+
+    /// The slot's noted record is stored, or dropped: another slot may note one.
+    pub(super) fn clear_of_suspicion(&self, host: &SlotHost) {
+        if self.suspect.pass(Some(host.id), None) {
+            self.lanes.iter().for_each(|lane| lane.ring());
+        }
     }
 }

@@ -281,24 +281,32 @@ fn another_server_run_drops_the_slot_and_names_what_is_lost() {
 }
 
 #[test]
-fn a_record_is_noted_after_a_commit_has_cleared_the_tries() {
+fn a_note_counts_the_acquires_under_which_it_was_made() {
     let next = at(9)[0];
     let mut bench = Bench::new(Outlet::Store);
     let mut seen = row(4, 9);
-    seen.tries = 1;
+    seen.noted = Some(Noted { at: next, epoch: Epoch(1), times: 2 });
     bench.acquire(&seen);
-    assert!(!bench.slot.may_note(next));
-    bench.seal(9, Outbox::default());
+    assert!(matches!(&bench.out[..], [Do::Opened(opened)] if opened.noted == seen.noted), "{:?}", bench.out);
+    for _ in 0..2 {
+        bench.out.clear();
+        bench.slot.note(next, &mut bench.out);
+        assert_eq!(bench.names(), ["Note"]);
+        assert_eq!(bench.done().names(), ["Noted"]);
+        bench.out.clear();
+        bench.slot.rollback(&mut bench.out);
+        let Some(Do::Opened(opened)) = bench.out.last() else { panic!("{:?}", bench.out) };
+        assert_eq!(
+            opened.noted.map(|noted| (noted.at, noted.times)),
+            Some((next, 3)),
+            "once under one acquire"
+        );
+    }
+    bench.seal(10, Outbox::default());
     bench.done();
-    assert!(bench.slot.may_note(next));
-    bench.out.clear();
-    bench.slot.note(next, &mut bench.out);
-    assert_eq!(bench.names(), ["Note"]);
-    assert_eq!(bench.done().names(), ["Noted"]);
-    seen.noted = Some(next);
-    let mut bench = Bench::new(Outlet::Store);
-    bench.acquire(&seen);
-    assert!(bench.slot.may_note(next), "the tries since the note go on counting");
+    bench.slot.rollback(&mut bench.out);
+    let Some(Do::Opened(opened)) = bench.out.last() else { panic!("{:?}", bench.out) };
+    assert_eq!(opened.noted, None, "a commit ends the count");
 }
 
 #[test]
