@@ -24,7 +24,7 @@ fn exit_ends_the_process() {
 }
 
 fn pass_twice() {
-    fail::arm("seal.after=2:exit").unwrap();
+    fail::arm("seal.after=2:exit").expect("a fail point of that name");
     assert!(fail::point("seal.after").is_ok());
     println!("passed once");
     let passed = fail::point("seal.after");
