@@ -12,11 +12,14 @@ CARGO = cargo
 GRANARY = $(CARGO) run --quiet --release -p granary --
 BENCH = CARGO_PROFILE_RELEASE_LTO=thin $(CARGO) run --release --target-dir target/bench -p granary -- bench
 
-.PHONY: build demo test soak lint bench setup
+.PHONY: build demo test soak lint bench setup setup-tests
 .DEFAULT_GOAL := build
 
 setup:
 	@deploy/dev/setup
+
+setup-tests:
+	@deploy/dev/setup tests
 
 build: setup
 	$(CARGO) build --release -p granary
@@ -24,10 +27,10 @@ build: setup
 demo: build
 	@$(GRANARY) demo
 
-test: setup
+test: setup-tests
 	$(CARGO) test --release --workspace
 
-soak: setup
+soak: setup-tests
 	$(CARGO) test --release --workspace -- --ignored
 
 lint: setup

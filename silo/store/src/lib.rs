@@ -1,4 +1,4 @@
-//! The embedded store and log in one engine: no services needed.
+//! The stores: an embedded store and log in one engine that needs no services, and a store on a Redis server.
 //!
 //! | module | holds |
 //! |---|---|
@@ -6,11 +6,12 @@
 //! | [`log`] | the log's port, subscriptions, reads with identities |
 //! | [`options`] | durability by name, slots, output streams |
 //! | [`export`] | copies a topic into a file exactly once |
+//! | [`redis`] | [`Redis`]: the store's port on a Redis server |
 //! | [`memory`] | the same ports in memory, for tests |
 //! | [`conformance`] | what every store and log must do, as checks for any adapter |
 //! | [`slots`] | what a script does to a slot's row: the rules, without IO |
 //!
-//! # How it works
+//! # How the embedded store works
 //! One thread writes. Scripts are encoded and compressed on the thread that submits them; the writer checks each
 //! against its slot's row, puts all that wait into one atomic batch (rows, cells, output records), syncs once, then
 //! answers. So a commit's state, positions and outputs are there together or not at all.
@@ -42,6 +43,7 @@ pub mod log;
 pub mod memory;
 pub mod options;
 mod recent;
+pub mod redis;
 mod rows;
 mod scan;
 mod segment;
@@ -51,6 +53,7 @@ mod topics;
 mod varint;
 mod writer;
 
+pub use crate::redis::{Redis, RedisOptions};
 pub use block::Entry as LogEntry;
 pub use embedded::Embedded;
 pub use export::Export;

@@ -1,0 +1,75 @@
+//! A slot's row as the fields of a hash. Numbers are decimal text, so that `redis-cli HGETALL` shows them.
+
+use std::str::FromStr;
+
+use granary_cluster::{CommitId, CommitNo, Epoch, Incarnation, RunId, SlotRecord, TxId};
+use granary_core::{Error, Result, codec};
+use redis::Value;
+
+use super::encode::unreadable;
+use crate::rows::damaged;
+
+/// A row from names and values, as `HGETALL` answers.
+pub fn from_pairs(answer: Value) -> Result<SlotRecord> {
+    let Value::Array(pairs) = answer else { return Err(unreadable()) };
+    let mut row = SlotRecord::new();
+    let mut parts = pairs.into_iter();
+    while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+        let (Value::BulkString(name), Value::BulkString(value)) = (name, value) else {
+            return Err(unreadable());
+        };
+        set(&mut row, &name, &value)?;
+    }
+    Ok(row)
+}
+
+fn set(row: &mut SlotRecord, name: &[u8], value: &[u8]) -> Result<()> {
+    match name {
+        b"owner" => row.owner = Incarnation(number(value)?),
+        b"epoch" => row.epoch = Epoch(number(value)?),
+        b"n" => row.n = CommitNo(number(value)?),
+        b"id" => row.commit_id = commit_id(value)?,
+        b"positions" => row.positions = codec::from_bytes(value)?,
+        b"everyone" => row.txids.everyone = value == b"1",
+        b"ids" => row.txids.ids = text(value)?.split_whitespace().map(txid).collect::<Result<_>>()?,
+        b"run" => row.run = run(value)?,
+        b"tries" => row.tries = number(value)?,
+        b"noted" => row.noted = if value.is_empty() { None } else { Some(codec::from_bytes(value)?) },
+        // A later version may add fields; the schema's number says when they matter.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The run a row names.
+pub fn run(value: &[u8]) -> Result<RunId> {
+    Ok(RunId(number(value)?))
+}
+
+fn commit_id(value: &[u8]) -> Result<Option<CommitId>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let mut parts = text(value)?.split('.').map(|part| number(part.as_bytes()));
+    let mut next = || parts.next().unwrap_or_else(|| Err(unreadable_row()));
+    let (incarnation, epoch, n) = (next()?, next()?, next()?);
+    Ok(Some(CommitId { incarnation: Incarnation(incarnation), epoch: Epoch(epoch), n: CommitNo(n) }))
+}
+
+fn txid(id: &str) -> Result<TxId> {
+    let (incarnation, lane) = id.split_once('.').ok_or_else(unreadable_row)?;
+    Ok(TxId { incarnation: Incarnation(number(incarnation.as_bytes())?), lane: number(lane.as_bytes())? })
+}
+
+fn text(value: &[u8]) -> Result<&str> {
+    std::str::from_utf8(value).map_err(|_| unreadable_row())
+}
+
+/// A number of a row.
+pub fn number<T: FromStr>(value: &[u8]) -> Result<T> {
+    text(value)?.parse().map_err(|_| unreadable_row())
+}
+
+fn unreadable_row() -> Error {
+    damaged("row of a slot")
+}
