@@ -97,7 +97,7 @@ impl Call {
             Script::Note { me, epoch, run, noted, .. } => {
                 head(out, "note", 2, 4);
                 [me.0, epoch.0, run.0].into_iter().for_each(|number| out.text(number));
-                out.push(&codec::to_bytes(noted)?);
+                out.text(format_args!("{}.{}.{}", noted.source, noted.partition, noted.offset));
             }
             Script::Trim { me, epoch, run, covered, .. } => {
                 head(out, "trim", 2, 4);

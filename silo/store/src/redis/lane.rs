@@ -35,10 +35,9 @@ pub async fn serve(shared: Arc<Shared>, first: Link, mut queue: Receiver<Job>) {
                     tracing::warn!(address = %shared.address, "a connection to the Redis server is lost");
                     if used {
                         backoff.succeeded();
-                        wait = Duration::ZERO;
-                    } else {
-                        wait = backoff.failed();
                     }
+                    // Also after good service: a name that leads to two servers in turn must not make it spin.
+                    wait = backoff.failed();
                     why = lost(&shared);
                 }
             },
@@ -86,7 +85,7 @@ async fn use_link(shared: &Arc<Shared>, link: Link, queue: &mut Receiver<Job>) -
     let mut used = false;
     let ended = loop {
         if *runs.borrow_and_update() != link.server.run {
-            break Ended::Broken { used: true };
+            break Ended::Broken { used };
         }
         tokio::select! {
             biased;

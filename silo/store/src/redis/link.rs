@@ -1,5 +1,7 @@
 //! One connection: opened, used until it breaks, opened again.
 
+use std::time::Duration;
+
 use granary_cluster::Reply;
 use granary_core::{Error, ErrorKind, Ran, Result};
 use redis::aio::MultiplexedConnection;
@@ -38,7 +40,8 @@ impl Link {
         let hello = hello(&shared.keys);
         let answers = connection.send_packed_commands(&hello, 0, hello.len());
         let answers = tokio::time::timeout(options.connect_max, answers).await;
-        let answers = answers.map_err(|_| silent(shared))?.map_err(|e| away(shared, &e))?;
+        let answers =
+            answers.map_err(|_| silent(shared, options.connect_max))?.map_err(|e| away(shared, &e))?;
         if let Some(Value::ServerError(error)) = answers.first() {
             return Err(away(shared, &RedisError::from(error.clone())));
         }
@@ -64,10 +67,13 @@ impl Link {
             }
             Job::Read(pipeline, tell) => {
                 let run = self.server.run;
-                let (values, health) = match self.send(pipeline).await {
-                    Ok(Some(values)) => (Ok(Read { values, run }), Health::Good),
-                    Ok(None) => (Err(replaced(shared)), Health::Broken),
-                    Err(error) => (Err(away(shared, &error)), health_after(&error)),
+                let longest = shared.options.read_max;
+                let (values, health) = match tokio::time::timeout(longest, self.send(pipeline)).await {
+                    Ok(Ok(Some(values))) => (Ok(Read { values, run }), Health::Good),
+                    Ok(Ok(None)) => (Err(replaced(shared)), Health::Broken),
+                    Ok(Err(error)) => (Err(away(shared, &error)), health_after(&error)),
+                    // Whoever asks next must not wait as long.
+                    Err(_) => (Err(silent(shared, longest)), Health::Broken),
                 };
                 // The reader may have given up.
                 drop(tell.send(values));
@@ -188,10 +194,10 @@ fn replaced(shared: &Shared) -> Error {
     Error::new(ErrorKind::Unavailable, message)
 }
 
-fn silent(shared: &Shared) -> Error {
+fn silent(shared: &Shared, longest: Duration) -> Error {
+    let address = &shared.address;
     let message = format!(
-        "the Redis server at {} took the connection and did not answer within {:?}: is it overloaded or stopped?",
-        shared.address, shared.options.connect_max
+        "the Redis server at {address} did not answer within {longest:?}: is it overloaded or stopped?"
     );
     Error::new(ErrorKind::Unavailable, message)
 }

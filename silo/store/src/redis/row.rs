@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
-use granary_cluster::{CommitId, CommitNo, Epoch, Incarnation, RunId, SlotRecord, TxId};
+use granary_cluster::{
+    CommitId, CommitNo, Epoch, Incarnation, Noted, Position, RunId, SlotRecord, SourceId, TxId,
+};
 use granary_core::{Error, Result, codec};
 use redis::Value;
 
@@ -34,7 +36,7 @@ fn set(row: &mut SlotRecord, name: &[u8], value: &[u8]) -> Result<()> {
         b"ids" => row.txids.ids = text(value)?.split_whitespace().map(txid).collect::<Result<_>>()?,
         b"run" => row.run = run(value)?,
         b"tries" => row.tries = number(value)?,
-        b"noted" => row.noted = if value.is_empty() { None } else { Some(codec::from_bytes(value)?) },
+        b"noted" => row.noted = noted(value)?,
         // A later version may add fields; the schema's number says when they matter.
         _ => {}
     }
@@ -54,6 +56,21 @@ fn commit_id(value: &[u8]) -> Result<Option<CommitId>> {
     let mut next = || parts.next().unwrap_or_else(|| Err(unreadable_row()));
     let (incarnation, epoch, n) = (next()?, next()?, next()?);
     Ok(Some(CommitId { incarnation: Incarnation(incarnation), epoch: Epoch(epoch), n: CommitNo(n) }))
+}
+
+/// `source.partition.offset epoch times`
+fn noted(value: &[u8]) -> Result<Option<Noted>> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let parts: Vec<&str> = text(value)?.split([' ', '.']).collect();
+    let [source, partition, offset, epoch, times] = parts[..] else { return Err(unreadable_row()) };
+    let at = Position {
+        source: SourceId(number(source.as_bytes())?),
+        partition: number(partition.as_bytes())?,
+        offset: number(offset.as_bytes())?,
+    };
+    Ok(Some(Noted { at, epoch: Epoch(number(epoch.as_bytes())?), times: number(times.as_bytes())? }))
 }
 
 fn txid(id: &str) -> Result<TxId> {

@@ -9,7 +9,7 @@
 -- The row is written last: a call that Redis ends half-way has not moved the slot's number.
 local OWNER, EPOCH, N, ID, RUN, EVERYONE, IDS, TRIES = 1, 2, 3, 4, 5, 6, 7, 8
 local NEW = { '0', '0', '0', '', '0', '0', '', '0' }
-local TRIES_MAX = 4294967295
+local COUNT_MAX = 4294967295
 local CHUNK = 6000 -- arguments of one command: Lua unpacks fewer than 8,000
 local run = ARGV[#ARGV]
 
@@ -49,7 +49,7 @@ local function acquire(k, a)
   if row[RUN] ~= run and row[EPOCH] ~= '0' then everyone = '1' end
   local ids = retain(row[IDS], function(other) return other ~= id end)
   if #ids == #row[IDS] then ids = ids == '' and id or ids .. ' ' .. id else ids = row[IDS] end
-  local tries = string.format('%.0f', math.min(tonumber(row[TRIES]) + 1, TRIES_MAX))
+  local tries = string.format('%.0f', math.min(tonumber(row[TRIES]) + 1, COUNT_MAX))
   redis.call('HSET', key, 'owner', me, 'epoch', epoch, 'run', run, 'everyone', everyone, 'ids', ids, 'tries', tries)
   return whole(key)
 end
@@ -100,9 +100,15 @@ local function owned(k, a)
   return is_mine and row
 end
 
+-- me, epoch, known run, position. Kept: the position, the epoch, under how many epochs it was noted.
 local function note(k, a)
   if not owned(k, a) then return 'F' end
-  redis.call('HSET', KEYS[k], 'noted', ARGV[a + 3])
+  local epoch, at, times = ARGV[a + 1], ARGV[a + 3], 0
+  local before = redis.call('HGET', KEYS[k], 'noted') or ''
+  local known_at, known_epoch, known_times = string.match(before, '^(%S+) (%S+) (%S+)$')
+  if known_at == at then times = tonumber(known_times) end
+  if known_at ~= at or known_epoch ~= epoch then times = math.min(times + 1, COUNT_MAX) end
+  redis.call('HSET', KEYS[k], 'noted', at .. ' ' .. epoch .. ' ' .. string.format('%.0f', times))
   return 'D'
 end
 

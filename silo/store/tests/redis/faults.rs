@@ -152,7 +152,7 @@ fn a_server_that_forgot_the_script_gets_it_again() {
 fn a_server_that_does_not_answer_holds_nobody_for_long() {
     let server = Server::start(&[]);
     let mut options = RedisOptions::new(server.url(), "stopped", 1);
-    options.reply_max = Duration::from_millis(400);
+    options.reply_max = Duration::from_millis(700);
     options.read_max = Duration::from_millis(300);
     let store = open(options);
     let owner = acquire(&*store, SLOT, 1);

@@ -107,7 +107,10 @@ fn random_script(dice: &mut Dice, id: SlotId, slot: &Slot, run: RunId) -> Script
             let expected = (row.owner, Epoch(dice.near(row.epoch.0)));
             Script::Acquire { slot, me, txid, expected, epoch: Epoch(dice.near(first)), run }
         }
-        2 => Script::Note { slot, me, epoch, run, noted: position(dice) },
+        2 => {
+            let noted = Position { source: SourceId(1), partition: 2, offset: HIGH + dice.roll(2) };
+            Script::Note { slot, me, epoch, run, noted }
+        }
         3 => Script::Trim { slot, me, epoch, run, covered },
         4 => Script::Rebase { slot, me, epoch, run, n: CommitNo(dice.near(row.n.0) + dice.roll(20)) },
         5 => Script::Give { slot, me, txid, epoch, run, to: Incarnation(HIGH + dice.roll(3)), covered },
