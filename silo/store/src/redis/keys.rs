@@ -1,4 +1,4 @@
-//! Where a slot lies in Redis: a few keys with one hash tag, so that all of a slot is on one node.
+//! Where a slot lies in Redis: a few keys with one hash tag, so that all of a slot is on one server.
 
 use granary_core::SlotId;
 
