@@ -15,6 +15,12 @@ pub trait Source: Send {
     /// Appends records from offset `from` on to `batch`, about `bytes_max` bytes, at least one if there is one.
     fn read(&mut self, from: u64, bytes_max: usize, batch: &mut Batch) -> Result<()>;
 
+    /// Whether the last read, having found nothing, has found that there is nothing at present. A source that fetches
+    /// ahead says no while records may be on their way; it wakes its reader when it knows.
+    fn is_at_end(&self) -> bool {
+        true
+    }
+
     /// Whether nothing will ever come at or after this offset: the end of a file.
     fn has_ended(&mut self, at: u64) -> Result<bool> {
         let _ = at;

@@ -213,7 +213,8 @@ impl Pending {
         Pending { n: commit.n, from: Origin::Commit(commit) }
     }
 
-    pub(crate) fn stored(n: CommitNo, outbox: Arc<Outbox>) -> Pending {
+    /// Outputs as they are read from the store.
+    pub fn stored(n: CommitNo, outbox: Arc<Outbox>) -> Pending {
         Pending { n, from: Origin::Stored(outbox) }
     }
 

@@ -1,0 +1,237 @@
+//! The log's port on Kafka, for tools and for what is put together once: topics, bounds, single appends and reads.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use granary_cluster::{Batch, Log, SourceId};
+use granary_core::{Error, ErrorKind, Result, Timestamp};
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::topic_partition_list::Offset;
+use rdkafka::{TopicPartitionList, error::KafkaError, error::RDKafkaErrorCode as Code};
+
+use crate::context::{Deliveries, Logs};
+use crate::errors::failed;
+use crate::settings::Settings;
+use crate::source::{Partition, Sources, out_of_range};
+use crate::topics::{self, ASK_WAIT, TopicIdentity};
+
+/// Partitions that stay assigned after they were read by [`Log::read`], so that reading on is quick.
+const READERS_MAX: usize = 64;
+
+/// How long an append or a read waits for the brokers.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// Topics of a Kafka cluster.
+pub struct KafkaLog {
+    settings: Settings,
+    client: BaseConsumer<Logs>,
+    sources: Sources,
+    readers: Mutex<BTreeMap<(String, u32), Partition>>,
+    appender: Mutex<Option<BaseProducer<Deliveries>>>,
+}
+
+impl KafkaLog {
+    /// A log on these brokers; they are asked when something is needed of them.
+    pub fn new(settings: Settings) -> Result<KafkaLog> {
+        settings.check()?;
+        let client = BaseConsumer::from_config_and_context(&settings.consumer(1), Logs)
+            .map_err(|error| failed("cannot start a client", &error))?;
+        let sources = Sources::new(settings.clone(), None);
+        Ok(KafkaLog { settings, client, sources, readers: Mutex::default(), appender: Mutex::default() })
+    }
+
+    /// How it reaches its brokers.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The brokers answer.
+    pub fn is_reachable(&self, wait: Duration) -> Result<()> {
+        let _ = self.client.poll(Duration::ZERO);
+        self.client
+            .fetch_metadata(Some(&self.settings.ids_topic()), wait)
+            .map(drop)
+            .map_err(|error| failed(format!("Kafka cannot be reached at {}", self.settings.brokers), &error))
+    }
+
+    /// Creates the internal topics of this cluster, or checks that they fit `slots`.
+    pub fn create_internal(&self, slots: u16) -> Result<()> {
+        topics::create_internal(&self.settings, &self.client, slots)
+    }
+
+    /// Creates a topic with settings of its own; fine when it exists with as many partitions.
+    pub fn create_with(&self, topic: &str, partitions: u32, config: &[(&str, &str)]) -> Result<()> {
+        topics::create(&self.settings, &self.client, topic, partitions, config)
+    }
+
+    /// Deletes a topic; fine when there is none.
+    pub fn delete(&self, topic: &str) -> Result<()> {
+        topics::delete(&self.settings, &self.client, topic)
+    }
+
+    /// Tells a topic from others of its name: to be kept, and compared at the next start.
+    pub fn identity(&self, topic: &str) -> Result<TopicIdentity> {
+        topics::identity(&self.settings, topic)
+    }
+
+    /// The first offset whose record is from `time` or later; the end when there is none.
+    pub fn offset_at(&self, topic: &str, partition: u32, time: Timestamp) -> Result<u64> {
+        let what = || format!("cannot look for a time in topic `{topic}` partition {partition}");
+        let mut wanted = TopicPartitionList::new();
+        let found = wanted
+            .add_partition_offset(topic, partition as i32, Offset::Offset(time.0))
+            .and_then(|()| self.client.offsets_for_times(wanted, ASK_WAIT))
+            .map_err(|error| failed(what(), &error))?;
+        match found.elements().first().map(|element| (element.error(), element.offset())) {
+            Some((Err(error), _)) => Err(failed(what(), &error)),
+            Some((Ok(()), Offset::Offset(offset))) => Ok(offset as u64),
+            _ => Ok(self.bounds(topic, partition)?.1),
+        }
+    }
+
+    fn readers(&self) -> MutexGuard<'_, BTreeMap<(String, u32), Partition>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log for KafkaLog {
+    fn create(&self, topic: &str, partitions: u32) -> Result<()> {
+        self.create_with(topic, partitions, &[])
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<u32>> {
+        topics::partitions(&self.client, topic)
+    }
+
+    /// Waits until there are records, or the end was reached.
+    fn read(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+        batch: &mut Batch,
+    ) -> Result<()> {
+        let name = (topic.to_owned(), partition);
+        let mut readers = self.readers();
+        let known = readers.remove(&name);
+        if known.is_none() && readers.len() >= READERS_MAX {
+            readers.pop_first();
+        }
+        drop(readers);
+        let mut reader = known.unwrap_or_else(|| self.sources.open(topic, partition));
+        reader.doubt_end();
+        let (had, deadline) = (batch.len(), Instant::now() + ANSWER_WAIT);
+        loop {
+            reader.read_within(Duration::from_millis(100), from, bytes_max, batch)?;
+            if batch.len() > had || reader.is_at_end() {
+                self.readers().insert(name, reader);
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("no answer about topic `{topic}` partition {partition} for {ANSWER_WAIT:?}"),
+                ));
+            }
+        }
+    }
+
+    /// The first kept offset, and the one after the last committed record.
+    fn bounds(&self, topic: &str, partition: u32) -> Result<(u64, u64)> {
+        let (first, end) =
+            self.client.fetch_watermarks(topic, partition as i32, ASK_WAIT).map_err(|error| {
+                failed(format!("cannot ask about topic `{topic}` partition {partition}"), &error)
+            })?;
+        Ok((first.max(0) as u64, end.max(0) as u64))
+    }
+
+    /// Kafka takes records in batches of about 1 MB: what is larger is several steps, and a failure between them leaves
+    /// the first ones behind.
+    fn append(&self, topic: &str, partition: u32, records: &Batch) -> Result<u64> {
+        if records.is_empty() {
+            return Ok(self.bounds(topic, partition)?.1);
+        }
+        let what = || format!("cannot append to topic `{topic}` partition {partition}");
+        let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
+        let producer = match appender.take() {
+            Some(producer) => producer,
+            None => BaseProducer::from_config_and_context(&self.settings.producer(), Deliveries::default())
+                .map_err(|error| failed(what(), &error))?,
+        };
+        let deadline = Instant::now() + ANSWER_WAIT;
+        for (place, record) in records.iter(SourceId(0), partition).enumerate() {
+            let mut wanted = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, place)
+                .partition(partition as i32)
+                .timestamp(record.appended_at.0)
+                .payload(record.value);
+            wanted.key = record.key;
+            send(&producer, wanted, deadline).map_err(|error| failed(what(), &error))?;
+        }
+        wait_delivered(&producer, deadline).map_err(|error| failed(what(), &error))?;
+        let delivered = producer.context().take();
+        // Kept only after a success: after a failure the next append begins with a new one.
+        match (delivered.failure, delivered.first) {
+            (None, Some(first)) => {
+                *appender = Some(producer);
+                Ok(first)
+            }
+            (Some(error), _) => Err(failed(what(), &error)),
+            (None, None) => {
+                Err(Error::new(ErrorKind::Unavailable, format!("{}: no offset was told", what())))
+            }
+        }
+    }
+}
+
+impl KafkaLog {
+    /// Fails, naming the range and the repair command, unless reading `topic` from this offset on is possible.
+    pub fn check_offset(&self, topic: &str, partition: u32, from: u64) -> Result<()> {
+        let (first, end) = self.bounds(topic, partition)?;
+        if (first..=end).contains(&from) {
+            return Ok(());
+        }
+        Err(out_of_range(topic, partition, from, first as i64, end as i64))
+    }
+}
+
+/// Sends a record, waiting while the client's queue is full.
+pub(crate) fn send(
+    producer: &BaseProducer<Deliveries>,
+    record: BaseRecord<'_, [u8], [u8], usize>,
+    deadline: Instant,
+) -> Result<(), KafkaError> {
+    let mut record = record;
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(Code::QueueFull), back)) if Instant::now() < deadline => {
+                record = back;
+                producer.poll(POLL);
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// Waits until everything sent was delivered, or was given up.
+pub(crate) fn wait_delivered(
+    producer: &BaseProducer<Deliveries>,
+    deadline: Instant,
+) -> Result<(), KafkaError> {
+    while producer.in_flight_count() > 0 {
+        if Instant::now() > deadline {
+            return Err(KafkaError::Flush(Code::OperationTimedOut));
+        }
+        // The client's own flush looks only every 100 ms.
+        producer.poll(POLL);
+    }
+    producer.poll(Duration::ZERO);
+    Ok(())
+}
+
+/// How long one look at deliveries takes.
+const POLL: Duration = Duration::from_millis(1);

@@ -1,0 +1,112 @@
+//! Ending what other producers may still have open: `init_transactions` under their ids.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use granary_cluster::{Batch, Log as _, TxId, TxIds, fail};
+use granary_core::{Error, ErrorKind, Result, Timestamp};
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::{BaseProducer, Producer as _};
+
+use super::publish::Publisher;
+use crate::context::Deliveries;
+use crate::errors::failed;
+use crate::log::KafkaLog;
+use crate::marker;
+use crate::settings::Settings;
+
+/// How long `init_transactions` may take before the request fails and is made again.
+const INIT_WAIT: Duration = Duration::from_secs(30);
+
+/// How long one attempt takes.
+const ATTEMPT_WAIT: Duration = Duration::from_secs(5);
+
+/// Ids fenced at the same time.
+const TOGETHER_MAX: usize = 8;
+
+impl Publisher {
+    /// Finishes `init_transactions` on these ids, or on all that were ever registered, but for the lane's own.
+    pub(super) fn fence(&self, ids: &TxIds) -> Result<()> {
+        fail::point("fence.before")?;
+        let mut ids_all = ids.ids.clone();
+        if ids.everyone {
+            ids_all.extend(registered(self.log())?);
+        }
+        ids_all.sort_unstable();
+        ids_all.dedup();
+        ids_all.retain(|id| *id != self.lane().txid);
+        let settings = self.log().settings();
+        for together in ids_all.chunks(TOGETHER_MAX) {
+            thread::scope(|scope| {
+                let running: Vec<_> =
+                    together.iter().map(|id| scope.spawn(move || init(settings, *id).map(drop))).collect();
+                running.into_iter().try_for_each(|each| {
+                    each.join()
+                        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "fencing panicked")))
+                })
+            })?;
+        }
+        fail::point("fence.after")?;
+        Ok(())
+    }
+}
+
+/// A producer under this id whose `init_transactions` has finished: nothing is open under the id, and every earlier
+/// producer of it is fenced.
+pub(super) fn init(settings: &Settings, id: TxId) -> Result<BaseProducer<Deliveries>> {
+    let name = format!("{}/{}", settings.cluster, marker::id(id));
+    let what = || format!("cannot initialise transactions of `{name}`");
+    let producer: BaseProducer<Deliveries> =
+        BaseProducer::from_config_and_context(&settings.transactional(&name), Deliveries::default())
+            .map_err(|error| failed(what(), &error))?;
+    let deadline = Instant::now() + INIT_WAIT;
+    loop {
+        match producer.init_transactions(ATTEMPT_WAIT) {
+            Ok(()) => return Ok(producer),
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
+                producer.poll(Duration::ZERO);
+                tracing::debug!(id = %name, error = %error.string(), "transactions are not initialised yet");
+            }
+            Err(error) => return Err(failed(what(), &error)),
+        }
+    }
+}
+
+/// Writes the id down, durably and outside of the store, before it is used.
+pub(super) fn register(log: &KafkaLog, id: TxId) -> Result<()> {
+    let mut record = Batch::default();
+    record.push(0, Timestamp(0), Some(marker::id(id).as_bytes()), b"1");
+    log.append(&log.settings().ids_topic(), 0, &record).map(drop)
+}
+
+/// Every id that was ever written down.
+fn registered(log: &KafkaLog) -> Result<Vec<TxId>> {
+    let topic = log.settings().ids_topic();
+    let (mut next, end) = log.bounds(&topic, 0)?;
+    let (mut ids, mut batch) = (Vec::new(), Batch::default());
+    while next < end {
+        batch.clear();
+        log.read(&topic, 0, next, 1 << 20, &mut batch)?;
+        for record in batch.iter(granary_cluster::SourceId(0), 0) {
+            let key = record.key.and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+            let id = marker::parse_id(key).ok_or_else(|| {
+                Error::new(ErrorKind::Codec, format!("`{key}` in topic `{topic}` is no transactional id"))
+            })?;
+            ids.push(id);
+            next = record.offset + 1;
+        }
+        if batch.is_empty() {
+            break; // compaction has left a gap at the end
+        }
+    }
+    Ok(ids)
+}
+
+/// Whether an error means that another producer has taken the id.
+pub(super) fn is_fenced(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
+    )
+}

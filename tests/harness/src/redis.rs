@@ -1,0 +1,84 @@
+//! A `redis-server` of the `PATH`.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::process::{Server, free_port, new_dir};
+
+/// Keeps every acknowledged write, and refuses rather than forgets: what a silo asks of Redis.
+const DURABLE: [(&str, &str); 4] =
+    [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction"), ("save", "")];
+
+/// A Redis server; ends with this value.
+pub struct Redis {
+    server: Server,
+    port: u16,
+}
+
+impl Redis {
+    /// One that keeps every acknowledged write.
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// One with these settings besides; a later setting of a name counts.
+    pub fn start_with(settings: &[(&str, &str)]) -> Redis {
+        let port = free_port();
+        let dir = new_dir("redis");
+        let mut command = vec!["redis-server".to_owned()];
+        let mut set = |name: &str, value: &str| command.extend([format!("--{name}"), value.to_owned()]);
+        set("port", &port.to_string());
+        set("bind", "127.0.0.1");
+        set("dir", &dir.to_string_lossy());
+        for (name, value) in DURABLE.iter().chain(settings) {
+            set(name, value);
+        }
+        let mut redis = Redis { server: Server::new("redis-server", dir, command), port };
+        redis.restart();
+        redis
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// As a silo's configuration names it.
+    pub fn url(&self) -> String {
+        format!("redis://{}/0", self.address())
+    }
+
+    /// The process.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Ends it at once (SIGKILL); its data stays.
+    pub fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// Asks it to end and waits until it has; its data stays.
+    pub fn terminate(&mut self) {
+        self.server.terminate();
+    }
+
+    /// Starts it again on the same port and data, and waits until it answers.
+    pub fn restart(&mut self) {
+        let port = self.port;
+        self.server.start(|_| answers(port));
+    }
+}
+
+fn answers(port: u16) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer)?;
+        Ok(&answer == b"+PONG\r\n")
+    };
+    ask().unwrap_or(false)
+}
