@@ -6,6 +6,9 @@
 //! payload, per record: time - base time | flags (1 key, 2 id, 4 event time) | [key] [id] [event time - base] | value
 //! ```
 
+use std::cell::RefCell;
+
+use fjall::UserValue;
 use granary_core::{Error, ErrorKind, Result, Timestamp};
 
 use crate::varint::{self, Reader};
@@ -20,6 +23,28 @@ const LZ4: u8 = 1;
 const KEY: u8 = 1;
 const ID: u8 = 2;
 const TIME: u8 = 4;
+
+/// So many buffers a thread keeps to use again, none longer than [`SPARE_BYTES_MAX`].
+const SPARE_BUFFERS_MAX: usize = 4;
+const SPARE_BYTES_MAX: usize = 4 * RAW_BYTES_MAX;
+
+thread_local! {
+    /// Buffers of a mebibyte, fresh for each batch, are pages that the system has to find and clear: that costs more
+    /// than the compression.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+pub(crate) fn take_spare() -> Vec<u8> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+pub(crate) fn keep_spare(buffer: Vec<u8>) {
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
+            spare.push(buffer);
+        }
+    });
+}
 
 /// One record with its identity and event time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +73,9 @@ pub struct Builder {
 impl Builder {
     /// An empty batch.
     pub fn new() -> Builder {
-        Builder { raw: Vec::new(), count: 0, base_time: Timestamp(0), latest: Timestamp::MIN }
+        let mut raw = take_spare();
+        raw.clear();
+        Builder { raw, count: 0, base_time: Timestamp(0), latest: Timestamp::MIN }
     }
 
     /// Whether it should be closed.
@@ -87,20 +114,30 @@ impl Builder {
         if self.count == 0 {
             return None;
         }
-        let mut value = Vec::with_capacity(HEADER_BYTES + self.raw.len() / 2);
-        value.extend_from_slice(&[FORMAT, 0]);
-        value.extend_from_slice(&self.count.to_be_bytes());
-        value.extend_from_slice(&self.base_time.0.to_be_bytes());
-        value.extend_from_slice(&self.latest.0.to_be_bytes());
         let raw_len =
             u32::try_from(self.raw.len()).expect("a batch stays below 4 GiB: it closes at RAW_BYTES_MAX");
-        value.extend_from_slice(&raw_len.to_be_bytes());
-        value[1] = pack(&self.raw, &mut value);
         let count = self.count;
+        let (base_time, latest) = (self.base_time.0, self.latest.0);
+        let value = packed(&self.raw, HEADER_BYTES, |flags, value| {
+            let mut head = [0; HEADER_BYTES];
+            head[..2].copy_from_slice(&[FORMAT, flags]);
+            head[2..6].copy_from_slice(&count.to_be_bytes());
+            head[6..14].copy_from_slice(&base_time.to_be_bytes());
+            head[14..22].copy_from_slice(&latest.to_be_bytes());
+            head[22..].copy_from_slice(&raw_len.to_be_bytes());
+            value[..HEADER_BYTES].copy_from_slice(&head);
+            UserValue::from(&*value)
+        });
         self.raw.clear();
         self.count = 0;
         self.latest = Timestamp::MIN;
         Some(Chunk { count, value })
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        keep_spare(std::mem::take(&mut self.raw));
     }
 }
 
@@ -110,33 +147,49 @@ pub struct Chunk {
     /// How many records.
     pub count: u32,
     /// The stored bytes.
-    pub value: Vec<u8>,
+    pub value: UserValue,
 }
 
-/// Appends `raw` to `out`, compressed if that pays; the flag says which.
-pub fn pack(raw: &[u8], out: &mut Vec<u8>) -> u8 {
-    if raw.len() >= COMPRESS_BYTES_MIN {
-        let start = out.len();
-        out.resize(start + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
-        if let Ok(len) = lz4_flex::block::compress_into(raw, &mut out[start..])
-            && len < raw.len()
-        {
-            out.truncate(start + len);
-            return LZ4;
+/// Hands `raw` to `take`, after `room` bytes of room and compressed if that pays; the flag says which.
+pub fn packed<T>(raw: &[u8], room: usize, take: impl FnOnce(u8, &mut [u8]) -> T) -> T {
+    let mut buffer = take_spare();
+    let bytes_max = room + lz4_flex::block::get_maximum_output_size(raw.len());
+    if buffer.len() < bytes_max {
+        buffer.resize(bytes_max, 0); // a buffer used before keeps its length: only the first use clears it
+    }
+    let compressed = match raw.len() {
+        COMPRESS_BYTES_MIN.. => lz4_flex::block::compress_into(raw, &mut buffer[room..]).ok(),
+        _ => None,
+    };
+    let (flags, len) = match compressed.filter(|len| *len < raw.len()) {
+        Some(len) => (LZ4, len),
+        None => {
+            buffer[room..room + raw.len()].copy_from_slice(raw);
+            (0, raw.len())
         }
-        out.truncate(start);
-    }
-    out.extend_from_slice(raw);
-    0
+    };
+    let taken = take(flags, &mut buffer[..room + len]);
+    keep_spare(buffer);
+    taken
 }
 
-/// The inverse of [`pack`].
+/// The inverse of [`packed`].
 pub fn unpack(packed: &[u8], flags: u8, raw_len: usize) -> Result<Vec<u8>> {
+    let mut raw = take_spare();
     if flags & LZ4 == 0 {
-        return Ok(packed.to_vec());
+        raw.clear();
+        raw.extend_from_slice(packed);
+        return Ok(raw);
     }
-    lz4_flex::block::decompress(packed, raw_len)
-        .map_err(|e| Error::new(ErrorKind::Codec, format!("a stored batch cannot be decompressed: {e}")))
+    raw.resize(raw_len, 0);
+    let failed = |e: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::Codec, format!("a stored batch cannot be decompressed: {e}"))
+    };
+    match lz4_flex::block::decompress_into(packed, &mut raw) {
+        Ok(len) if len == raw_len => Ok(raw),
+        Ok(len) => Err(failed(&format_args!("{len} bytes where {raw_len} were packed"))),
+        Err(e) => Err(failed(&e)),
+    }
 }
 
 /// What a stored value says of itself, without decompressing it.
@@ -177,6 +230,12 @@ pub struct Block {
     count: u32,
     base_time: i64,
     raw: Vec<u8>,
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        keep_spare(std::mem::take(&mut self.raw));
+    }
 }
 
 impl Block {

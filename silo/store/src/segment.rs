@@ -5,32 +5,38 @@
 //! payload, per write: key length | key | value length + 1, or 0 for a deletion | value
 //! ```
 
+use fjall::UserValue;
 use granary_cluster::Cells;
 use granary_core::Result;
 
 use crate::block;
 use crate::varint::{self, Reader};
 
-/// Appends the cells of a commit.
-pub fn put(out: &mut Vec<u8>, slot: u16, cells: &Cells) {
+const HEAD_BYTES: usize = 11;
+
+/// The cells of a commit; nothing when there are none.
+pub fn of(slot: u16, cells: &Cells) -> UserValue {
     if cells.is_empty() {
-        return;
+        return UserValue::empty();
     }
-    let mut raw = Vec::with_capacity(cells.bytes() + 4 * cells.len());
+    let mut raw = block::take_spare();
+    raw.clear();
+    raw.reserve(cells.bytes() + 4 * cells.len());
     for (key, value) in cells.iter() {
         varint::put_bytes(&mut raw, key);
         varint::put(&mut raw, value.map_or(0, |value| value.len() as u64 + 1));
         raw.extend_from_slice(value.unwrap_or_default());
     }
-    out.extend_from_slice(&slot.to_be_bytes());
-    let head = out.len();
-    out.push(0);
-    out.extend_from_slice(&length(raw.len()));
-    out.extend_from_slice(&[0; 4]);
-    let start = out.len();
-    out[head] = block::pack(&raw, out);
-    let stored = length(out.len() - start);
-    out[start - 4..start].copy_from_slice(&stored);
+    let segment = block::packed(&raw, HEAD_BYTES, |flags, segment| {
+        let stored = length(segment.len() - HEAD_BYTES);
+        segment[..2].copy_from_slice(&slot.to_be_bytes());
+        segment[2] = flags;
+        segment[3..7].copy_from_slice(&length(raw.len()));
+        segment[7..HEAD_BYTES].copy_from_slice(&stored);
+        UserValue::from(&*segment)
+    });
+    block::keep_spare(raw);
+    segment
 }
 
 fn length(bytes: usize) -> [u8; 4] {
@@ -74,9 +80,8 @@ mod tests {
                 _ => cells.put(key, |out| out.extend_from_slice(b"value")),
             }
         }
-        let mut out = Vec::new();
-        put(&mut out, 7, &cells);
-        put(&mut out, 8, &Cells::default());
+        let mut out = of(7, &cells).to_vec();
+        out.extend_from_slice(&of(8, &Cells::default()));
         let mut seen = Cells::default();
         walk(&out, |slot, key, value| {
             assert_eq!(slot, 7);

@@ -2,6 +2,7 @@
 
 use std::sync::{Condvar, Mutex, PoisonError, RwLock};
 
+use fjall::UserValue;
 use granary_cluster::{Cells, Commit, Reply, Script, SlotRecord};
 use granary_core::{Error, Result, id::positive_murmur2};
 
@@ -63,7 +64,7 @@ pub struct Prepared {
     /// The script.
     pub script: Script,
     /// Its cells as `recent` keeps them.
-    pub segment: Vec<u8>,
+    pub segment: UserValue,
     /// Its outputs: topic, partition, batches.
     pub outputs: Vec<(u32, u32, Vec<Chunk>)>,
 }
@@ -103,11 +104,10 @@ impl Shared {
             )));
         }
         let Script::Commit(commit) = &script else {
-            return Ok(Prepared { script, segment: Vec::new(), outputs: Vec::new() });
+            return Ok(Prepared { script, segment: UserValue::empty(), outputs: Vec::new() });
         };
         check_cells(&commit.cells)?;
-        let mut segment = Vec::new();
-        segment::put(&mut segment, slot, &commit.cells);
+        let segment = segment::of(slot, &commit.cells);
         let outputs = self.outputs(commit)?;
         Ok(Prepared { script, segment, outputs })
     }

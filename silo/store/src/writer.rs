@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use fjall::PersistMode;
+use fjall::{PersistMode, UserValue};
 use granary_cluster::{Reply, RunId, Script, SlotRecord, Verdict};
 use granary_core::{Error, ErrorKind, Ran, Result};
 
@@ -30,6 +30,8 @@ const GROUP_REQUESTS_MAX: usize = 1024;
 const GROUP_BYTES_MAX: usize = 32 << 20;
 /// So many batches of recent cells are folded even when they are small.
 const RECENT_BATCHES_MAX: u64 = 1 << 16;
+/// Cells of a commit that take so many bytes are not copied together with others.
+const OWN_ROW_BYTES_MIN: usize = 16 << 10;
 /// How long `everysec` leaves a commit unsynced, about.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -152,7 +154,7 @@ impl Writer {
             group.dirty.insert(slot.0);
             if let Script::Commit(commit) = prepared.script {
                 group.bytes += commit.cells.bytes() + commit.outbox.bytes();
-                group.segments.extend_from_slice(&prepared.segment);
+                self.keep_cells(prepared.segment, group);
                 for (topic, partition, chunks) in prepared.outputs {
                     self.place(topic, partition, chunks, group);
                 }
@@ -160,6 +162,27 @@ impl Writer {
             }
         }
         reply
+    }
+
+    /// Cells of a commit for `recent`: those of small commits in one row, a large commit's in a row of its own.
+    fn keep_cells(&mut self, segment: UserValue, group: &mut Group) {
+        if segment.len() < OWN_ROW_BYTES_MIN {
+            return group.segments.extend_from_slice(&segment);
+        }
+        self.put_collected(group); // a slot's cells stay in the order of its commits
+        self.put_recent(segment, group);
+    }
+
+    fn put_collected(&mut self, group: &mut Group) {
+        if !group.segments.is_empty() {
+            self.put_recent(UserValue::from(&*group.segments), group);
+            group.segments.clear();
+        }
+    }
+
+    fn put_recent(&mut self, segments: UserValue, group: &mut Group) {
+        group.batch.insert(&self.shared.engine.recent, self.next_seq.to_be_bytes(), segments);
+        self.next_seq += 1;
     }
 
     /// Gives batches their offsets; returns the first.
@@ -259,6 +282,8 @@ impl Writer {
         match self.commit(&mut group) {
             Ok(()) => {
                 self.publish(&group);
+                // Before those who sealed them hear of it, so that they can use the memory again.
+                group.commits.clear();
                 group.acknowledge(&self.shared);
             }
             // Part of it may be on disk: what became of it shows when the store is opened again.
@@ -267,6 +292,7 @@ impl Writer {
     }
 
     fn commit(&mut self, group: &mut Group) -> Result<()> {
+        self.put_collected(group);
         let engine = &self.shared.engine;
         for slot in &group.dirty {
             let row = rows::slot_row(&self.rows[usize::from(*slot)])?;
@@ -274,10 +300,6 @@ impl Writer {
         }
         for ((topic, partition), bounds) in &group.grown {
             group.batch.insert(&engine.meta, rows::partition_key(*topic, *partition), bounds.to_bytes());
-        }
-        if !group.segments.is_empty() {
-            group.batch.insert(&engine.recent, self.next_seq.to_be_bytes(), &*group.segments);
-            self.next_seq += 1;
         }
         if group.batch.is_empty() {
             return Ok(());
