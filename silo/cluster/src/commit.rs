@@ -120,12 +120,15 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// An empty one with room for about as much as this one holds.
-    pub fn like(other: &Outbox) -> Outbox {
-        Outbox {
-            arena: Vec::with_capacity(other.arena.len()),
-            entries: Vec::with_capacity(other.entries.len()),
-        }
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.entries.clear();
+    }
+
+    /// Bytes of memory it keeps.
+    pub fn room(&self) -> usize {
+        self.arena.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
     /// Appends one entry: `key` is the routing key, `id` the identity a replay reproduces, `write` appends the value.
@@ -213,10 +216,24 @@ impl Outbox {
 pub struct Cells {
     #[serde(with = "bytes_field")]
     arena: Vec<u8>,
-    writes: Vec<(Range<u32>, Option<Range<u32>>)>,
+    writes: Vec<Write>,
 }
 
+/// Key and value of a write, in the arena; no value deletes.
+type Write = (Range<u32>, Option<Range<u32>>);
+
 impl Cells {
+    /// Empties it, keeping its memory.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.writes.clear();
+    }
+
+    /// Bytes of memory it keeps.
+    pub fn room(&self) -> usize {
+        self.arena.capacity() + self.writes.capacity() * size_of::<Write>()
+    }
+
     /// Writes a cell; both closures append.
     pub fn put(&mut self, key: impl FnOnce(&mut Vec<u8>), value: impl FnOnce(&mut Vec<u8>)) {
         let key = self.append(key);

@@ -2,10 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use granary_cluster::retry::{Caution, Culprit};
 use granary_cluster::slot::{Outlet, Seat, Slot};
-use granary_cluster::{Cells, Effects, Incarnation, Position, TxId};
+use granary_cluster::{Cells, Commit, Effects, Incarnation, Position, TxId};
 use granary_core::{GrainId, SlotId, Timestamp};
 
 use crate::answers::Answers;
@@ -87,6 +88,8 @@ pub(crate) struct Inner {
     pub positions: Vec<Position>,
     /// Records applied since the last seal.
     pub records_open: u32,
+    /// The commit in flight, for its memory.
+    pub sent: Option<Arc<Commit>>,
     /// Records in the commit in flight.
     pub records_sealed: u32,
     /// A record was applied that forms a commit alone.
@@ -143,6 +146,7 @@ impl SlotHost {
                 held: Answers::default(),
                 positions: Vec::new(),
                 records_open: 0,
+                sent: None,
                 records_sealed: 0,
                 is_single_full: false,
                 culprit: Culprit::default(),

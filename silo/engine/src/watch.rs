@@ -51,16 +51,32 @@ impl Pulse {
             name[len..len + take].copy_from_slice(&part[..take]);
             len += take;
         }
-        for (word, bytes) in self.name.iter().zip(name.chunks_exact(8)).take(len.div_ceil(8)) {
+        self.begins(&name[..len.next_multiple_of(8)], len);
+    }
+
+    /// The pipeline begins with what `name` says, padded with blanks to a multiple of eight bytes.
+    pub fn step_begins(&self, name: &[u8]) {
+        self.begins(name, name.len());
+    }
+
+    #[inline]
+    fn begins(&self, name: &[u8], len: usize) {
+        for (word, bytes) in self.name.iter().zip(name.chunks_exact(8)) {
             word.store(u64::from_le_bytes(bytes.try_into().expect("chunks of eight")), Ordering::Relaxed);
         }
         self.name_len.store(len as u64, Ordering::Relaxed);
-        self.beat.fetch_add(1, Ordering::Release);
+        self.beats();
     }
 
     /// What began has ended.
     pub fn turn_ends(&self) {
-        self.beat.fetch_add(1, Ordering::Release);
+        self.beats();
+    }
+
+    /// Only the lane writes, so it need not add atomically, which would make the processor wait for all it has under
+    /// way in memory.
+    fn beats(&self) {
+        self.beat.store(self.beat.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
     }
 
     /// A record is about to be applied.
@@ -87,7 +103,7 @@ impl Pulse {
             bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
         }
         bytes.truncate(self.name_len.load(Ordering::Relaxed) as usize);
-        let name = String::from_utf8_lossy(&bytes).into_owned();
+        let name = String::from_utf8_lossy(&bytes).trim_end().to_owned();
         let source = self.source.load(Ordering::Relaxed);
         if source == u64::MAX {
             return name;

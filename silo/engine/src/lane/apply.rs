@@ -31,7 +31,7 @@ impl Lane {
         record: &Record<'_>,
         _: Position,
     ) -> Result<(), Fault> {
-        self.until_done(host, inner, "a record", |pipeline, inner| {
+        self.until_done(host, inner, b"pipeline/a record.apply ", |pipeline, inner| {
             pipeline.apply(host.id, record, &mut inner.effects)
         })
     }
@@ -41,11 +41,11 @@ impl Lane {
         &self,
         host: &SlotHost,
         inner: &mut Inner,
-        what: &'static str,
+        what: &'static [u8; 24],
         mut step: impl FnMut(&mut dyn Pipeline, &mut Inner) -> Result<Applied, Failure>,
     ) -> Result<(), Fault> {
         loop {
-            self.mailbox.pulse.turn_begins("pipeline", what, "apply");
+            self.mailbox.pulse.step_begins(what);
             let stepped = catch_unwind(AssertUnwindSafe(|| step(&mut **self.pipeline.borrow_mut(), inner)));
             self.mailbox.pulse.turn_ends();
             match stepped {
@@ -206,7 +206,9 @@ impl Lane {
             offset: inner.machine.open_commit().0,
         };
         let cause = cause(at, inner.effects.outbox.len() as u32);
-        match self.until_done(host, inner, "the clock", |pipeline, inner| step(pipeline, cause, inner)) {
+        match self.until_done(host, inner, b"pipeline/the clock.apply", |pipeline, inner| {
+            step(pipeline, cause, inner)
+        }) {
             Ok(()) => true,
             Err(fault) => {
                 let (reason, blame) = match fault {

@@ -1,6 +1,7 @@
 //! Carries out what the slots' machines decide: scripts, openings, releases.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use granary_cluster::retry::Caution;
 use granary_cluster::slot::{Do, Heard, Opened, Slot, Stored};
@@ -58,7 +59,12 @@ impl Lane {
 
     fn carry_out_one(&self, host: &Rc<SlotHost>, what: Do) {
         match what {
-            Do::Script(script) => self.scripts.borrow_mut().push(script),
+            Do::Script(script) => {
+                if let Script::Commit(commit) = &script {
+                    host.inner.borrow_mut().sent = Some(Arc::clone(commit));
+                }
+                self.scripts.borrow_mut().push(script);
+            }
             // store and log are one engine here: nobody else holds a transaction, there is no marker
             Do::Fence(ask, _) => self.machine(host, |machine, out| machine.hear(Heard::Fenced(ask), out)),
             Do::ReadMarker(ask) => {
@@ -180,6 +186,9 @@ impl Lane {
         self.pipeline.borrow_mut().acknowledged(host.id, n);
         self.clear_of_suspicion(host);
         let mut inner = host.inner.borrow_mut();
+        if let Some(sent) = inner.sent.take_if(|sent| sent.n == n) {
+            self.spare.borrow_mut().keep(sent);
+        }
         let sealed = std::mem::take(&mut inner.records_sealed);
         if let Some(caution) = &mut inner.caution {
             caution.passed(sealed);

@@ -7,7 +7,7 @@
 //! | `run`, `failed`, `limits` | turns begin, wait and end; fail; last too long |
 //! | `decided` | outputs and reminders of a turn join the commit in which it ends |
 //! | `answers` | answers held until their commit, and kept under idempotency keys |
-//! | `commit`, `seal`, `rollback` | carries out what the slots' machines decide; seals; goes back |
+//! | `commit`, `seal`, `rollback`, `spare` | carries out what the slots' machines decide; seals; goes back; memory used again |
 //! | `feed`, `chunk`, `apply` | records from sources to slots, and what they do there |
 //! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
 //! | `cell` | the actix actor around it |
@@ -32,6 +32,7 @@ mod reminding;
 mod rollback;
 mod run;
 mod seal;
+mod spare;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -59,6 +60,7 @@ use crate::turns::Turns;
 use alarms::{Alarm, Alarms, TICK_EVERY};
 pub(crate) use deliver::refuse;
 use feed::Feed;
+use spare::Spare;
 
 /// Calls handled in one round before the lane looks at everything else.
 const CALLS_PER_ROUND: usize = 512;
@@ -94,6 +96,7 @@ pub(crate) struct Lane {
     /// What the machines decided and is not carried out yet.
     decided: RefCell<Vec<(SlotId, Do)>>,
     scripts: RefCell<Vec<Script>>,
+    spare: RefCell<Spare>,
     pace: RefCell<Pace>,
     last_seal: Cell<Instant>,
     store_backoff: RefCell<Backoff>,
@@ -139,6 +142,7 @@ impl Lane {
             alarms: RefCell::default(),
             decided: RefCell::default(),
             scripts: RefCell::default(),
+            spare: RefCell::default(),
             pace: RefCell::new(Pace::new(interval_min.into(), interval_max.into())),
             last_seal: Cell::new(Instant::now()),
             store_backoff: RefCell::default(),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use granary_cluster::retry::{Caution, Mode};
-use granary_cluster::{Cells, Outbox, Position, fail};
+use granary_cluster::{Cells, Position, fail};
 use granary_core::{Result, SlotId};
 
 use crate::slot::{Blame, Inner, SlotHost};
@@ -75,15 +75,15 @@ impl Lane {
         let _ = fail::point("seal.before");
         let mut inner = host.inner.borrow_mut();
         let n = inner.machine.open_commit();
-        let mut cells = std::mem::take(&mut inner.cells);
+        let (outbox_room, cells_room) = self.spare.borrow_mut().take();
+        let mut cells = std::mem::replace(&mut inner.cells, cells_room);
         if let Err(error) = self.seal_grains(host, &mut cells) {
             inner.cells = cells;
             drop(inner);
             return host.break_with(format!("a state cannot be encoded: {error}"), Blame::Slot);
         }
         self.pipeline.borrow_mut().seal(host.id, n, &mut cells);
-        let roomy = Outbox::like(&inner.effects.outbox);
-        let outbox = std::mem::replace(&mut inner.effects.outbox, roomy);
+        let outbox = std::mem::replace(&mut inner.effects.outbox, outbox_room);
         inner.positions.sort_unstable();
         let positions = self.positions_of(host, &inner.positions);
         inner.positions.clone_from(&positions);
