@@ -44,9 +44,10 @@ pub struct Slots {
     prepared: Prepared,
     /// By the slot's number; a slot without memory is `None`.
     slots: Vec<Option<Box<Slot>>>,
-    routed: Routed,
-    /// The decoded records of the present chunk, by place.
+    /// The decoded records of the present chunk, by place; at least one.
     chunk: Vec<Routed>,
+    /// The place of the record that was routed or recalled last.
+    at: usize,
     buffers: Buffers,
 }
 
@@ -56,8 +57,8 @@ impl Slots {
         Slots {
             prepared: Prepared::new(plan),
             slots: (0..slots).map(|_| None).collect(),
-            routed: Routed::default(),
-            chunk: Vec::new(),
+            chunk: vec![Routed::default()],
+            at: 0,
             buffers: Buffers::default(),
         }
     }
@@ -78,9 +79,9 @@ impl Slots {
     }
 
     fn slot(&mut self, slot: SlotId) -> (&mut Slot, &Prepared, &Routed, &mut Buffers) {
-        let Slots { prepared, slots, routed, buffers, .. } = self;
+        let Slots { prepared, slots, chunk, at, buffers } = self;
         let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
-        (slot, prepared, routed, buffers)
+        (slot, prepared, &chunk[*at], buffers)
     }
 }
 
@@ -90,29 +91,30 @@ fn sinks(prepared: &Prepared) -> impl Iterator<Item = &str> {
 
 impl Pipeline for Slots {
     fn route(&mut self, record: &Record<'_>) -> SlotId {
-        self.routed.read(&self.prepared.plan, record);
-        self.routed.slot(&self.prepared.plan, record, self.slots.len() as u16)
+        self.route_at(0, record)
     }
 
     fn route_at(&mut self, place: usize, record: &Record<'_>) -> SlotId {
         if place >= self.chunk.len() {
             self.chunk.resize_with(place + 1, Routed::default);
         }
+        self.at = place;
         let routed = &mut self.chunk[place];
         routed.read(&self.prepared.plan, record);
         routed.slot(&self.prepared.plan, record, self.slots.len() as u16)
     }
 
     fn recall(&mut self, place: usize, _: &Record<'_>) {
-        std::mem::swap(&mut self.routed, &mut self.chunk[place]);
+        self.at = place;
     }
 
     fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
-        if self.routed.is_refused() {
+        let routed = &self.chunk[self.at];
+        if routed.is_refused() {
             return record.key.unwrap_or_default().to_vec();
         }
         let source = &self.prepared.plan.sources[usize::from(record.source.0)];
-        self.routed.key(source, record.value).to_vec()
+        routed.key(source, record.value).to_vec()
     }
 
     fn apply(
@@ -121,7 +123,7 @@ impl Pipeline for Slots {
         record: &Record<'_>,
         effects: &mut Effects,
     ) -> Result<Applied, Failure> {
-        debug_assert!(self.routed.is(record), "the record applied is the one routed last");
+        debug_assert!(self.chunk[self.at].is(record), "the record applied is the one routed last");
         let (slot, prepared, routed, buffers) = self.slot(slot);
         slot.apply(prepared, routed, record, buffers, effects)
     }

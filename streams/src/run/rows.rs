@@ -1,5 +1,7 @@
 //! Rows as flat JSON, written straight into the outbox. What does not change from row to row is prepared once.
 
+use std::cell::{RefCell, RefMut};
+
 use granary_cluster::Record;
 use granary_core::Timestamp;
 use granary_window::{Computed, Reason, Row, Values, Window};
@@ -19,6 +21,22 @@ pub(crate) struct Template {
     step: Box<[u8]>,
     /// Several windows have the same start: identities name the end too.
     names_end: bool,
+    last: RefCell<Last>,
+}
+
+/// What the row before had in its text: rows of one window come together, and those of one key.
+#[derive(Debug, Default)]
+struct Last {
+    bounds: Option<(Timestamp, Timestamp)>,
+    /// `{"window_start":...,"window_end":...`
+    row_bounds: Vec<u8>,
+    /// `/totals/1690000000000`
+    id_bounds: Vec<u8>,
+    key: Option<Vec<u8>>,
+    /// `,"device":"d-7"`
+    row_key: Vec<u8>,
+    /// `Window/d-7`
+    id_key: Vec<u8>,
 }
 
 impl Template {
@@ -38,28 +56,70 @@ impl Template {
                 .collect(),
             step: format!("/{}/", step.name).into_bytes().into(),
             names_end: matches!(window.spec.window, Window::Cumulate { .. }),
+            last: RefCell::default(),
         }
+    }
+
+    /// The texts of this row's bounds and key.
+    fn last(&self, row: &Row<'_>) -> RefMut<'_, Last> {
+        let mut last = self.last.borrow_mut();
+        if last.bounds != Some((row.start, row.end)) {
+            self.write_bounds(row, &mut last);
+        }
+        if last.key.as_deref() != Some(row.key) {
+            self.write_key(row, &mut last);
+        }
+        last
+    }
+
+    fn write_bounds(&self, row: &Row<'_>, last: &mut Last) {
+        let Last { bounds, row_bounds, id_bounds, .. } = last;
+        *bounds = Some((row.start, row.end));
+        row_bounds.clear();
+        id_bounds.clear();
+        id_bounds.extend_from_slice(&self.step);
+        if row.start == Timestamp::MIN {
+            id_bounds.extend_from_slice(b"all");
+        } else {
+            row_bounds.extend_from_slice(b"{\"window_start\":");
+            text::int(row_bounds, row.start.ms());
+            row_bounds.extend_from_slice(b",\"window_end\":");
+            text::int(row_bounds, row.end.ms());
+            text::int(id_bounds, row.start.ms());
+        }
+        if self.names_end {
+            id_bounds.extend_from_slice(b"..");
+            text::int(id_bounds, row.end.ms());
+        }
+    }
+
+    fn write_key(&self, row: &Row<'_>, last: &mut Last) {
+        let Last { key, row_key, id_key, .. } = last;
+        let key = key.get_or_insert_default();
+        key.clear();
+        key.extend_from_slice(row.key);
+        row_key.clear();
+        row_key.extend_from_slice(&self.key);
+        if self.key_is_text {
+            text::string(row_key, row.key);
+        } else {
+            row_key.extend_from_slice(row.key);
+        }
+        id_key.clear();
+        id_key.extend_from_slice(b"Window/");
+        segments::escape(id_key, row.key);
     }
 
     /// The identity of a row without `#` and its revision.
     #[inline]
     pub fn window(&self, row: &Row<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"Window/");
-        segments::escape(out, row.key);
+        let last = self.last(row);
+        out.extend_from_slice(&last.id_key);
         for segment in segments::iter(row.by) {
             out.push(b'/');
             segments::escape(out, segment.text);
         }
-        out.extend_from_slice(&self.step);
-        if row.start == Timestamp::MIN {
-            out.extend_from_slice(b"all");
-        } else {
-            text::int(out, row.start.ms());
-        }
-        if self.names_end {
-            out.extend_from_slice(b"..");
-            text::int(out, row.end.ms());
-        }
+        out.extend_from_slice(&last.id_bounds);
     }
 
     /// The identity of a row: a replay makes the same one.
@@ -74,7 +134,16 @@ impl Template {
     #[inline]
     pub fn row(&self, row: &Row<'_>, out: &mut Vec<u8>) {
         out.reserve(256);
-        self.names(row, out);
+        let start = out.len();
+        let last = self.last(row);
+        out.extend_from_slice(&last.row_bounds);
+        out.extend_from_slice(&last.row_key);
+        for (name, segment) in self.by.iter().zip(segments::iter(row.by)) {
+            out.extend_from_slice(name);
+            segment.json(out);
+        }
+        // The members begin with a comma; the first one's place is taken by the brace.
+        out[start] = b'{';
         self.values(&row.values, out);
         out.extend_from_slice(b",\"revision\":");
         text::int(out, row.revision);
@@ -85,36 +154,6 @@ impl Template {
             out.extend_from_slice(op.as_str().as_bytes());
         }
         out.extend_from_slice(b"\"}");
-    }
-
-    #[inline]
-    fn names(&self, row: &Row<'_>, out: &mut Vec<u8>) {
-        if row.start == Timestamp::MIN {
-            // The members begin with a comma; the first one's place is taken by the brace.
-            let start = out.len();
-            self.key_and_by(row, out);
-            out[start] = b'{';
-            return;
-        }
-        out.extend_from_slice(b"{\"window_start\":");
-        text::int(out, row.start.ms());
-        out.extend_from_slice(b",\"window_end\":");
-        text::int(out, row.end.ms());
-        self.key_and_by(row, out);
-    }
-
-    #[inline]
-    fn key_and_by(&self, row: &Row<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.key);
-        if self.key_is_text {
-            text::string(out, row.key);
-        } else {
-            out.extend_from_slice(row.key);
-        }
-        for (name, segment) in self.by.iter().zip(segments::iter(row.by)) {
-            out.extend_from_slice(name);
-            segment.json(out);
-        }
     }
 
     #[inline]

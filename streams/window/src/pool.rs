@@ -4,7 +4,7 @@ use crate::pane::Pane;
 use crate::rules::Rules;
 
 /// So many panes are held ready to be used again.
-const SPARE_PANES_MAX: usize = 4_096;
+const SPARE_PANES_MAX: usize = 1_024;
 
 /// Longer lists of panes are not held.
 const SPARE_LIST_MAX: usize = 16;
