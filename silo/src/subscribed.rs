@@ -108,6 +108,14 @@ impl Pipeline for Subscribed {
         }
     }
 
+    fn look_ahead(&self, next: &[(SlotId, usize, Record<'_>)]) {
+        if let (Some(inner), Some((_, _, record))) = (&self.inner, next.first())
+            && self.topic(record.source).is_none()
+        {
+            inner.look_ahead(next);
+        }
+    }
+
     fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
         match &self.inner {
             Some(inner) if self.topic(record.source).is_none() => inner.routed_key(record),

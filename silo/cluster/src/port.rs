@@ -300,6 +300,12 @@ pub trait Pipeline {
         self.route(record);
     }
 
+    /// These records of the present chunk are recalled and applied next, if their slots take them. A pipeline may look
+    /// at what it holds for them, so that memory is waited for once for all of them; nothing may change.
+    fn look_ahead(&self, next: &[(SlotId, usize, Record<'_>)]) {
+        let _ = next;
+    }
+
     /// The routing key of the record routed last, for a stray that is sent on.
     fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
         record.key.unwrap_or_default().to_vec()

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `route` | the record on its way: decoded once, filters and maps evaluated |
 //! | `slot` | one slot's memory: operators, counts, and what a record does to them |
+//! | `ahead` | memory of the records to come is waited for together |
 //! | `clock` | what the passing of time does to a slot |
 //! | `emit` | rows on their way to the sinks |
 //! | `rows` | rows and identities, written straight into the outbox |
@@ -12,6 +13,7 @@
 //!
 //! Invariant: what a record does depends on the record and the slot's cells alone, so a replay does the same.
 
+mod ahead;
 mod ask;
 mod clock;
 pub mod counts;
@@ -106,6 +108,10 @@ impl Pipeline for Slots {
 
     fn recall(&mut self, place: usize, _: &Record<'_>) {
         self.at = place;
+    }
+
+    fn look_ahead(&self, next: &[(SlotId, usize, Record<'_>)]) {
+        ahead::look(&self.prepared, &self.slots, &self.chunk, next);
     }
 
     fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {

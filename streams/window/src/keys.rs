@@ -33,6 +33,11 @@ impl Keys {
         Some(place)
     }
 
+    /// Where a key of this name's hash is, whose name may be another: looks at the table alone.
+    pub(crate) fn likely(&self, name: &[u8]) -> Option<u32> {
+        self.by_name.find(self.hasher.hash_one(name), |_| true).copied()
+    }
+
     /// Adds a key that is not there.
     pub(crate) fn insert(&mut self, name: &[u8]) -> u32 {
         let key = Key::new(name, bucket_of(name));

@@ -14,6 +14,8 @@ use super::feed::{Fed, Feed};
 
 /// Records of a partition applied in one round before the lane looks at calls again.
 const RECORDS_MAX: usize = 2_048;
+/// So many records' memory is waited for at once.
+const LOOK_AHEAD_RECORDS: usize = 16;
 /// So few when slots make the lane wait.
 const RECORDS_MIN: usize = 16;
 
@@ -53,7 +55,10 @@ impl Lane {
     /// Hands out the records of the chunk; true when a slot cannot take all of its own now. The others take theirs.
     fn apply_chunk(&self, feed: &Feed) -> bool {
         let mut waiting = None;
-        for (taker, slot, place) in &feed.chunk.order {
+        for (i, (taker, slot, place)) in feed.chunk.order.iter().enumerate() {
+            if i % LOOK_AHEAD_RECORDS == 0 {
+                self.look_ahead(feed, i);
+            }
             if waiting == Some(*taker) {
                 continue;
             }
@@ -68,6 +73,16 @@ impl Lane {
             }
         }
         waiting.is_some()
+    }
+
+    /// Lets the pipeline look at the records from the `i`-th of the chunk on.
+    fn look_ahead(&self, feed: &Feed, i: usize) {
+        let order = &feed.chunk.order[i..];
+        let next = order.iter().take(LOOK_AHEAD_RECORDS).map(|(_, slot, place)| {
+            let place = *place as usize;
+            (*slot, place - feed.at, feed.record(place))
+        });
+        self.pipeline.borrow().look_ahead(&next.collect::<Vec<_>>());
     }
 
     /// Names who takes each record of the chunk: its slot, or for a stray the slot that hosts the partition.

@@ -4,16 +4,19 @@
 //! |---|---|
 //! | `mod` | inputs and what they do |
 //! | `cells` | which cells are needed, taken and written |
+//! | `look` | reading ahead of an event |
 //! | `memory` | what leaves memory |
 //! | `peek` | questions about windows and keys |
 //! | `time` | the passing of time |
 
 mod cells;
+mod look;
 mod memory;
 mod peek;
 mod time;
 
 pub use cells::Put;
+pub use look::LINKS;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
