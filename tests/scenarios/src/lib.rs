@@ -6,12 +6,10 @@
 //! | [`faults`] | a store that fails, forgets to answer, or waits, as told |
 //! | [`wait`] | waiting with a limit that says what was expected |
 //! | [`pipeline`] | a small pipeline that tells a grain of each record |
-//! | [`memory`] | the resident memory of this process |
 
 #![allow(clippy::unwrap_used)] // a test kit: a failed expectation ends the test
 
 pub mod faults;
-pub mod memory;
 pub mod pipeline;
 pub mod silo;
 pub mod wait;
