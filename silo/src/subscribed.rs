@@ -185,6 +185,14 @@ impl Pipeline for Subscribed {
         self.inner.as_mut().map_or(Ok(Applied::Done), |inner| inner.end(slot, cause, effects))
     }
 
+    fn go_on(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
+        self.inner.as_mut().map_or(Ok(Applied::Done), |inner| inner.go_on(slot, cause, effects))
+    }
+
+    fn open_cells(&self, slot: SlotId) -> usize {
+        self.inner.as_ref().map_or(0, |inner| inner.open_cells(slot))
+    }
+
     fn seal(&mut self, slot: SlotId, n: CommitNo, cells: &mut Cells) {
         if let Some(inner) = &mut self.inner {
             inner.seal(slot, n, cells);

@@ -268,6 +268,9 @@ pub struct Effects {
 pub enum Applied {
     /// It was: all its effects are there.
     Done,
+    /// It was, and it made more due than one step publishes: [`Pipeline::go_on`] comes before anything else is applied
+    /// to the slot.
+    More,
     /// Nothing was changed: [`Effects::missing`] names the cells to supply first.
     Missing,
 }
@@ -331,8 +334,22 @@ pub trait Pipeline {
         effects: &mut Effects,
     ) -> Result<Applied, Failure>;
 
-    /// The inputs have ended: every watermark becomes the largest time. May be called again until `Done`.
+    /// The inputs have ended: every watermark becomes the largest time.
     fn end(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure>;
+
+    /// Publishes the next portion of what was due when `apply`, `tick` or `end` said [`Applied::More`]; `Done` when
+    /// nothing is left. A seal may come between two portions: a slot that was opened anew is asked, too, before
+    /// anything else is applied to it, and goes on where its last commit ended.
+    fn go_on(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
+        let _ = (slot, cause, effects);
+        Ok(Applied::Done)
+    }
+
+    /// How many cells a seal of the slot would append now, about.
+    fn open_cells(&self, slot: SlotId) -> usize {
+        let _ = slot;
+        0
+    }
 
     /// Appends the slot's dirty cells, and holds them clean as of commit `n`.
     fn seal(&mut self, slot: SlotId, n: CommitNo, cells: &mut Cells);

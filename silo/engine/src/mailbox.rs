@@ -1,7 +1,7 @@
 //! What other threads see of a lane: its bounded inbox, the turns they woke, and a bell.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
 use atomic_waker::AtomicWaker;
@@ -81,8 +81,6 @@ pub(crate) struct Mailbox {
     pub finished: Notify,
     bell: AtomicWaker,
     rung: AtomicBool,
-    /// The lane's time when it last looked, ms: for those that watch it.
-    pub now_ms: AtomicU64,
 }
 
 impl Mailbox {
@@ -99,7 +97,6 @@ impl Mailbox {
             finished: Notify::new(),
             bell: AtomicWaker::new(),
             rung: AtomicBool::new(false),
-            now_ms: AtomicU64::new(0),
         })
     }
 

@@ -63,6 +63,10 @@ pub(crate) struct SlotHost {
     pub is_running: Cell<bool>,
     /// Turns of the present record that have not ended: the slot is not sealed before.
     pub stream_turns: Cell<u32>,
+    /// More is due than one step publishes, or nobody has looked yet since the slot was opened: nothing else is applied.
+    pub is_closing: Cell<bool>,
+    /// The commit that holds the last portion of a closing.
+    pub closed_in: Cell<u64>,
     /// Something was decided since the last seal.
     pub has_changes: Cell<bool>,
     /// Calls of this slot by its own turns on their way, and its turns that were woken and have not gone on: while there
@@ -92,7 +96,8 @@ pub(crate) struct Inner {
     pub sent: Option<Arc<Commit>>,
     /// Records in the commit in flight.
     pub records_sealed: u32,
-    /// A record was applied that forms a commit alone.
+    /// The commit is full by other measures: a record was applied that forms one alone, or a closing has changed many
+    /// cells.
     pub is_single_full: bool,
     pub culprit: Culprit,
     pub caution: Option<Caution>,
@@ -105,8 +110,6 @@ pub(crate) struct Inner {
     pub keyed: Keyed,
     /// Activations that leave as soon as what they changed is stored.
     pub leaving: Vec<u32>,
-    /// Since when records of the present commit wait; for the pace.
-    pub open_since: Timestamp,
     /// Failing whatever is tried: left alone, loudly.
     pub is_parked: bool,
     /// The pipeline was told that the inputs have ended.
@@ -134,6 +137,8 @@ impl SlotHost {
             stored: Cell::new(0),
             is_running: Cell::new(false),
             stream_turns: Cell::new(0),
+            is_closing: Cell::new(false),
+            closed_in: Cell::new(0),
             has_changes: Cell::new(false),
             stirring: Cell::new(0),
             put_off: Cell::new(0),
@@ -157,7 +162,6 @@ impl SlotHost {
                 reminders: Reminders::default(),
                 keyed: Keyed::default(),
                 leaving: Vec::new(),
-                open_since: Timestamp(0),
                 is_parked: false,
                 has_ended: false,
                 applying: None,

@@ -2,17 +2,17 @@
 
 use granary_cluster::{Applied, Cause, Effects, Failure};
 use granary_core::{Span, Timestamp};
-use granary_window::{Early, Input, Operator};
+use granary_window::{Early, Input, Operator, PORTION_WINDOWS, Row};
 
 use super::emit::{Causes, Emit};
 use super::prepared::Prepared;
 use super::slot::Slot;
 
-/// Keys closed by one tick at most: the others follow with the next one.
+/// Silent keys named by one tick at most: the others follow with the next one.
 const IDLE_KEYS_MAX: usize = 4_096;
 
 impl Slot {
-    /// The wall clock: silent keys are closed, early results that wait for it come.
+    /// The wall clock: early results that wait for it come, silent keys are named and closed with [`Slot::go_on`].
     pub fn tick(
         &mut self,
         prepared: &Prepared,
@@ -38,11 +38,10 @@ impl Slot {
         for (operator, idle) in self.operators.iter_mut().zip(&mut self.idle) {
             if operator.spec().watermark.idle_after.is_some() {
                 operator.pass_silence(stood);
-                // An operator names a key once: those of a tick that lacked cells are still here.
                 operator.idle_keys(IDLE_KEYS_MAX.saturating_sub(idle.len()), idle);
             }
-            for key in idle {
-                operator.missing(&Input::CloseIdle { key }, &mut effects.missing);
+            if operator.is_idle_stream() {
+                operator.missing(&Input::CloseIdleStream, &mut effects.missing);
             }
         }
         if effects.missing.len() > missing {
@@ -51,55 +50,114 @@ impl Slot {
         let (mut causes, mut failed) = (Causes(cause), None);
         for (i, operator) in self.operators.iter_mut().enumerate() {
             let window = &prepared.windows[i];
-            let mut emit = Emit {
-                prepared,
-                window,
-                tally: &mut self.tally,
-                causes: &mut causes,
-                effects,
-                time: now,
-                failed: &mut failed,
-            };
+            let (tally, time) = (&mut self.tally, now);
+            let (causes, failed) = (&mut causes, &mut failed);
+            let mut emit = Emit { prepared, window, tally, causes, effects, time, failed };
             if waits_for_the_wall_clock(operator) {
                 operator.apply(&wall_clock, &mut emit);
             }
-            for key in self.idle[i].drain(..) {
-                operator.apply(&Input::CloseIdle { key: &key }, &mut emit);
+            if operator.is_idle_stream() {
+                operator.apply(&Input::CloseIdleStream, &mut emit);
             }
         }
-        failed.map_or(Ok(Applied::Done), Err)
+        failed.map_or(Ok(self.applied()), Err)
     }
 
-    /// The input has ended.
-    pub fn end(
+    /// The input has ended: what that makes due comes with [`Slot::go_on`].
+    pub fn end(&mut self, effects: &mut Effects) -> Applied {
+        let missing = effects.missing.len();
+        for operator in &mut self.operators {
+            operator.missing(&Input::End, &mut effects.missing);
+        }
+        if effects.missing.len() > missing {
+            return Applied::Missing;
+        }
+        for operator in &mut self.operators {
+            operator.apply(&Input::End, &mut |_: Row<'_>| {});
+        }
+        self.applied()
+    }
+
+    /// The next portion of what is due: of the first step that has any.
+    pub fn go_on(
         &mut self,
         prepared: &Prepared,
         cause: Cause,
         effects: &mut Effects,
     ) -> Result<Applied, Failure> {
         let missing = effects.missing.len();
-        for operator in &mut self.operators {
-            operator.missing(&Input::End, &mut effects.missing);
+        let mut ready = 0;
+        let mut found = None;
+        for (i, operator) in self.operators.iter_mut().enumerate() {
+            operator.missing(&Input::GoOn, &mut effects.missing);
+            if !operator.is_closing() && effects.missing.len() == missing {
+                ready = keys_with_cells(operator, &self.idle[i], &mut effects.missing);
+            }
+            if effects.missing.len() > missing {
+                return Ok(Applied::Missing);
+            }
+            if operator.is_closing() || ready > 0 {
+                found = Some(i);
+                break;
+            }
         }
-        if effects.missing.len() > missing {
-            return Ok(Applied::Missing);
-        }
+        let Some(i) = found else { return Ok(Applied::Done) };
         let (mut causes, mut failed) = (Causes(cause), None);
-        for (operator, window) in self.operators.iter_mut().zip(&prepared.windows) {
-            let time = Timestamp::MAX;
-            let mut emit = Emit {
-                prepared,
-                window,
-                tally: &mut self.tally,
-                causes: &mut causes,
-                effects,
-                time,
-                failed: &mut failed,
-            };
-            operator.apply(&Input::End, &mut emit);
+        let (operator, idle) = (&mut self.operators[i], &mut self.idle[i]);
+        let (window, tally, time) = (&prepared.windows[i], &mut self.tally, Timestamp::MAX);
+        let (causes, seen) = (&mut causes, &mut failed);
+        let mut emit = Emit { prepared, window, tally, causes, effects, time, failed: seen };
+        if operator.is_closing() {
+            operator.apply(&Input::GoOn, &mut emit);
+        } else {
+            close_idle(operator, idle, ready, &mut emit);
         }
-        failed.map_or(Ok(Applied::Done), Err)
+        failed.map_or(Ok(self.applied()), Err)
     }
+
+    /// What became of an input that was taken in: more may be due than one portion.
+    pub fn applied(&self) -> Applied {
+        let is_closing = self.operators.iter().any(Operator::is_closing);
+        if is_closing || self.idle.iter().any(|idle| !idle.is_empty()) {
+            Applied::More
+        } else {
+            Applied::Done
+        }
+    }
+}
+
+/// How many of the silent keys, from the first on, can be closed now; when the first one lacks cells, those of a
+/// portion are named.
+fn keys_with_cells(operator: &mut Operator, idle: &[Box<[u8]>], missing: &mut Vec<Vec<u8>>) -> usize {
+    let before = missing.len();
+    let mut ready = 0;
+    for key in idle.iter().take(PORTION_WINDOWS) {
+        operator.missing(&Input::CloseIdle { key }, missing);
+        ready += usize::from(missing.len() == before);
+        if missing.len() - before >= PORTION_WINDOWS {
+            break;
+        }
+    }
+    if ready > 0 {
+        missing.truncate(before);
+    }
+    ready
+}
+
+/// Closes a portion of the silent keys, of the first `ready` ones, in the order in which they were named.
+fn close_idle(operator: &mut Operator, idle: &mut Vec<Box<[u8]>>, ready: usize, emit: &mut Emit<'_>) {
+    let outputs = |emit: &Emit<'_>| emit.effects.outbox.len() + emit.effects.tells.len();
+    let before = outputs(emit);
+    let mut closed = 0;
+    for key in &idle[..ready] {
+        operator.apply(&Input::CloseIdle { key }, emit);
+        closed += 1;
+        // the further portions of a key come before the next key
+        if operator.is_closing() || outputs(emit) - before >= PORTION_WINDOWS {
+            break;
+        }
+    }
+    idle.drain(..closed);
 }
 
 /// Whether the step shows early results after some time of the wall clock.

@@ -34,6 +34,8 @@ use granary_core::{Error, ErrorKind, GrainId, Result, SlotId, Timestamp};
 pub use ask::{DEVICE, GET, WINDOW};
 pub use counts::{Counts, Verdict};
 
+use granary_window::Operator;
+
 use crate::plan::Plan;
 use prepared::Prepared;
 use route::Routed;
@@ -165,8 +167,18 @@ impl Pipeline for Slots {
     }
 
     fn end(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
+        let _ = cause;
+        Ok(self.slot(slot).0.end(effects))
+    }
+
+    fn go_on(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
         let (slot, prepared, ..) = self.slot(slot);
-        slot.end(prepared, cause, effects)
+        slot.go_on(prepared, cause, effects)
+    }
+
+    fn open_cells(&self, slot: SlotId) -> usize {
+        let slot = self.slots[usize::from(slot.0)].as_ref();
+        slot.map_or(0, |slot| slot.operators.iter().map(Operator::open_cells).sum())
     }
 
     fn seal(&mut self, slot: SlotId, n: CommitNo, cells: &mut Cells) {

@@ -94,7 +94,7 @@ impl Slot {
         };
         self.pass_through(prepared, routed, record, &mut causes, effects);
         self.judge(prepared, record, verdict, &mut causes, effects);
-        Ok(Applied::Done)
+        Ok(self.applied())
     }
 
     /// Whether an operator lacks cells for the event; they are named.

@@ -47,6 +47,12 @@ impl Partitions {
         }
     }
 
+    /// The stream is silent: every watermark is at least this. Which partitions are idle stays as it is.
+    pub fn observe_all(&mut self, watermark: i64) {
+        self.watermarks.iter_mut().for_each(|held| *held = watermark.max(*held));
+        self.combine();
+    }
+
     /// The input has ended: every watermark becomes the largest time.
     pub fn end(&mut self) {
         self.watermarks.fill(i64::MAX);

@@ -32,7 +32,8 @@ impl<'a> Event<'a> {
     }
 }
 
-/// One input of an operator. Each is handled to its end, with all rows it causes, before the next one.
+/// One input of an operator. Each is handled to its end, with all rows it causes, before the next one: when it makes
+/// more windows due than one portion has, [`Input::GoOn`] follows until [`crate::Operator::is_closing`] says no.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
     /// An event arrives.
@@ -52,6 +53,8 @@ pub enum Input<'a> {
         /// Whose.
         key: &'a [u8],
     },
+    /// A silent stream (watermark per stream): its watermark moves to where the last result falls due, never further.
+    CloseIdleStream,
     /// The watermark of one partition (watermark per stream); makes it active.
     PartitionWatermark {
         /// Which.
@@ -65,6 +68,8 @@ pub enum Input<'a> {
     PartitionActive(u32),
     /// The wall clock shows this.
     ProcessingTime(Timestamp),
-    /// The input has ended: every watermark becomes the largest time.
+    /// The input has ended: every watermark becomes the largest time. Its rows come with [`Input::GoOn`].
     End,
+    /// The next portion of what the last input made due.
+    GoOn,
 }

@@ -8,28 +8,40 @@ use crate::rules::Layout;
 use crate::slice::{Kept, Slice, forget_at};
 
 impl Key {
-    /// Time has passed: what is due is published, what is closed leaves.
-    pub(crate) fn fire<O: Output>(&mut self, place: u32, stage: &mut Stage<'_, O>) {
+    /// Time has passed: what is due is published, what is closed leaves. It stops where `left` windows are done with,
+    /// though never inside a slice; true when nothing more is due.
+    pub(crate) fn fire<O: Output>(&mut self, place: u32, left: &mut usize, stage: &mut Stage<'_, O>) -> bool {
         if stage.rules.layout.ends_together() {
-            return self.fire_in_order(place, stage);
+            return self.fire_in_order(place, left, stage);
         }
         self.next = i64::MAX;
         let mut at = 0;
         while let Some(slice) = self.slices.get(at) {
-            if slice.next <= stage.w && self.fire_at(at, place, stage) {
-                continue;
+            if slice.next <= stage.w {
+                if *left == 0 {
+                    self.next = slice.next;
+                    return false;
+                }
+                if self.fire_at(at, place, left, stage) {
+                    continue;
+                }
             }
             self.next = self.next.min(self.slices[at].next);
             at += 1;
         }
+        true
     }
 
     /// As `fire`, where all windows of a slice end together: then slices close from the front, and those with a result
     /// to come are at the back (an entry that only says that there is no cell may lie among them). Those in between wait
     /// to be closed and are not looked at, however many they are.
-    fn fire_in_order<O: Output>(&mut self, place: u32, stage: &mut Stage<'_, O>) {
+    fn fire_in_order<O: Output>(&mut self, place: u32, left: &mut usize, stage: &mut Stage<'_, O>) -> bool {
         while self.slices.front().is_some_and(|slice| slice.next <= stage.w && !slice.pending) {
-            if !self.fire_at(0, place, stage) {
+            if *left == 0 {
+                self.next = self.slices[0].next;
+                return false;
+            }
+            if !self.fire_at(0, place, left, stage) {
                 break;
             }
         }
@@ -40,8 +52,14 @@ impl Key {
             at -= 1;
         }
         while let Some(slice) = self.slices.get(at) {
-            if slice.next <= stage.w && self.fire_at(at, place, stage) {
-                continue;
+            if slice.next <= stage.w {
+                if *left == 0 {
+                    self.next = self.next.min(slice.next);
+                    return false;
+                }
+                if self.fire_at(at, place, left, stage) {
+                    continue;
+                }
             }
             let slice = &mut self.slices[at];
             slice.pack(stage.rules, stage.pool);
@@ -51,12 +69,20 @@ impl Key {
         if let Some(front) = self.slices.front() {
             self.next = self.next.min(front.next);
         }
+        true
     }
 
     /// Fires one slice; true when it is gone.
-    fn fire_at<O: Output>(&mut self, at: usize, place: u32, stage: &mut Stage<'_, O>) -> bool {
+    fn fire_at<O: Output>(
+        &mut self,
+        at: usize,
+        place: u32,
+        left: &mut usize,
+        stage: &mut Stage<'_, O>,
+    ) -> bool {
         let Stage { rules, w, now, .. } = *stage;
         let slice = &mut self.slices[at];
+        *left = left.saturating_sub(slice.panes.len().max(1));
         // What is packed or not in memory has no result to come (it would have been missing): it only leaves.
         if slice.is_packed() {
             stage.pool.less(slice.memory_bytes() - size_of::<Slice>());

@@ -64,7 +64,7 @@ pub mod value;
 
 pub use clock::Partitions;
 pub use event::{Event, Input};
-pub use operator::{KeyStats, LINKS, Operator, Peek, Put};
+pub use operator::{KeyStats, LINKS, Operator, PORTION_WINDOWS, Peek, Put};
 pub use row::{Op, Outcome, Output, Reason, Row, State, Values};
 pub use spec::{
     Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Mistake, Per, Spec, Time,

@@ -36,6 +36,8 @@ pub(crate) struct Rules {
     /// All open windows stay in memory: one step can make windows of every key due.
     pub(crate) resident: bool,
     pub(crate) idle_after: Option<u64>,
+    /// The same, with a watermark per stream.
+    pub(crate) stream_idle_after: Option<i64>,
     pub(crate) future_guard: Option<Span>,
 }
 
@@ -130,6 +132,11 @@ impl Rules {
             withdraws: spec.withdraw || retracting || spec.emit == Emit::EveryUpdate,
             resident: !per_key || delayed,
             idle_after: spec.watermark.idle_after.filter(|_| per_key && !global).map(Span::ms),
+            stream_idle_after: spec
+                .watermark
+                .idle_after
+                .filter(|_| !per_key && !processing && !global)
+                .map(length),
             future_guard: spec.watermark.future_guard,
         }
     }

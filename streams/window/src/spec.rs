@@ -100,7 +100,7 @@ pub struct Watermark {
     pub per: Per,
     /// After each event the watermark is at least its time less this, less 1 ms; `None`: only explicit steps move it.
     pub out_of_orderness: Option<Span>,
-    /// A key with a result to come that is silent for so long is closed.
+    /// A key with a result to come that is silent for so long is closed; with a watermark per stream, the stream is.
     pub idle_after: Option<Span>,
     /// An event further ahead of its log time than this is set aside.
     pub future_guard: Option<Span>,

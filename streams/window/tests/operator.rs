@@ -9,7 +9,7 @@ use granary_core::{
 };
 use granary_window::{
     Accumulation, Aggregate, Computed, Dedup, Early, Emit, Event, Function, Horizon, Input, Lateness,
-    Operator, Outcome, Reason, Row, Spec, State, Value, Watermark, Window,
+    Operator, Outcome, Per, Reason, Row, Spec, State, Value, Watermark, Window,
 };
 
 fn spec(window: Window) -> Spec {
@@ -361,4 +361,53 @@ fn many_groups_of_one_key_are_found_by_hash() {
     assert_eq!(bench.rows.len(), 500);
     assert!(bench.rows.iter().all(|row| row.3 == Computed::Int(2)));
     assert_eq!(Span::ZERO, bench.spec.keep);
+}
+
+/// One step, and portions with a restart between any two: the same rows in the same order.
+#[test]
+fn a_mass_of_windows_closes_in_portions_and_goes_on_after_a_restart() {
+    let per_stream = Watermark { per: Per::Stream { partitions: 1 }, ..Watermark::default() };
+    // What makes them due: the watermark of all, the end of the input, an event of the one key with many windows.
+    for cause in 0..3 {
+        let watermark = if cause == 0 { per_stream } else { Watermark::default() };
+        let run = |portion: usize, restarts: bool| {
+            // Nothing is due before: all events are within the disorder that is allowed.
+            let out_of_orderness = Some(secs(10));
+            let watermark = Watermark { out_of_orderness, ..watermark };
+            let mut bench = Bench::new(Spec { watermark, ..tumbling() });
+            for i in 0..40 {
+                bench.event(&format!("k-{:02}", i * 7 % 40), 1_000);
+            }
+            for second in (1..20).rev() {
+                bench.event("k-03", second * 500);
+            }
+            bench.operator.set_portion(portion);
+            match cause {
+                0 => bench.event("z", 20_000),
+                1 => bench.apply(&Input::End),
+                _ => bench.event("k-03", 1_000_000),
+            };
+            let mut portions = vec![bench.rows.len()];
+            while bench.operator.is_closing() {
+                bench.commit();
+                if restarts {
+                    bench.restart();
+                    bench.operator.set_portion(portion);
+                }
+                let before = bench.rows.len();
+                bench.apply(&Input::GoOn);
+                portions.push(bench.rows.len() - before);
+            }
+            bench.commit();
+            (bench.rows, portions, bench.store)
+        };
+        let (at_once, ..) = run(usize::MAX, false);
+        assert!(at_once.len() >= 2, "{at_once:?}");
+        for (portion, restarts) in [(1, false), (1, true), (7, true), (1_000, true)] {
+            let (rows, portions, store) = run(portion, restarts);
+            assert_eq!(rows, at_once, "portions of {portion}, restarts {restarts}");
+            assert!(portions.iter().all(|rows| *rows <= portion), "{portions:?}");
+            assert_eq!(store, run(usize::MAX, false).2, "the same state in the end");
+        }
+    }
 }

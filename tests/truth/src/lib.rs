@@ -111,13 +111,28 @@ impl Driver {
         }
     }
 
-    fn until_done(&mut self, slot: SlotId, mut step: impl FnMut(&mut Slots, &mut Effects) -> Applied) {
+    /// Applies a step, and what it made due.
+    fn until_done(&mut self, slot: SlotId, step: impl FnMut(&mut Slots, &mut Effects) -> Applied) {
+        let mut applied = self.until_applied(slot, step);
+        while applied == Applied::More {
+            applied = self.until_applied(slot, |slots, effects| {
+                slots.go_on(slot, clock_cause(), effects).expect("no handler fails")
+            });
+        }
+    }
+
+    fn until_applied(
+        &mut self,
+        slot: SlotId,
+        mut step: impl FnMut(&mut Slots, &mut Effects) -> Applied,
+    ) -> Applied {
         let effects = self.effects.entry(slot.0).or_default();
         for _ in 0..10 {
             let before = effects.outbox.len();
-            if step(&mut self.slots, effects) == Applied::Done {
+            let applied = step(&mut self.slots, effects);
+            if applied != Applied::Missing {
                 assert!(effects.missing.is_empty());
-                return;
+                return applied;
             }
             assert_eq!(effects.outbox.len(), before, "what lacks cells changes nothing");
             for cell in std::mem::take(&mut effects.missing) {

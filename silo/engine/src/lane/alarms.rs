@@ -149,7 +149,7 @@ impl Lane {
             Alarm::Tick => {
                 self.check_turns();
                 self.check_answers();
-                self.tick_slots();
+                self.is_tick_due.set(true);
                 self.set_alarm(self.now.get() + TICK_EVERY, Alarm::Tick);
             }
             Alarm::Sweep { slot, from } => self.sweep(slot, from),
@@ -240,8 +240,7 @@ impl Lane {
         arguments: &[u8],
         origin: Origin,
     ) -> Result<()> {
-        let info = self.kinds.iter().find(|info| info.id == kind);
-        let entry = info.and_then(|info| info.method(method)).ok_or_else(|| {
+        let entry = self.kind(kind).and_then(|info| info.method(method)).ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
                 format!("this silo hosts no grain with a method `{method}` for it"),

@@ -31,9 +31,11 @@ impl Lane {
         record: &Record<'_>,
         _: Position,
     ) -> Result<(), Fault> {
-        self.until_done(host, inner, b"pipeline/a record.apply ", |pipeline, inner| {
+        let applied = self.until_done(host, inner, b"pipeline/a record.apply ", |pipeline, inner| {
             pipeline.apply(host.id, record, &mut inner.effects)
-        })
+        })?;
+        host.is_closing.set(applied == Applied::More);
+        Ok(())
     }
 
     /// Supplies missing cells until the pipeline is done; a panic is a failure.
@@ -43,13 +45,13 @@ impl Lane {
         inner: &mut Inner,
         what: &'static [u8; 24],
         mut step: impl FnMut(&mut dyn Pipeline, &mut Inner) -> Result<Applied, Failure>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Applied, Fault> {
         loop {
             self.mailbox.pulse.step_begins(what);
             let stepped = catch_unwind(AssertUnwindSafe(|| step(&mut **self.pipeline.borrow_mut(), inner)));
             self.mailbox.pulse.turn_ends();
             match stepped {
-                Ok(Ok(Applied::Done)) => return Ok(()),
+                Ok(Ok(applied @ (Applied::Done | Applied::More))) => return Ok(applied),
                 Ok(Ok(Applied::Missing)) => {
                     let mut missing = std::mem::take(&mut inner.effects.missing);
                     self.supply(host, &mut missing).map_err(Fault::Store)?;
@@ -97,7 +99,7 @@ impl Lane {
 
     fn tell(&self, host: &Rc<SlotHost>, grain: &GrainId, method: &str, arguments: &[u8]) -> Result<()> {
         let kind = KindId::of(&grain.kind);
-        let info = self.kinds.iter().find(|info| info.id == kind).ok_or_else(|| {
+        let info = self.kind(kind).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("this silo does not host `{}`", grain.kind))
         })?;
         if self.route.slot(&grain.key) != host.id {
@@ -131,27 +133,34 @@ impl Lane {
 
     /// The inputs have ended: each slot closes what is open. True while there is more to do.
     pub(super) fn end_inputs(&self) -> bool {
+        if self.is_closing_enough() {
+            return false;
+        }
         for host in self.slots.iter().flatten() {
             let mut inner = host.inner.borrow_mut();
             if inner.is_parked || inner.has_ended {
                 continue;
             }
-            if !host.is_running.get() || host.stream_turns.get() > 0 || host.is_batch_full(&inner) {
+            let is_free = host.is_running.get() && !host.is_closing.get();
+            if !is_free || host.stream_turns.get() > 0 || host.is_batch_full(&inner) {
                 return false;
             }
             let ended = self.by_clock(host, &mut inner, |pipeline, cause, inner| {
                 pipeline.end(host.id, cause, &mut inner.effects)
             });
-            if ended {
+            if let Some(applied) = ended {
                 inner.has_ended = true;
                 host.has_changes.set(true);
+                host.is_closing.set(applied == Applied::More);
             }
             self.tell_decided(host, inner);
             return true;
         }
         let stored = |host: &Rc<SlotHost>| {
             host.inner.borrow().is_parked
-                || (!host.has_changes.get() && host.inner.borrow().machine.may_seal())
+                || (!host.is_closing.get()
+                    && !host.has_changes.get()
+                    && host.inner.borrow().machine.may_seal())
         };
         if self.slots.iter().flatten().all(stored) && !self.is_finished.replace(true) {
             self.mailbox.finish();
@@ -168,14 +177,15 @@ impl Lane {
         for host in self.slots.iter().flatten() {
             let at_end = self.feeds.borrow().iter().filter(|f| f.feeds(host.id)).all(|f| f.is_idle());
             let mut inner = host.inner.borrow_mut();
-            if !at_end || !host.is_running.get() || host.stream_turns.get() > 0 || host.is_batch_full(&inner)
-            {
+            let is_free = host.is_running.get() && !host.is_closing.get();
+            if !at_end || !is_free || host.stream_turns.get() > 0 || host.is_batch_full(&inner) {
                 continue;
             }
             let before = inner.effects.outbox.len();
-            self.by_clock(host, &mut inner, |pipeline, cause, inner| {
+            let ticked = self.by_clock(host, &mut inner, |pipeline, cause, inner| {
                 pipeline.tick(host.id, now, cause, &mut inner.effects)
             });
+            host.is_closing.set(ticked == Some(Applied::More));
             if inner.effects.outbox.len() > before {
                 host.has_changes.set(true);
             }
@@ -184,7 +194,7 @@ impl Lane {
     }
 
     /// The calls of grains that the clock caused.
-    fn tell_decided(&self, host: &Rc<SlotHost>, mut inner: RefMut<'_, Inner>) {
+    pub(super) fn tell_decided(&self, host: &Rc<SlotHost>, mut inner: RefMut<'_, Inner>) {
         inner.applying = None;
         let tells = std::mem::take(&mut inner.effects.tells);
         drop(inner);
@@ -194,12 +204,13 @@ impl Lane {
         }
     }
 
-    fn by_clock(
+    /// One step that no record causes; `None` when it failed, and the slot goes back.
+    pub(super) fn by_clock(
         &self,
         host: &Rc<SlotHost>,
         inner: &mut Inner,
         mut step: impl FnMut(&mut dyn Pipeline, Cause, &mut Inner) -> Result<Applied, Failure>,
-    ) -> bool {
+    ) -> Option<Applied> {
         let at = Position {
             source: NO_SOURCE,
             partition: u32::from(host.id.0),
@@ -209,14 +220,14 @@ impl Lane {
         match self.until_done(host, inner, b"pipeline/the clock.apply", |pipeline, inner| {
             step(pipeline, cause, inner)
         }) {
-            Ok(()) => true,
+            Ok(applied) => Some(applied),
             Err(fault) => {
                 let (reason, blame) = match fault {
                     Fault::Store(error) => (error.to_string(), Blame::Store),
                     Fault::Handler(reason) => (reason, Blame::Slot),
                 };
                 host.break_with(reason, blame);
-                false
+                None
             }
         }
     }

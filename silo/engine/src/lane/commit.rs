@@ -153,6 +153,8 @@ impl Lane {
             return; // the slot opens when they can be read
         }
         host.is_running.set(true);
+        host.is_closing.set(true); // perhaps: the pipeline knows
+        host.closed_in.set(0);
         host.has_changes.set(false);
         let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
         let positions = &opened.positions;
@@ -193,7 +195,7 @@ impl Lane {
         if let Some(caution) = &mut inner.caution {
             caution.passed(sealed);
         }
-        inner.is_single_full = false;
+        inner.is_single_full &= host.closed_in.get() > n.0; // what was closed since is full by itself
         let Inner { machine, culprit, held, keyed, leaving, .. } = &mut *inner;
         culprit.passed(machine.positions());
         keyed.stored(n.0);

@@ -152,7 +152,7 @@ impl Lane {
     /// While the store is away only what needs none runs: `snapshot` reads, volatile kinds, and what is under way.
     fn is_refused_while_away(&self, info: &granary_core::MethodInfo, options: &Options) -> bool {
         let durable = || {
-            let kind = self.kinds.iter().find(|kind| kind.id == info.kind_id);
+            let kind = self.kind(info.kind_id);
             kind.is_none_or(|kind| kind.options.durability == Durability::Durable)
         };
         options.origin == Origin::Call

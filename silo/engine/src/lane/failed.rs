@@ -64,8 +64,7 @@ impl Lane {
     }
 
     fn is_activation_hook(&self, info: &'static MethodInfo) -> bool {
-        let kind = self.kinds.iter().find(|kind| kind.id == info.kind_id);
-        kind.and_then(|kind| kind.on_activate).is_some_and(|hook| hook.info == info)
+        self.kind(info.kind_id).and_then(|kind| kind.on_activate).is_some_and(|hook| hook.info == info)
     }
 
     /// A turn did not come to its end: those that joined its call, and whoever began it, are told.

@@ -216,7 +216,7 @@ impl Lane {
             return Fed::Passed;
         }
         let waits = !host.is_running.get() || host.stream_turns.get() > 0 || host.broken.borrow().is_some();
-        let waits = waits || self.now.get() < host.paused_until.get();
+        let waits = waits || host.is_closing.get() || self.now.get() < host.paused_until.get();
         if waits || host.is_batch_full(&inner) || inner.machine.is_outbox_full() {
             return Fed::Waits;
         }
@@ -237,9 +237,6 @@ impl Lane {
                 return Fed::Waits;
             }
             inner = host.inner.borrow_mut();
-        }
-        if inner.records_open == 0 {
-            inner.open_since = self.now.get();
         }
         self.mailbox.pulse.record(at.source.0, at.partition, at.offset);
         inner.applying = Some(at);

@@ -9,6 +9,7 @@
 //! | `answers` | answers held until their commit, and kept under idempotency keys |
 //! | `commit`, `seal`, `rollback`, `spare` | carries out what the slots' machines decide; seals; goes back; memory used again |
 //! | `feed`, `chunk`, `apply` | records from sources to slots, and what they do there |
+//! | `closing` | what falls due in a mass, a portion at a time |
 //! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
 //! | `cell` | the actix actor around it |
 //!
@@ -20,6 +21,7 @@ mod apply;
 mod ask;
 pub(crate) mod cell;
 mod chunk;
+mod closing;
 mod commit;
 mod decided;
 mod deliver;
@@ -113,6 +115,8 @@ pub(crate) struct Lane {
     stop: RefCell<Option<oneshot::Sender<()>>>,
     is_stopping: Cell<bool>,
     is_finished: Cell<bool>,
+    /// Silent keys are to be looked for.
+    is_tick_due: Cell<bool>,
     /// Memory is short: clean activations idle for so many seconds leave.
     cut_s: Cell<Option<u64>>,
 }
@@ -155,6 +159,7 @@ impl Lane {
             stop: RefCell::default(),
             is_stopping: Cell::new(false),
             is_finished: Cell::new(false),
+            is_tick_due: Cell::new(false),
             cut_s: Cell::new(None),
             config,
             route,
@@ -180,7 +185,6 @@ impl Lane {
     /// One round of everything; true when there is more to do at once.
     pub fn round(&self) -> bool {
         self.look_at_clock();
-        self.mailbox.now_ms.store(self.now.get().ms().unsigned_abs(), Ordering::Relaxed);
         let mut more = self.hear_words();
         more |= self.carry_out();
         self.ring_alarms();
@@ -188,14 +192,20 @@ impl Lane {
         more |= self.take_calls();
         more |= self.pump_all();
         self.undo_broken();
+        self.close_due();
         more |= self.feed();
         self.undo_broken();
+        if self.is_tick_due.take() {
+            self.tick_slots(); // after the sources were read: now it is known which of them stand at their end
+            self.undo_broken();
+        }
         more |= self.carry_out();
         self.note_woken(); // a turn woken in this round is part of its slot's open commit
         self.seal_due();
         more |= self.carry_out();
         self.submit();
         self.try_stop();
+        more |= self.next_closing().is_some();
         let is_stirring = !self.ready.borrow().is_empty() || !self.pumps.borrow().is_empty();
         more || is_stirring || !self.local.borrow().is_empty()
     }
@@ -312,6 +322,11 @@ impl Lane {
     /// The slot, if this lane holds it.
     fn slot(&self, slot: SlotId) -> Option<Rc<SlotHost>> {
         self.slots.get(slot.0 as usize)?.clone()
+    }
+
+    /// What this lane knows of a kind, if it hosts it.
+    fn kind(&self, kind: KindId) -> Option<&'static KindInfo> {
+        self.kind_no(kind).map(|no| self.kinds[usize::from(no)])
     }
 
     /// The number this lane gave to a kind.

@@ -61,6 +61,9 @@ struct Bench {
     commit: u64,
 }
 
+/// Windows in a portion once the state was disturbed: so few that a disturbance comes between two.
+const PORTION_DISTURBED: usize = 2;
+
 /// The step's prefix in the store.
 const PREFIX: &[u8] = b"step/";
 
@@ -85,9 +88,25 @@ impl Bench {
             }
             Disturbance::Restart => self.operator = Operator::new(self.spec.clone(), PREFIX),
         }
+        self.operator.set_portion(PORTION_DISTURBED);
     }
 
-    fn apply(&mut self, input: &Input<'_>, out: &mut impl FnMut(Row<'_>)) -> Result<Outcome, String> {
+    /// Applies an input to its end, with `between` before each further portion of what it makes due.
+    fn apply(
+        &mut self,
+        input: &Input<'_>,
+        mut between: impl FnMut() -> Disturbance,
+        out: &mut impl FnMut(Row<'_>),
+    ) -> Result<Outcome, String> {
+        let outcome = self.apply_one(input, out)?;
+        while self.operator.is_closing() {
+            self.disturb(between());
+            self.apply_one(&Input::GoOn, out)?;
+        }
+        Ok(outcome)
+    }
+
+    fn apply_one(&mut self, input: &Input<'_>, out: &mut impl FnMut(Row<'_>)) -> Result<Outcome, String> {
         let mut cells = Vec::new();
         loop {
             self.operator.missing(input, &mut cells);
@@ -130,7 +149,7 @@ fn run_window(
                     let gap = fields.get("gap").and_then(Json::as_u64);
                     event.gap = Some(granary_core::Span(gap.ok_or("step: gap: a length expected")?));
                 }
-                let outcome = bench.apply(&Input::Event(&event), &mut out)?;
+                let outcome = bench.apply(&Input::Event(&event), || before(at), &mut out)?;
                 observed.note(outcome, id);
                 continue;
             }
@@ -145,7 +164,7 @@ fn run_window(
             Step::ProcessingTime(now) => Input::ProcessingTime(Timestamp(*now)),
             Step::End => Input::End,
         };
-        bench.apply(&input, &mut out)?;
+        bench.apply(&input, || before(at), &mut out)?;
     }
     Ok(observed)
 }

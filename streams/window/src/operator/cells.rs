@@ -9,6 +9,7 @@
 //! | slice | `S`, name, start (8 bytes, sorted) | panes |
 
 use super::Operator;
+use super::closing::Closing;
 use crate::Corrupt;
 use crate::encode::{Reader, VERSION, put_i64};
 use crate::event::{Event, Input};
@@ -21,8 +22,8 @@ pub type Put<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 
 const ROOT: u8 = b'R';
 const BUCKET: u8 = b'I';
-const KEY: u8 = b'K';
-const IDS: u8 = b'H';
+pub(super) const KEY: u8 = b'K';
+pub(super) const IDS: u8 = b'H';
 const SLICE: u8 = b'S';
 
 impl Operator {
@@ -50,11 +51,13 @@ impl Operator {
                         .extend(pending.map(|slice| slice_cell(&self.prefix, key.name.bytes(), slice.start)));
                 }
             }
+            Input::End => self.missing_index(cells),
+            Input::GoOn => self.missing_portion(cells),
             Input::PartitionWatermark { .. }
+            | Input::CloseIdleStream
             | Input::PartitionIdle(_)
             | Input::PartitionActive(_)
             | Input::ProcessingTime(_) => self.missing_root(cells),
-            Input::End => self.missing_everything(cells),
         }
     }
 
@@ -68,7 +71,7 @@ impl Operator {
         }
     }
 
-    fn missing_root(&self, cells: &mut Vec<Vec<u8>>) {
+    pub(super) fn missing_root(&self, cells: &mut Vec<Vec<u8>>) {
         if !self.index.has_root() {
             cells.push(cell(&self.prefix, ROOT, b""));
         }
@@ -89,10 +92,8 @@ impl Operator {
             if lacks_ids(&self.rules, key) {
                 cells.push(cell(&self.prefix, IDS, key.name.bytes()));
             }
-            for slice in key.slices.iter().filter(|slice| self.rules.resident || needs(&self.rules, slice)) {
-                if !slice.loaded {
-                    cells.push(slice_cell(&self.prefix, key.name.bytes(), slice.start));
-                }
+            for slice in key.slices.iter().filter(|slice| !slice.loaded) {
+                cells.push(slice_cell(&self.prefix, key.name.bytes(), slice.start));
             }
         }
     }
@@ -129,7 +130,7 @@ impl Operator {
     }
 
     /// The key's place when its cell is in memory; else what it needs.
-    fn missing_key(&mut self, name: &[u8], cells: &mut Vec<Vec<u8>>) -> Option<u32> {
+    pub(super) fn missing_key(&mut self, name: &[u8], cells: &mut Vec<Vec<u8>>) -> Option<u32> {
         let found = self.keys.find(name);
         if let Some(place) = found
             && self.keys.get(place).flags.loaded
@@ -152,13 +153,16 @@ impl Operator {
         None
     }
 
-    /// The slices that a watermark makes due and whose content that needs.
-    fn missing_due(&self, place: u32, to: i64, cells: &mut Vec<Vec<u8>>) {
+    /// The slices that a watermark makes due and whose content that needs, as many as a portion can publish.
+    pub(super) fn missing_due(&self, place: u32, to: i64, cells: &mut Vec<Vec<u8>>) {
         let key = self.keys.get(place);
         if key.next > to || key.absent == 0 {
             return;
         }
-        for slice in key.slices.iter().filter(|slice| slice.next <= to && !slice.loaded) {
+        for slice in key.slices.iter().filter(|slice| slice.next <= to).take(self.portion) {
+            if slice.loaded {
+                continue;
+            }
             let wanted = slice_cell(&self.prefix, key.name.bytes(), slice.start);
             if needs(&self.rules, slice) && !cells.contains(&wanted) {
                 cells.push(wanted);
@@ -198,6 +202,7 @@ impl Operator {
         self.root.ended = reader.byte()? != 0;
         self.root.partitions.decode(&mut reader)?;
         self.index.take_root(Some(&mut reader))?;
+        self.root.closing = Closing::decode(&mut reader)?;
         reader.finish()
     }
 
@@ -329,6 +334,7 @@ impl Operator {
             value.push(u8::from(root.ended));
             root.partitions.encode(&mut value);
             index.encode_root(&mut value);
+            root.closing.encode(&mut value);
             put(&cell(prefix, ROOT, b""), Some(&value));
         }
     }
@@ -367,23 +373,23 @@ fn entry(keys: &mut crate::keys::Keys, pool: &mut crate::pool::Pool, name: &[u8]
     })
 }
 
-fn lacks_ids(rules: &Rules, key: &Key) -> bool {
+pub(super) fn lacks_ids(rules: &Rules, key: &Key) -> bool {
     rules.dedup_horizon.is_some() && key.remembered.is_none()
 }
 
 /// Whether the slice's content is needed when time changes it. Windows that end together and have given their result
 /// only leave.
-fn needs(rules: &Rules, slice: &Slice) -> bool {
+pub(super) fn needs(rules: &Rules, slice: &Slice) -> bool {
     slice.pending || !rules.layout.ends_together()
 }
 
-fn cell(prefix: &[u8], tag: u8, name: &[u8]) -> Vec<u8> {
+pub(super) fn cell(prefix: &[u8], tag: u8, name: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(prefix.len() + 1 + name.len());
     name_cell(&mut key, prefix, tag, name);
     key
 }
 
-fn slice_cell(prefix: &[u8], name: &[u8], start: i64) -> Vec<u8> {
+pub(super) fn slice_cell(prefix: &[u8], name: &[u8], start: i64) -> Vec<u8> {
     let mut key = Vec::with_capacity(prefix.len() + 9 + name.len());
     name_slice(&mut key, prefix, name, start);
     key

@@ -4,18 +4,21 @@
 //! |---|---|
 //! | `mod` | inputs and what they do |
 //! | `cells` | which cells are needed, taken and written |
+//! | `closing` | what falls due at once is published in portions |
 //! | `look` | reading ahead of an event |
 //! | `memory` | what leaves memory |
 //! | `peek` | questions about windows and keys |
 //! | `time` | the passing of time |
 
 mod cells;
+mod closing;
 mod look;
 mod memory;
 mod peek;
 mod time;
 
 pub use cells::Put;
+pub use closing::PORTION_WINDOWS;
 pub use look::LINKS;
 
 use std::cmp::Reverse;
@@ -35,6 +38,8 @@ use crate::pool::Pool;
 use crate::row::{Outcome, Output, Row, State};
 use crate::rules::{Layout, Rules, length};
 use crate::spec::Spec;
+
+use closing::Closing;
 
 /// One window step in one slot: takes inputs, gives rows, keeps its state in cells.
 ///
@@ -57,12 +62,18 @@ pub struct Operator {
     is_resident: bool,
     /// How much silence has passed, ms.
     silence: i64,
+    /// With a watermark per stream: how much silence had passed at the last event; the largest number once it was closed.
+    heard: i64,
     /// Listed keys by the silence that had passed at their last event.
     silent: BinaryHeap<Reverse<(i64, u32)>>,
     /// The last commit the store has acknowledged.
     acknowledged: u64,
     /// Where the eviction goes on.
     hand: u32,
+    /// Keys with something due that is not published yet, by name, the next one last.
+    due: Vec<u32>,
+    /// Windows published in one step at most.
+    portion: usize,
     /// Memory used again.
     windows: Vec<(i64, i64)>,
 }
@@ -75,6 +86,8 @@ struct Root {
     now: i64,
     /// The input has ended.
     ended: bool,
+    /// What the last input made due and is not published yet.
+    closing: Closing,
     dirty: bool,
 }
 
@@ -113,8 +126,13 @@ impl Operator {
     pub fn new(spec: Arc<Spec>, prefix: &[u8]) -> Operator {
         debug_assert!(spec.check().is_empty(), "{:?}", spec.check());
         let rules = Rules::new(&spec);
-        let root =
-            Root { partitions: Partitions::new(rules.partitions), now: i64::MIN, ended: false, dirty: false };
+        let root = Root {
+            partitions: Partitions::new(rules.partitions),
+            now: i64::MIN,
+            ended: false,
+            closing: Closing::Nothing,
+            dirty: false,
+        };
         Operator {
             spec,
             rules,
@@ -127,9 +145,12 @@ impl Operator {
             queue: BinaryHeap::new(),
             is_resident: false,
             silence: 0,
+            heard: 0,
             silent: BinaryHeap::new(),
             acknowledged: 0,
             hand: 0,
+            due: Vec::new(),
+            portion: PORTION_WINDOWS,
             windows: Vec::new(),
         }
     }
@@ -149,6 +170,10 @@ impl Operator {
     /// # Panics
     /// When a cell is missing that had to be supplied: going on would give wrong results.
     pub fn apply(&mut self, input: &Input<'_>, out: &mut impl Output) -> Outcome {
+        debug_assert!(
+            !self.is_closing() || matches!(input, Input::GoOn),
+            "what is due comes before the next input"
+        );
         match *input {
             Input::Event(event) => return self.event(event, true, out),
             Input::Observe(event) => return self.event(event, false, out),
@@ -160,6 +185,7 @@ impl Operator {
                 }
             }
             Input::CloseIdle { key } => self.close_idle(key, out),
+            Input::CloseIdleStream => self.close_idle_stream(out),
             Input::PartitionWatermark { partition, to } => {
                 self.change_stream(|partitions| partitions.observe(partition, to.ms()), out);
             }
@@ -170,7 +196,8 @@ impl Operator {
                 self.change_stream(|partitions| partitions.set_idle(partition, false), out);
             }
             Input::ProcessingTime(now) => self.processing_time(now.ms(), out),
-            Input::End => self.end(out),
+            Input::End => self.end(),
+            Input::GoOn => self.go_on(out),
         }
         Outcome::Accepted
     }
@@ -181,6 +208,7 @@ impl Operator {
         {
             return Outcome::Future;
         }
+        self.heard = self.silence;
         let place = self.place(event.key);
         let time = if self.rules.processing { self.root.now } else { event.time.ms() };
         let outcome = if enters { self.take(place, event, time, out) } else { Outcome::Accepted };

@@ -6,9 +6,9 @@ use granary_core::Span;
 
 use super::Operator;
 use crate::clock::Partitions;
-use crate::key::{NOT_LISTED, Stage};
+use crate::key::{Key, NOT_LISTED, Stage};
 use crate::row::Output;
-use crate::rules::length;
+use crate::rules::{Rules, length};
 use crate::spec::{Early, Emit};
 
 impl Operator {
@@ -46,21 +46,24 @@ impl Operator {
         }
     }
 
-    /// Moves one key's watermark and publishes what that makes due.
+    /// Moves one key's watermark and publishes what that makes due, a portion of it at most.
     pub(super) fn advance_key(&mut self, place: u32, to: i64, out: &mut impl Output) {
         let key = self.keys.get_mut(place);
         if to <= key.clock {
             return;
         }
         key.clock = to;
-        if key.next <= to {
-            self.fire(place, to, out);
+        let mut left = self.portion;
+        if key.next <= to && !self.fire(place, to, &mut left, out) {
+            self.close_key_on(place);
         }
     }
 
-    pub(super) fn fire(&mut self, place: u32, w: i64, out: &mut impl Output) {
+    /// Publishes what is due of a key, `left` windows at most; true when nothing more is due.
+    pub(super) fn fire(&mut self, place: u32, w: i64, left: &mut usize, out: &mut impl Output) -> bool {
         let Operator { rules, keys, pool, windows, root, .. } = self;
-        keys.get_mut(place).fire(place, &mut Stage { rules, pool, windows, w, now: root.now, out });
+        let mut stage = Stage { rules, pool, windows, w, now: root.now, out };
+        keys.get_mut(place).fire(place, left, &mut stage)
     }
 
     /// A silent key: its clock moves to where its last result falls due.
@@ -69,16 +72,26 @@ impl Operator {
             return;
         }
         let place = self.place(name);
-        let rules = &self.rules;
-        let panes = self.keys.get(place).slices.iter().flat_map(|slice| &slice.panes);
-        let to = panes.filter(|pane| pane.next(rules).1).map(|pane| match rules.emit {
-            Emit::Final if rules.closes() => rules.last_call(pane.end),
-            _ => rules.due(pane.end),
-        });
-        if let Some(to) = to.max() {
+        if let Some(to) = last_due(&self.rules, self.keys.get(place)) {
             self.advance_key(place, to, out);
         }
         self.settle(place);
+    }
+
+    /// Whether the stream has been silent for `idle_after` since its last event, and was not closed since. Needs
+    /// [`Operator::missing_index`] to have nothing missing.
+    pub fn is_idle_stream(&self) -> bool {
+        let Some(idle_after) = self.rules.stream_idle_after else { return false };
+        self.silence.saturating_sub(self.heard) >= idle_after && self.index.members().next().is_some()
+    }
+
+    /// A silent stream: its watermark moves to where the last result falls due.
+    pub(super) fn close_idle_stream(&mut self, out: &mut impl Output) {
+        self.heard = i64::MAX;
+        let due = self.index.members().filter_map(|place| last_due(&self.rules, self.keys.get(place)));
+        if let Some(to) = due.max() {
+            self.change_stream(|partitions| partitions.observe_all(to), out);
+        }
     }
 
     /// Changes the partitions' watermarks and publishes what that makes due.
@@ -96,27 +109,11 @@ impl Operator {
 
     /// The watermark of all keys has moved.
     pub(super) fn advance_stream(&mut self, out: &mut impl Output) {
-        let w = self.stream_w();
-        let mut due = Vec::new();
-        while let Some(Reverse((at, place))) = self.queue.peek().copied()
-            && at <= w
-        {
-            self.queue.pop();
-            let key = self.keys.get_mut(place);
-            if !key.flags.used || key.mark != at {
-                continue;
-            }
-            key.mark = i64::MAX;
-            if key.next <= w {
-                due.push(place);
-            } else {
-                self.enqueue(place);
-            }
-        }
-        self.keys.sort(&mut due);
-        for place in due {
-            self.fire(place, w, out);
-            self.settle(place);
+        self.collect_due();
+        if self.due.len() <= self.portion / 16 {
+            self.close_portion(out);
+        } else {
+            self.note_closing(); // a mass: what brought it shall not last long itself
         }
     }
 
@@ -139,6 +136,15 @@ impl Operator {
         if !matches!(self.rules.early, Some(Early::ProcessingTimeDelay(_))) {
             return;
         }
+        if self.is_closing() {
+            self.early_after_closing();
+        } else {
+            self.early_results(out);
+        }
+    }
+
+    /// Early results that waited long enough for the wall clock.
+    pub(super) fn early_results(&mut self, out: &mut impl Output) {
         let mut listed: Vec<u32> = self.index.members().collect();
         self.keys.sort(&mut listed);
         for place in listed {
@@ -151,18 +157,24 @@ impl Operator {
         }
     }
 
-    pub(super) fn end(&mut self, out: &mut impl Output) {
+    pub(super) fn end(&mut self) {
         if self.rules.processing || self.root.ended {
             return;
         }
         self.root.ended = true;
         self.root.dirty = true;
         self.root.partitions.end();
-        let mut listed: Vec<u32> = self.index.members().collect();
-        self.keys.sort(&mut listed);
-        for place in listed {
-            self.fire(place, i64::MAX, out);
-            self.settle(place);
-        }
+        self.collect_due();
+        self.note_closing();
     }
+}
+
+/// The watermark at which the last result of a key falls due.
+fn last_due(rules: &Rules, key: &Key) -> Option<i64> {
+    let panes = key.slices.iter().flat_map(|slice| &slice.panes);
+    let due = panes.filter(|pane| pane.next(rules).1).map(|pane| match rules.emit {
+        Emit::Final if rules.closes() => rules.last_call(pane.end),
+        _ => rules.due(pane.end),
+    });
+    due.max()
 }

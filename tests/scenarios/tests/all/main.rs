@@ -4,7 +4,9 @@
 
 mod activations;
 mod calls;
+mod closing;
 mod commits;
+mod idle;
 mod keyed;
 mod kinds;
 mod smoke;
