@@ -81,6 +81,8 @@ pub(crate) struct Mailbox {
     pub finished: Notify,
     bell: AtomicWaker,
     rung: AtomicBool,
+    /// The lane runs and will look at `rung` before it sleeps: to wake it would cost each caller a system call.
+    is_awake: AtomicBool,
 }
 
 impl Mailbox {
@@ -97,6 +99,7 @@ impl Mailbox {
             finished: Notify::new(),
             bell: AtomicWaker::new(),
             rung: AtomicBool::new(false),
+            is_awake: AtomicBool::new(false),
         })
     }
 
@@ -122,21 +125,27 @@ impl Mailbox {
         self.finished.notify_waiters();
     }
 
-    /// Makes the lane look; cheap when it has been rung already.
+    /// Makes the lane look; cheap while it is awake.
+    ///
+    /// Of the two stores and loads here and in [`Mailbox::falls_asleep`] all threads see one order: either the lane sees
+    /// that it was rung, or who rings sees that it sleeps.
     pub fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+        self.rung.store(true, Ordering::SeqCst);
+        if !self.is_awake.load(Ordering::SeqCst) {
             self.bell.wake();
         }
     }
 
-    /// For the lane: takes the ring; true when it was rung since the last time.
+    /// For the lane: it is awake and takes the ring; true when it was rung since the last time.
     pub fn answer_bell(&self) -> bool {
+        self.is_awake.store(true, Ordering::Relaxed);
         self.rung.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether the bell rang and was not answered.
-    pub fn is_rung(&self) -> bool {
-        self.rung.load(Ordering::Acquire)
+    /// For the lane: it has nothing more to do and will wait to be woken; false when it was rung meanwhile.
+    pub fn falls_asleep(&self) -> bool {
+        self.is_awake.store(false, Ordering::SeqCst);
+        !self.rung.load(Ordering::SeqCst)
     }
 
     /// For the lane: the waker to wake when the bell rings.

@@ -67,18 +67,18 @@ impl Future for Rounds {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         self.lane.mailbox.listen(context.waker());
         let rung = self.lane.mailbox.answer_bell();
-        let due = self.sleep.as_mut().poll(context).is_ready();
-        if !rung && !due && !self.more {
+        if rung || self.more || self.sleep.as_mut().poll(context).is_ready() {
+            self.more = self.lane.round();
+        }
+        if self.more {
+            context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.more = self.lane.round();
         let wait = self.lane.next_alarm_in().map_or(LOOK_EVERY, |wait| wait.min(LOOK_EVERY));
-        self.more |= wait.is_zero(); // what is due now does not wait for the timer's next beat
+        self.more = wait.is_zero(); // what is due now does not wait for the timer's next beat
         self.sleep.as_mut().reset(Instant::now() + wait);
-        // polling registers the timer; a bell that rang during the round is not missed
-        let due = self.sleep.as_mut().poll(context).is_ready();
-        if self.more || due || self.lane.mailbox.is_rung() {
-            self.more |= due;
+        self.more |= self.sleep.as_mut().poll(context).is_ready(); // polling registers the timer
+        if self.more || !self.lane.mailbox.falls_asleep() {
             context.waker().wake_by_ref();
         }
         Poll::Pending
