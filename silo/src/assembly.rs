@@ -1,16 +1,18 @@
-//! Puts a silo together: plan, kinds, embedded store and log, lanes.
+//! Puts a silo together: plan, kinds, store and log, lanes.
 
+use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
-use granary_cluster::{Incarnation, Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
+use granary_cluster::{Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
 use granary_core::{Clock, Error, KindInfo, Result, SlotId, Span};
-use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec};
-use granary_store::{Durability, Embedded, Options, Stream, Subscription};
+use granary_engine::{Config, Engine, Handle, SourceSpec};
+use granary_store::{Durability, Embedded, Options, Stream};
 use granary_streams::plan::{Read, Start, Target};
 use granary_streams::run::counts::{self, Counts};
 use granary_streams::{Plan, Slots};
 
+use crate::backing::{Backing, WatchTopic};
 use crate::clock::SystemClock;
 use crate::subscribed::{Subscribed, Subscriptions};
 
@@ -79,11 +81,15 @@ struct Outputs {
 }
 
 impl Assembly {
-    /// The store and log in `dir`, with every topic of the silo.
+    /// The embedded store and log in `dir`, with every topic of the silo.
     pub fn open_store(&self, dir: &Path) -> Result<Arc<Embedded>> {
-        let outputs = self.outputs();
-        let options = Options::new(self.slots).durability(self.durability).streams(outputs.streams);
+        let options = Options::new(self.slots).durability(self.durability).streams(self.streams());
         Embedded::open(dir, options)
+    }
+
+    /// Topic and partitions of every output stream, by its number.
+    pub fn streams(&self) -> Vec<Stream> {
+        self.outputs().streams
     }
 
     /// The topic of one of the silo's output streams, by the name people use: a sink, `alerts`, `late`, ...
@@ -95,22 +101,27 @@ impl Assembly {
         Some(outputs.streams[usize::from(id.0)].topic.clone())
     }
 
-    /// Starts the lanes on an open store, reading sources from its log.
-    pub fn start(self, store: Arc<Embedded>) -> Result<Running> {
-        let mut config = self.config(&store)?;
+    /// Starts the lanes, reading sources from the log.
+    pub fn start(self, backing: Backing) -> Result<Running> {
+        let mut config = self.config(&backing)?;
         let outputs = self.outputs();
+        if backing.embedded.is_none() {
+            for stream in &outputs.streams {
+                topic_partitions(&*backing.log, &stream.topic, stream.partitions)?;
+            }
+        }
         if let Some(plan) = &self.plan {
-            config.sources = self.log_sources(plan, &store, &outputs)?;
+            config.sources = self.log_sources(plan, &backing, &outputs)?;
         }
         for topic in Subscriptions::of(&self.kinds).topics() {
-            let partitions = topic_partitions(&store, topic, self.sink_partitions)?;
-            config.sources.push(self.log_source(&store, topic, partitions, config.sources.len()));
+            let partitions = topic_partitions(&*backing.log, topic, self.sink_partitions)?;
+            config.sources.push(self.log_source(&backing, topic, partitions, config.sources.len()));
         }
-        Running::start(self, config, store)
+        Running::start(self, config, backing)
     }
 
     /// The engine's configuration without sources.
-    pub fn config(&self, store: &Arc<Embedded>) -> Result<Config> {
+    pub fn config(&self, backing: &Backing) -> Result<Config> {
         if let Some(taken) = self.kinds.iter().find(|kind| granary_grains::is_reserved(kind.name)) {
             let message = format!("the kind `{}` is built in: give yours another name", taken.name);
             return Err(Error::invalid(message));
@@ -123,9 +134,11 @@ impl Assembly {
             return Err(Error::invalid(message));
         }
         let outputs = self.outputs();
-        let mut config = Config::new(store.clone(), self.clock.clone(), self.kinds.clone());
+        let mut config = Config::new(backing.store.clone(), self.clock.clone(), self.kinds.clone());
+        config.producer.clone_from(&backing.producer);
+        config.store_is_remote = backing.embedded.is_none();
         config.silo.clone_from(&self.silo);
-        config.me = Incarnation(self.incarnation(store)?);
+        config.me = backing.me;
         config.slots = self.slots;
         config.lanes = if self.lanes > 0 { self.lanes } else { cores() };
         config.memory_bytes_max = self.memory_bytes_max;
@@ -172,15 +185,6 @@ impl Assembly {
         self.plan.as_ref().map_or(0, |plan| 2 * plan.sources.len() as u16)
     }
 
-    /// A new life: one more than any before it in this store.
-    fn incarnation(&self, store: &Embedded) -> Result<u64> {
-        let mut last = 0;
-        for slot in 0..self.slots {
-            last = last.max(store.record(SlotId(slot))?.owner.0);
-        }
-        Ok(last + 1)
-    }
-
     fn outputs(&self) -> Outputs {
         let mut streams = Vec::new();
         if let Some(plan) = &self.plan {
@@ -215,37 +219,30 @@ impl Assembly {
     }
 
     /// Each source of the plan, then for each the topic of its strays, which one slot a partition reads.
-    fn log_sources(&self, plan: &Plan, store: &Arc<Embedded>, outputs: &Outputs) -> Result<Vec<SourceSpec>> {
+    fn log_sources(&self, plan: &Plan, backing: &Backing, outputs: &Outputs) -> Result<Vec<SourceSpec>> {
         let mut specs = Vec::new();
         for (i, source) in plan.sources.iter().enumerate() {
-            let partitions = topic_partitions(store, &source.topic, self.sink_partitions)?;
-            let mut spec = self.log_source(store, &source.topic, partitions, i);
+            let partitions = topic_partitions(&*backing.log, &source.topic, self.sink_partitions)?;
+            let mut spec = self.log_source(backing, &source.topic, partitions, i);
             spec.in_place &= source.read == Read::InPlace;
             spec.strays = Some(outputs.strays[i]);
             specs.push(spec);
         }
         for (i, source) in plan.sources.iter().enumerate() {
             let topic = self.stray_topic(&source.topic);
-            specs.push(self.log_source(store, &topic, u32::from(self.slots), i));
+            specs.push(self.log_source(backing, &topic, u32::from(self.slots), i));
         }
         Ok(specs)
     }
 
-    fn log_source(
-        &self,
-        store: &Arc<Embedded>,
-        topic: &str,
-        partitions: u32,
-        decode_as: usize,
-    ) -> SourceSpec {
-        let log: Arc<dyn Log> = store.clone();
+    fn log_source(&self, backing: &Backing, topic: &str, partitions: u32, decode_as: usize) -> SourceSpec {
         SourceSpec {
             topic: topic.to_string(),
             partitions,
             in_place: u32::from(self.slots).is_multiple_of(partitions),
             strays: None,
             decode_as: decode_as as u16,
-            open: LogSource::opener(log, topic.to_string()),
+            open: (backing.sources)(topic, partitions),
         }
     }
 }
@@ -254,24 +251,24 @@ impl Assembly {
 pub struct Running {
     assembly: Assembly,
     engine: Engine,
-    store: Arc<Embedded>,
-    subscriptions: Vec<Subscription>,
+    backing: Backing,
+    subscriptions: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Running {
     /// Starts lanes with this configuration.
-    pub fn start(assembly: Assembly, config: Config, store: Arc<Embedded>) -> Result<Running> {
+    pub fn start(assembly: Assembly, config: Config, backing: Backing) -> Result<Running> {
         let engine = Engine::start(config)?;
         let handle = engine.handle();
-        let subscriptions = handle
-            .topics()
-            .iter()
-            .map(|topic| {
+        let watched = |watch: &WatchTopic| -> Vec<_> {
+            let ring = |topic: &String| {
                 let handle = handle.clone();
-                store.subscribe(topic, Box::new(move || handle.look()))
-            })
-            .collect();
-        Ok(Running { assembly, engine, store, subscriptions })
+                watch(topic, Box::new(move || handle.look()))
+            };
+            handle.topics().iter().map(ring).collect()
+        };
+        let subscriptions = backing.watch.as_ref().map(watched).unwrap_or_default();
+        Ok(Running { assembly, engine, backing, subscriptions })
     }
 
     /// A way to call its grains.
@@ -280,8 +277,8 @@ impl Running {
     }
 
     /// Its store and log.
-    pub fn store(&self) -> &Arc<Embedded> {
-        &self.store
+    pub fn backing(&self) -> &Backing {
+        &self.backing
     }
 
     /// What it was made of.
@@ -291,7 +288,7 @@ impl Running {
 
     /// What became of the records so far, as stored.
     pub fn counts(&self) -> Result<Counts> {
-        counts(&self.store, self.assembly.slots)
+        counts(&*self.backing.store, self.assembly.slots)
     }
 
     /// Stops taking, finishes turns, stores what they changed.
@@ -302,7 +299,7 @@ impl Running {
 }
 
 /// What became of the records, as stored in all slots.
-pub fn counts(store: &Embedded, slots: u16) -> Result<Counts> {
+pub fn counts(store: &dyn Store, slots: u16) -> Result<Counts> {
     let mut total = Counts::default();
     for slot in 0..slots {
         let mut broken = None;
@@ -318,11 +315,11 @@ pub fn counts(store: &Embedded, slots: u16) -> Result<Counts> {
 }
 
 /// How many partitions a topic has; it is created when it is not there.
-fn topic_partitions(store: &Embedded, topic: &str, default: u32) -> Result<u32> {
-    if let Some(partitions) = store.partitions(topic)? {
+fn topic_partitions(log: &dyn Log, topic: &str, default: u32) -> Result<u32> {
+    if let Some(partitions) = log.partitions(topic)? {
         return Ok(partitions);
     }
-    store.create(topic, default)?;
+    log.create(topic, default)?;
     Ok(default)
 }
 

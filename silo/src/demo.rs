@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use granary_client::Client;
-use granary_cluster::{Batch, Log};
+use granary_cluster::Batch;
 use granary_core::call::Options as CallOptions;
 use granary_core::{Error, ErrorKind, GrainId, Key, Result, Span, Timestamp, codec, id, time::secs};
 use granary_macros::grain;
@@ -107,6 +107,7 @@ async fn start(options: &Options, data: &Path, listen: &str) -> Result<RunningSi
     settings.cluster.name = "demo".into();
     settings.silo.name = Some("demo-silo".into());
     settings.silo.listen = listen.into();
+    settings.silo.gateway = "127.0.0.1:0".into();
     settings.store.path = data.display().to_string();
     let plan = match &options.pipeline {
         Some(file) => read_plan(file)?,
@@ -117,8 +118,7 @@ async fn start(options: &Options, data: &Path, listen: &str) -> Result<RunningSi
 
 /// Writes the simulated messages to the log, in the order of their arrival.
 fn send(silo: &RunningSilo, topic: &str, simulated: inject::Options) -> Result<inject::Totals> {
-    let store = silo.store();
-    let partitions = store.partitions(topic)?.unwrap_or(PARTITIONS);
+    let partitions = silo.backing().log.partitions(topic)?.unwrap_or(PARTITIONS);
     let mut batches = vec![Batch::default(); partitions as usize];
     let mut injector = Injector::new(simulated);
     let mut waiting = 0;
@@ -137,7 +137,7 @@ fn send(silo: &RunningSilo, topic: &str, simulated: inject::Options) -> Result<i
 
 fn write(silo: &RunningSilo, topic: &str, batches: &mut [Batch]) -> Result<()> {
     for (partition, batch) in batches.iter_mut().enumerate().filter(|(_, batch)| !batch.is_empty()) {
-        silo.store().append(topic, partition as u32, batch)?;
+        silo.backing().log.append(topic, partition as u32, batch)?;
         batch.clear();
     }
     Ok(())
@@ -178,7 +178,9 @@ fn judge(silo: &RunningSilo, simulated: &inject::Options, dir: &Path) -> Result<
     let topic = sink.and_then(|sink| running.assembly().topic_of(&sink));
     let topic = topic.ok_or_else(|| Error::invalid("the demo's pipeline has no sink"))?;
     let result = dir.join("result.jsonl");
-    results::write_last(silo.store(), &topic, &result)?;
+    let embedded = silo.backing().embedded.as_ref();
+    let store = embedded.ok_or_else(|| Error::invalid("the demo runs on the embedded store"))?;
+    results::write_last(store, &topic, &result)?;
     let mut truth = Vec::new();
     let unwritable =
         |e: std::io::Error| Error::new(ErrorKind::Codec, format!("the truth cannot be written: {e}"));

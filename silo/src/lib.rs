@@ -15,12 +15,14 @@
 //! | `files`, `results`, `subscribed`, `clock` | files as sources, files of results, streams that grains listen to, real time |
 
 pub mod assembly;
+pub mod backing;
 pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod demo;
 mod files;
+pub mod gateway;
 mod results;
 pub mod run;
 mod service;

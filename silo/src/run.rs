@@ -13,6 +13,7 @@ use granary_streams::run::counts::Counts;
 use granary_streams::{Plan, plan};
 
 use crate::assembly::{Assembly, Running};
+use crate::backing::Backing;
 use crate::files::FileSource;
 use crate::results;
 
@@ -86,7 +87,8 @@ pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result
     let store = assembly.open_store(&out.join(STORE_DIR))?;
     check_same_run(&store, &plan, &files)?;
     tell_where_it_stands(&store, assembly.slots)?;
-    let mut config = assembly.config(&store)?;
+    let backing = Backing::embedded(store.clone(), assembly.slots)?;
+    let mut config = assembly.config(&backing)?;
     config.finite = true;
     config.batch_records_max = batch_records_max;
     config.sources = files
@@ -101,9 +103,9 @@ pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result
             open: FileSource::opener(files.clone()),
         })
         .collect();
-    let running = Running::start(assembly, config, store)?;
+    let running = Running::start(assembly, config, backing)?;
     wait(&running.handle(), &mut progress).await;
-    let (counts, store, topics) = (running.counts()?, running.store().clone(), Topics::of(&running, &plan)?);
+    let (counts, topics) = (running.counts()?, Topics::of(&running, &plan)?);
     running.stop().await;
     write_out(&store, &plan, &topics, &out, changes)?;
     Ok(counts)

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use granary_client::serve::{Feed, Gone, Reply, Service};
-use granary_cluster::{Batch, Log};
+use granary_cluster::{Batch, Log, SourceId};
 use granary_core::call::Options;
 use granary_core::{Clock, Error, ErrorKind, GrainId, Key, Ran, Result, codec, id};
 use granary_engine::Handle;
@@ -12,15 +13,21 @@ use granary_store::Embedded;
 use granary_wire as wire;
 use tokio::sync::Notify;
 
+use crate::backing::Backing;
+
 /// Records handed to one tail before others get their turn.
 const TAIL_RECORDS: usize = 1_024;
+
+/// The same in bytes, and how often another log is looked at.
+const TAIL_BYTES: usize = 1 << 20;
+const TAIL_EVERY: Duration = Duration::from_millis(100);
 
 /// The service of one silo.
 pub struct SiloService {
     /// The way to its grains.
     pub handle: Handle,
     /// Its store and log.
-    pub store: Arc<Embedded>,
+    pub backing: Backing,
     /// The clock, for records it writes.
     pub clock: Arc<dyn Clock>,
     /// The topics of its output streams, by the name people use.
@@ -32,7 +39,7 @@ pub struct SiloService {
 impl SiloService {
     fn topic(&self, stream: &str) -> Result<(String, u32)> {
         let topic = self.topics.get(stream).cloned().unwrap_or_else(|| stream.to_string());
-        match self.store.partitions(&topic)? {
+        match self.backing.log.partitions(&topic)? {
             Some(partitions) => Ok((topic, partitions)),
             None => {
                 let known: Vec<&str> = self.topics.keys().map(String::as_str).collect();
@@ -68,9 +75,13 @@ impl Service for SiloService {
 
     fn tail(&self, tail: wire::Tail<'_>, feed: Feed) {
         match self.topic(tail.stream) {
-            Ok((topic, partitions)) => {
-                drop(tokio::spawn(follow(self.store.clone(), topic, partitions, tail.start, feed)));
-            }
+            Ok((topic, partitions)) => match self.backing.embedded.clone() {
+                Some(store) => drop(tokio::spawn(follow(store, topic, partitions, tail.start, feed))),
+                None => {
+                    let log = self.backing.log.clone();
+                    drop(tokio::spawn(follow_log(log, topic, partitions, tail.start, feed)));
+                }
+            },
             Err(error) => feed.fail(error),
         }
     }
@@ -81,11 +92,11 @@ impl Service for SiloService {
             Err(error) => return reply.send(Err(error)),
         };
         let batches = self.batches(&produce.records, partitions);
-        let store = self.store.clone();
+        let log = self.backing.log.clone();
         drop(tokio::task::spawn_blocking(move || {
             let written = batches
                 .iter()
-                .try_for_each(|(partition, batch)| store.append(&topic, *partition, batch).map(|_| ()));
+                .try_for_each(|(partition, batch)| log.append(&topic, *partition, batch).map(|_| ()));
             reply.send(written.map(|()| Vec::new()));
         }));
     }
@@ -105,7 +116,7 @@ async fn follow(store: Arc<Embedded>, topic: String, partitions: u32, start: wir
     let news = Arc::new(Notify::new());
     let bell = news.clone();
     let _subscription = store.subscribe(&topic, Box::new(move || bell.notify_one()));
-    let mut next = match first_offsets(&store, &topic, partitions, &start) {
+    let mut next = match first_offsets(&*store, &topic, partitions, &start) {
         Ok(next) => next,
         Err(error) => return feed.fail(error),
     };
@@ -132,7 +143,51 @@ async fn follow(store: Arc<Embedded>, topic: String, partitions: u32, start: wir
     }
 }
 
-fn first_offsets(store: &Embedded, topic: &str, partitions: u32, start: &wire::Start) -> Result<Vec<u64>> {
+/// Feeds the records of a topic of another log, which is looked at now and then.
+async fn follow_log(log: Arc<dyn Log>, topic: String, partitions: u32, start: wire::Start, mut feed: Feed) {
+    let (asked, of) = (log.clone(), topic.clone());
+    let first = tokio::task::spawn_blocking(move || first_offsets(&*asked, &of, partitions, &start)).await;
+    let mut next = match first.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, "the silo ends"))) {
+        Ok(next) => next,
+        Err(error) => return feed.fail(error),
+    };
+    loop {
+        let mut any = false;
+        for partition in 0..partitions {
+            let (asked, of, from) = (log.clone(), topic.clone(), next[partition as usize]);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut batch = Batch::default();
+                asked.read(&of, partition, from, TAIL_BYTES, &mut batch).map(|()| batch)
+            });
+            let batch = match read.await.unwrap_or_else(|_| Ok(Batch::default())) {
+                Ok(batch) => batch,
+                Err(error) => return feed.fail(error),
+            };
+            for kept in batch.iter(SourceId(0), partition) {
+                let (offset, key, value) = (kept.offset, kept.key, kept.value);
+                let record = wire::Record { partition, offset, key, id: None, value };
+                loop {
+                    match feed.try_send(&record) {
+                        Ok(true) => break,
+                        Ok(false) if feed.ready().await.is_ok() => {}
+                        Ok(false) | Err(Gone) => return,
+                    }
+                }
+                next[partition as usize] = offset + 1;
+                any = true;
+            }
+        }
+        if !any {
+            tokio::select! {
+                biased;
+                () = feed.gone() => return,
+                () = tokio::time::sleep(TAIL_EVERY) => {}
+            }
+        }
+    }
+}
+
+fn first_offsets(store: &dyn Log, topic: &str, partitions: u32, start: &wire::Start) -> Result<Vec<u64>> {
     (0..partitions)
         .map(|partition| {
             let (first, next) = store.bounds(topic, partition)?;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use granary_client::serve::{self, Identity};
 use granary_core::{Error, ErrorKind, Grain, KindInfo, Result};
 use granary_engine::Handle;
-use granary_store::{Durability, Embedded};
+use granary_store::Durability;
 use granary_streams::Plan;
 use granary_streams::plan::Target;
 use tokio::net::TcpListener;
@@ -15,8 +16,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::assembly::{Assembly, Running};
+use crate::backing::Backing;
 use crate::config::{self, Settings, StoreDurability};
+use crate::gateway::{Gateway, Serving};
 use crate::service::SiloService;
+
+/// Stopping in order takes no longer: whoever sent SIGTERM waits ten seconds.
+const STOP_MAX: Duration = Duration::from_secs(8);
 
 /// A silo to be started.
 ///
@@ -131,20 +137,24 @@ impl Silo {
             commit_interval: Some((settings.commit.interval_min(), settings.commit.interval_max())),
             ..Assembly::default()
         };
-        let path = PathBuf::from(&settings.store.path);
-        let store = assembly.open_store(&path)?;
+        let backing = open_backing(&settings, &assembly)?;
         let topics = assembly.named_topics();
         let clock = assembly.clock.clone();
         let listener = listen(&settings.silo.listen).await?;
         let address = listener.local_addr().map_err(|e| unreachable(&settings.silo.listen, &e))?.to_string();
-        let running = assembly.start(store.clone())?;
-        let service = SiloService { handle: running.handle(), store, clock, topics, silo: name.clone() };
+        let streams = assembly.streams().into_iter().map(|stream| stream.topic).collect();
+        let running = assembly.start(backing.clone())?;
+        let (handle, log) = (running.handle(), backing.log.clone());
+        let gateway = Gateway { handle: handle.clone(), log, streams, silo: name.clone() };
+        let gateway = start_gateway(gateway, &settings).await?;
+        let service = SiloService { handle, backing, clock, topics, silo: name.clone() };
         let identity = Identity { cluster: settings.cluster.name.clone(), silo: name.clone() };
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { drop(stopped.await) };
         let served = tokio::spawn(serve::serve(listener, Arc::new(service), identity, stopped));
-        tracing::info!(silo = %name, %address, store = %path.display(), "silo runs");
-        Ok(RunningSilo { running, stop, served, address })
+        let probes = gateway.as_ref().map_or("none", |gateway| gateway.address());
+        tracing::info!(silo = %name, %address, gateway = probes, "silo runs");
+        Ok(RunningSilo { running, stop, served, address, gateway })
     }
 
     /// Starts it and runs until SIGTERM or SIGINT, then ends in order: what was taken is finished and stored.
@@ -162,6 +172,7 @@ pub struct RunningSilo {
     stop: oneshot::Sender<()>,
     served: JoinHandle<std::io::Result<()>>,
     address: String,
+    gateway: Option<Serving>,
 }
 
 impl RunningSilo {
@@ -170,14 +181,19 @@ impl RunningSilo {
         &self.address
     }
 
+    /// Where its probes and metrics are, if anywhere.
+    pub fn gateway(&self) -> Option<&str> {
+        self.gateway.as_ref().map(Serving::address)
+    }
+
     /// A way to its grains from this process.
     pub fn handle(&self) -> Handle {
         self.running.handle()
     }
 
     /// Its store and log.
-    pub fn store(&self) -> &Arc<Embedded> {
-        self.running.store()
+    pub fn backing(&self) -> &Backing {
+        self.running.backing()
     }
 
     /// What it was made of, and what its records became.
@@ -188,8 +204,36 @@ impl RunningSilo {
     /// Stops taking, finishes turns, stores what they changed.
     pub async fn stop(self) {
         let _ = self.stop.send(());
-        let _ = self.served.await; // answers under way still leave
-        self.running.stop().await;
+        let in_order = async {
+            let _ = self.served.await; // answers under way still leave
+            self.running.stop().await;
+        };
+        if tokio::time::timeout(STOP_MAX, in_order).await.is_err() {
+            tracing::warn!(
+                "the silo did not come to rest in {STOP_MAX:?}: what is not stored is as after a kill"
+            );
+        }
+        if let Some(gateway) = self.gateway {
+            gateway.stop().await;
+        }
+    }
+}
+
+/// Opens what the settings name.
+fn open_backing(settings: &Settings, assembly: &Assembly) -> Result<Backing> {
+    let path = PathBuf::from(&settings.store.path);
+    Backing::embedded(assembly.open_store(&path)?, assembly.slots)
+}
+
+/// Probes and metrics. An address that nobody asked for may be taken: several silos on one machine are no mistake.
+async fn start_gateway(gateway: Gateway, settings: &Settings) -> Result<Option<Serving>> {
+    match gateway.start(&settings.silo.gateway).await {
+        Ok(serving) => Ok(Some(serving)),
+        Err(error) if settings.is_set("silo.gateway") => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "no probes and metrics: set silo.gateway to an address of its own");
+            Ok(None)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use granary_cluster::{
-    Applied, Cause, Cells, CommitNo, Effects, Failure, Pipeline, Record, SourceId, StreamId,
+    Applied, Cause, Cells, CommitNo, Effects, Failure, Foreseen, Pipeline, Record, SourceId, StreamId,
 };
 use granary_core::{Error, ErrorKind, GrainId, Key, KindInfo, Ran, Result, SlotId, Timestamp, codec, id};
 use serde::Serialize;
@@ -140,6 +140,18 @@ impl Pipeline for Subscribed {
             effects.tells.push((grain, (*method).into(), argument(record.value)));
         }
         Ok(Applied::Done)
+    }
+
+    fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
+        let Some((_, listeners)) = self.topic(record.source) else {
+            return self.planned("a record").foresee(place, slot, record, foreseen);
+        };
+        let Some(key) = record.key.and_then(|key| std::str::from_utf8(key).ok()) else { return };
+        foreseen.grains.extend(listeners.iter().map(|l| (slot, GrainId::new(l.kind, Key::from(key)))));
+    }
+
+    fn tells_grains(&self) -> bool {
+        !self.subscriptions.0.is_empty()
     }
 
     fn supply(&mut self, slot: SlotId, cell: &[u8], value: Option<&[u8]>) -> Result<()> {

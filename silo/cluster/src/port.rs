@@ -263,6 +263,15 @@ pub struct Effects {
     pub missing: Vec<Vec<u8>>,
 }
 
+/// What records need that memory lacks.
+#[derive(Debug, Default)]
+pub struct Foreseen {
+    /// Cells to be supplied, by slot.
+    pub cells: Vec<(SlotId, Vec<u8>)>,
+    /// Grains that will be told.
+    pub grains: Vec<(SlotId, GrainId)>,
+}
+
 /// Whether a record was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -317,6 +326,17 @@ pub trait Pipeline {
     /// Applies the record routed last to its slot.
     fn apply(&mut self, slot: SlotId, record: &Record<'_>, effects: &mut Effects)
     -> Result<Applied, Failure>;
+
+    /// Names what a record at a place of the present chunk will surely need, so that it can be looked up together with what
+    /// others need. Changes nothing; what is not named is asked for when the record is applied.
+    fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
+        let _ = (place, slot, record, foreseen);
+    }
+
+    /// Whether records tell grains by themselves: then [`Pipeline::foresee`] names those.
+    fn tells_grains(&self) -> bool {
+        false
+    }
 
     /// Hands over a cell that was missing: `None` when the store has none.
     fn supply(&mut self, slot: SlotId, cell: &[u8], value: Option<&[u8]>) -> Result<()>;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use granary_cluster::{Batch, Incarnation, Log, Pipeline, Store, StreamId};
+use granary_cluster::{Batch, Incarnation, Log, Pipeline, Producer, Store, StreamId, TxId};
 use granary_core::{Clock, KindInfo, Result, Span};
 
 use crate::watch;
@@ -74,6 +74,9 @@ impl Source for LogSource {
 /// Makes the pipeline of one lane.
 pub type MakePipeline = Arc<dyn Fn() -> Box<dyn Pipeline> + Send + Sync>;
 
+/// Makes the transactional producer of the lane with this id.
+pub type MakeProducer = Arc<dyn Fn(TxId) -> Box<dyn Producer> + Send + Sync>;
+
 /// What an engine is started with.
 #[derive(Clone)]
 pub struct Config {
@@ -89,6 +92,13 @@ pub struct Config {
     pub kinds: Vec<&'static KindInfo>,
     /// Where slots are stored.
     pub store: Arc<dyn Store>,
+    /// Outputs leave through transactions of an external log; `None` when the store publishes them in the step of their
+    /// commit.
+    pub producer: Option<MakeProducer>,
+    /// Reads of the store are round trips: cells that are surely needed are looked up together, before they are.
+    pub store_is_remote: bool,
+    /// Output bytes of a slot that may wait for the log; beyond, its sources pause and emits are refused.
+    pub outbox_bytes_max: usize,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
     /// The pipeline of a lane; every lane makes its own.
@@ -124,6 +134,9 @@ impl Config {
             lanes: 1,
             kinds,
             store,
+            producer: None,
+            store_is_remote: false,
+            outbox_bytes_max: granary_cluster::slot::OUTBOX_BYTES_MAX,
             clock,
             pipeline: Arc::new(|| Box::new(crate::no_pipeline::NoPipeline)),
             streams: Vec::new(),

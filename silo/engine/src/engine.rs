@@ -1,10 +1,11 @@
 //! Starting lanes, calling into them, stopping.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
@@ -14,7 +15,7 @@ use granary_core::envelope::{Letter, ReplyTo};
 use granary_core::{Caller, Error, ErrorKind, Grain, GrainId, Key, KindId, Method, Ran, Result};
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Config, SourceSpec};
 use crate::lane::cell::{End, LaneCell};
 use crate::lane::{Lane, Route};
 use crate::mailbox::{Call, Mailbox, Named, RETRY_AFTER, Word};
@@ -36,6 +37,17 @@ pub struct Handle {
     config: Arc<Config>,
 }
 
+/// A source at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Its topic.
+    pub topic: String,
+    /// Whether partitions feed the slots of their keys, or every slot.
+    pub in_place: bool,
+    /// The next offset to be handed out, by partition.
+    pub next: BTreeMap<u32, u64>,
+}
+
 impl Engine {
     /// Starts the lanes. They take their slots at once.
     pub fn start(config: Config) -> Result<Engine> {
@@ -44,6 +56,10 @@ impl Engine {
         let lanes: Arc<[Arc<Mailbox>]> = (0..config.lanes).map(|_| Mailbox::new()).collect();
         let route = Route::new(&config);
         watch::watch(&lanes, config.silo.clone(), config.turn_max, config.stuck);
+        let told: Vec<Weak<Mailbox>> = lanes.iter().map(Arc::downgrade).collect();
+        config.store.on_run(Box::new(move |run| {
+            told.iter().filter_map(Weak::upgrade).for_each(|lane| lane.tell(Word::Run(run)));
+        }));
         let (stop, stopped) = oneshot::channel();
         let (ready, is_ready) = mpsc::channel();
         let (lane_config, mailboxes) = (config.clone(), lanes.to_vec());
@@ -181,6 +197,40 @@ impl Handle {
     /// What all lanes have counted.
     pub fn stats(&self) -> Stats {
         self.lanes.iter().map(|lane| lane.stats.read()).fold(Stats::default(), std::ops::Add::add)
+    }
+
+    /// What each lane has counted.
+    pub fn lane_stats(&self) -> Vec<Stats> {
+        self.lanes.iter().map(|lane| lane.stats.read()).collect()
+    }
+
+    /// Slots of the cluster.
+    pub fn slots(&self) -> u16 {
+        self.config.slots
+    }
+
+    /// Outputs sealed so far, by the number of their stream.
+    pub fn outputs(&self) -> Vec<u64> {
+        let of = |no: usize| self.lanes.iter().map(|lane| lane.outputs[no].load(Ordering::Relaxed)).sum();
+        (0..crate::mailbox::STREAMS_COUNTED).map(of).collect()
+    }
+
+    /// Its sources, and where they stand: of lanes that read one partition, the one that is furthest behind.
+    pub fn sources(&self) -> Vec<Reading> {
+        let spec = |spec: &SourceSpec| Reading {
+            topic: spec.topic.clone(),
+            in_place: spec.in_place,
+            next: BTreeMap::new(),
+        };
+        let mut readings: Vec<Reading> = self.config.sources.iter().map(spec).collect();
+        for lane in self.lanes.iter() {
+            for stand in lane.stands.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                let next =
+                    readings[usize::from(stand.source)].next.entry(stand.partition).or_insert(stand.next);
+                *next = stand.next.min(*next);
+            }
+        }
+        readings
     }
 
     /// The topics of its sources.

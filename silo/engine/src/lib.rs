@@ -28,7 +28,7 @@ mod timers;
 mod turns;
 mod watch;
 
-pub use config::{Config, LogSource, MakePipeline, Source, SourceSpec};
-pub use engine::{Engine, Handle};
+pub use config::{Config, LogSource, MakePipeline, MakeProducer, OpenSource, Source, SourceSpec};
+pub use engine::{Engine, Handle, Reading};
 pub use stats::Stats;
 pub use watch::EXIT_STUCK;

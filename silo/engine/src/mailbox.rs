@@ -1,12 +1,14 @@
 //! What other threads see of a lane: its bounded inbox, the turns they woke, and a bell.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
+use std::time::Instant;
 
 use atomic_waker::AtomicWaker;
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use granary_cluster::Reply;
+use granary_cluster::slot::{Ask, Stored};
+use granary_cluster::{Ended, Marker, Reply, RunId, SlotRecord};
 use granary_core::call::{BytesReply, Options};
 use granary_core::envelope::Envelope;
 use granary_core::{GrainId, Key, KindId, Result, SlotId, Span};
@@ -60,12 +62,46 @@ impl Call {
 /// What a lane is told besides calls. Bounded by what the lane itself has asked for.
 pub(crate) enum Word {
     /// The store's answer to a batch of scripts.
-    Scripted(Vec<SlotId>, Result<Vec<Reply>>),
+    Scripted(Sent, Result<Vec<Reply>>),
+    /// The row of a slot that is to be taken, and the store's run.
+    Row(SlotId, Result<(SlotRecord, RunId)>),
+    /// The row and outbox a slot asked for.
+    Record(SlotId, Ask, Result<Stored>),
+    /// The marker a slot asked for.
+    Marker(SlotId, Ask, Result<Option<Marker>>),
+    /// The ids that slots asked to be fenced are.
+    Fenced(Result<()>),
+    /// The lane's producer is initialised.
+    Inited(Result<()>),
+    /// The store is connected anew, and this is its server's run.
+    Run(RunId),
+    /// The lane's transaction has ended.
+    Ended(Ended),
     /// A source may have more, or the clock was moved by hand.
     Look,
     /// Stop taking, finish turns, commit, then say so.
     Stop(oneshot::Sender<()>),
 }
+
+/// A batch of scripts on its way.
+pub(crate) struct Sent {
+    pub slots: Vec<SlotId>,
+    pub at: Instant,
+    pub commits: bool,
+    pub trims: bool,
+    pub gives: bool,
+}
+
+/// Where a lane stands in a partition of a source: the next offset it hands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stand {
+    pub source: u16,
+    pub partition: u32,
+    pub next: u64,
+}
+
+/// Output streams that are counted by themselves; those beyond are counted with the last.
+pub(crate) const STREAMS_COUNTED: usize = 128;
 
 /// The lane, as other threads see it.
 pub(crate) struct Mailbox {
@@ -73,6 +109,9 @@ pub(crate) struct Mailbox {
     pub words: SegQueue<Word>,
     pub woken: SegQueue<u32>,
     pub stats: LaneStats,
+    pub stands: Mutex<Vec<Stand>>,
+    /// Outputs sealed, by stream.
+    pub outputs: Box<[AtomicU64]>,
     pub pulse: Pulse,
     pub is_closed: AtomicBool,
     /// The lane has ended: nobody looks at the calls any more.
@@ -92,6 +131,8 @@ impl Mailbox {
             words: SegQueue::new(),
             woken: SegQueue::new(),
             stats: LaneStats::default(),
+            stands: Mutex::default(),
+            outputs: (0..STREAMS_COUNTED).map(|_| AtomicU64::new(0)).collect(),
             pulse: Pulse::default(),
             is_closed: AtomicBool::new(false),
             is_over: AtomicBool::new(false),

@@ -4,12 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use granary_cluster::pace::Backoff;
 use granary_cluster::retry::{Caution, Culprit};
 use granary_cluster::slot::{Outlet, Seat, Slot};
-use granary_cluster::{Cells, Commit, Effects, Incarnation, Position, TxId};
+use granary_cluster::{Cells, Commit, Effects, Position, RunId, TxId};
 use granary_core::{GrainId, SlotId, Timestamp};
 
 use crate::answers::Answers;
+use crate::config::Config;
 use crate::keyed::Keyed;
 use crate::mailbox::Call;
 use crate::reminders::Reminders;
@@ -78,6 +80,12 @@ pub(crate) struct SlotHost {
     pub paused_until: Cell<Timestamp>,
     /// A turn failed in a way that undoes the slot.
     pub broken: RefCell<Option<Broken>>,
+    /// Since when published outputs wait to be trimmed.
+    pub trim_since: Cell<Option<Timestamp>>,
+    /// The store's run under which it was opened.
+    pub run: Cell<RunId>,
+    /// A later life of the silo has taken the slot.
+    pub is_elsewhere: Cell<bool>,
     pub inner: RefCell<Inner>,
 }
 
@@ -88,6 +96,8 @@ pub(crate) struct Inner {
     /// Cells beside grains and pipeline: reminders, stored replies.
     pub cells: Cells,
     pub held: Answers,
+    /// Waiting before a question is asked again.
+    pub ask_backoff: Backoff,
     /// The next offset to apply, for each partition that feeds the slot.
     pub positions: Vec<Position>,
     /// Records applied since the last seal.
@@ -127,8 +137,12 @@ pub(crate) struct Inner {
 }
 
 impl SlotHost {
-    pub fn new(id: SlotId, me: Incarnation, lane: u16) -> SlotHost {
+    pub fn new(id: SlotId, lane: u16, config: &Config) -> SlotHost {
+        let me = config.me;
         let txid = TxId { incarnation: me, lane };
+        let outlet = if config.producer.is_some() { Outlet::Log } else { Outlet::Store };
+        let mut machine = Slot::new(Seat { slot: id, me, txid, outlet });
+        machine.set_outbox_bytes_max(config.outbox_bytes_max);
         SlotHost {
             id,
             table: RefCell::default(),
@@ -144,11 +158,15 @@ impl SlotHost {
             put_off: Cell::new(0),
             paused_until: Cell::new(Timestamp::MIN),
             broken: RefCell::default(),
+            trim_since: Cell::new(None),
+            run: Cell::new(RunId(0)),
+            is_elsewhere: Cell::new(false),
             inner: RefCell::new(Inner {
-                machine: Slot::new(Seat { slot: id, me, txid, outlet: Outlet::Store }),
+                machine,
                 effects: Effects::default(),
                 cells: Cells::default(),
                 held: Answers::default(),
+                ask_backoff: Backoff::default(),
                 positions: Vec::new(),
                 records_open: 0,
                 sent: None,

@@ -68,9 +68,39 @@ counters! {
     reminders,
     /// Nanoseconds of sealing commits.
     seal_ns,
+    /// Batches of commits the store has answered.
+    commit_batches,
+    /// Nanoseconds they took, from sending to answer.
+    commit_ns,
+    /// Cells looked up in the store.
+    loads,
+    /// Round trips of them.
+    load_trips,
+    /// Transactions of the log that are committed.
+    transactions,
+    /// Transactions that were aborted before their end was tried.
+    transactions_aborted,
+    /// Transactions whose outcome was not known: the producer was initialised again.
+    transactions_lost,
+    /// Nanoseconds of transactions, from begin to end.
+    transaction_ns,
+    /// Output bytes that wait for the log.
+    outbox_bytes,
+    /// Lanes that the store has not answered for a while.
+    store_away,
+    /// Milliseconds since the log took the next record to be applied: how far behind the worst source is.
+    clock_delay_ms,
+    /// Lanes for which the log takes no transactions at present.
+    log_away,
+    /// Slots that run.
+    slots_running,
 }
 
 impl LaneStats {
+    pub(crate) fn set(gauge: &AtomicU64, n: u64) {
+        gauge.store(n, Ordering::Relaxed);
+    }
+
     pub(crate) fn add(counter: &AtomicU64, n: u64) {
         // only the lane writes its counters
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);

@@ -12,6 +12,7 @@ use granary_streams::plan::Decoder;
 use granary_streams::{Plan, file};
 
 use crate::assembly::{Assembly, Running};
+use crate::backing::Backing;
 
 use super::{Figure, Scratch, Watch};
 
@@ -97,11 +98,12 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     tell(&decode_alone(&plan, &input, total, lanes)?);
 
     let store = assembly.open_store(&scratch.0.join("store"))?;
-    let mut config = assembly.config(&store)?;
+    let backing = Backing::embedded(store.clone(), assembly.slots)?;
+    let mut config = assembly.config(&backing)?;
     config.finite = true;
     config.sources = vec![source(&input)];
     let watch = Watch::start();
-    let running = Running::start(assembly, config, store)?;
+    let running = Running::start(assembly, config, backing)?;
     running.handle().finished().await;
     let stats = running.handle().stats();
     let note = format!(
@@ -113,7 +115,6 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     );
     tell(&watch.rate("windows, log to log", total, note));
     let counts = running.counts()?;
-    let store = running.store().clone();
     let topic = running.assembly().topic_of("aggregates").unwrap_or_default();
     running.stop().await;
     let got = read_results(&store, &topic)?;

@@ -50,7 +50,7 @@ pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json
     block_on(async {
         let running = silo.start().await?;
         if json {
-            say!("{}", serde_json::json!({"listening": running.address()}));
+            say!("{}", serde_json::json!({"listening": running.address(), "gateway": running.gateway()}));
         } else {
             say!("silo listens on {}", running.address());
         }

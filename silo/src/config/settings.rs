@@ -263,6 +263,11 @@ impl Settings {
         into.push(Setting { key, value, place });
     }
 
+    /// Whether somebody set the key; else it has its default.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.origins.contains_key(key)
+    }
+
     fn place(&self, key: &str) -> &str {
         self.origins.get(key).map_or("", String::as_str)
     }

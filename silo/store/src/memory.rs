@@ -1,17 +1,23 @@
 //! A store and log in memory: the same ports and rules without a disk, for tests and simulations.
+//!
+//! [`Memory::new`] publishes outputs in the step of their commit, as the embedded store does. [`Memory::behind_a_log`] keeps
+//! them in each slot's outbox for the transactions of another log, and can lose its last writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use granary_cluster::port::Done;
 use granary_cluster::{
-    Batch, Commit, Log, Lookup, Reply, RunId, Script, SlotRecord, SourceId, Store, Verdict,
+    Batch, Commit, CommitNo, Log, Lookup, Outbox, Reply, RunId, Script, SlotRecord, SourceId, Store, Verdict,
 };
 use granary_core::{Error, ErrorKind, Result, SlotId, Timestamp, id::positive_murmur2};
 
 use crate::log::{beyond, gone};
 use crate::options::Stream;
 use crate::slots;
+
+/// Writes that [`Memory::roll_back`] can undo at most.
+pub const ROLLBACK_MAX: usize = 4_096;
 
 /// One record of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +44,23 @@ impl Partition {
     }
 }
 
+type Outboxes = Vec<(CommitNo, Arc<Outbox>)>;
+
+/// What one write replaced.
+#[derive(Debug)]
+struct Undo {
+    slot: usize,
+    row: SlotRecord,
+    outbox: Outboxes,
+    cells: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
 #[derive(Debug)]
 struct State {
     rows: Vec<SlotRecord>,
+    outboxes: Vec<Outboxes>,
+    /// The last writes, the latest last; only behind a log.
+    past: VecDeque<Undo>,
     cells: Vec<BTreeMap<Vec<u8>, Vec<u8>>>,
     topics: BTreeMap<String, Vec<Partition>>,
     run: RunId,
@@ -52,6 +72,7 @@ pub struct Memory {
     state: Mutex<State>,
     streams: Vec<Stream>,
     clock: fn() -> Timestamp,
+    publishes: bool,
 }
 
 impl Memory {
@@ -66,15 +87,45 @@ impl Memory {
         streams: impl IntoIterator<Item = Stream>,
         clock: fn() -> Timestamp,
     ) -> Arc<Memory> {
-        let streams: Vec<Stream> = streams.into_iter().collect();
+        Memory::make(slots, streams.into_iter().collect(), clock, true)
+    }
+
+    /// A store whose outputs stay in the outboxes of its slots until they are trimmed.
+    pub fn behind_a_log(slots: u16) -> Arc<Memory> {
+        Memory::make(slots, Vec::new(), || Timestamp(0), false)
+    }
+
+    fn make(slots: u16, streams: Vec<Stream>, clock: fn() -> Timestamp, publishes: bool) -> Arc<Memory> {
         let topics = streams.iter().map(|s| (s.topic.clone(), partitions(s.partitions))).collect();
         let state = State {
             rows: vec![SlotRecord::new(); usize::from(slots)],
+            outboxes: vec![Vec::new(); usize::from(slots)],
+            past: VecDeque::new(),
             cells: vec![BTreeMap::new(); usize::from(slots)],
             topics,
             run: RunId(1),
         };
-        Arc::new(Memory { state: Mutex::new(state), streams, clock })
+        Arc::new(Memory { state: Mutex::new(state), streams, clock, publishes })
+    }
+
+    /// A failover to a replica that lags: the last `writes` writes are gone, the server runs anew. How many really were.
+    pub fn roll_back(&self, writes: usize) -> usize {
+        let mut state = self.state();
+        let mut lost = 0;
+        while lost < writes {
+            let Some(Undo { slot, row, outbox, cells }) = state.past.pop_back() else { break };
+            (state.rows[slot], state.outboxes[slot]) = (row, outbox);
+            for (cell, value) in cells.into_iter().rev() {
+                match value {
+                    Some(value) => state.cells[slot].insert(cell, value),
+                    None => state.cells[slot].remove(&cell),
+                };
+            }
+            lost += 1;
+        }
+        state.past.clear();
+        state.run = RunId(state.run.0 + 1);
+        lost
     }
 
     /// All kept records of a partition, in order.
@@ -102,17 +153,28 @@ impl Memory {
     fn script(&self, state: &mut State, script: &Script) -> Result<Reply> {
         let slot = script.slot();
         if let Script::Commit(commit) = script {
-            let unknown = |e: &&granary_cluster::Entry| usize::from(e.stream.0) >= self.streams.len();
+            let unknown =
+                |e: &&granary_cluster::Entry| self.publishes && usize::from(e.stream.0) >= self.streams.len();
             if let Some(entry) = commit.outbox.entries().iter().find(unknown) {
                 return Err(Error::invalid(format!("output stream {} has no topic", entry.stream)));
             }
         }
         let run = state.run;
-        let row = state.rows.get_mut(usize::from(slot.0)).ok_or_else(|| no_slot(slot))?;
+        let no = usize::from(slot.0);
+        let row = state.rows.get_mut(no).ok_or_else(|| no_slot(slot))?;
+        let before = row.clone();
         let (verdict, changed) = slots::run_script(row, script, run);
         let done = verdict == Verdict::Done;
         let record = (done && matches!(script, Script::Acquire { .. })).then(|| row.clone());
-        let published = done.then_some(row.n);
+        let published = (done && self.publishes).then_some(row.n);
+        if !self.publishes && done && (changed || matches!(script, Script::Trim { .. })) {
+            let undo = Undo { slot: no, row: before, outbox: state.outboxes[no].clone(), cells: Vec::new() };
+            state.past.push_back(undo);
+            if state.past.len() > ROLLBACK_MAX {
+                state.past.pop_front();
+            }
+            keep_outbox(&mut state.outboxes[no], script);
+        }
         if let (true, Script::Commit(commit)) = (changed, script) {
             self.apply(state, commit);
         }
@@ -120,19 +182,25 @@ impl Memory {
     }
 
     fn apply(&self, state: &mut State, commit: &Commit) {
-        let cells = &mut state.cells[usize::from(commit.slot.0)];
+        let State { cells, past, topics, .. } = state;
+        let cells = &mut cells[usize::from(commit.slot.0)];
         for (cell, value) in commit.cells.iter() {
-            match value {
+            let before = match value {
                 Some(value) => cells.insert(cell.to_vec(), value.to_vec()),
                 None => cells.remove(cell),
             };
+            if let (false, Some(undo)) = (self.publishes, past.back_mut()) {
+                undo.cells.push((cell.to_vec(), before));
+            }
+        }
+        if !self.publishes {
+            return;
         }
         for entry in commit.outbox.entries() {
             let stream = &self.streams[usize::from(entry.stream.0)];
             let key = commit.outbox.key(entry);
             let partition = positive_murmur2(key) % stream.partitions;
-            let topic =
-                state.topics.get_mut(&stream.topic).expect("the topics of streams exist from the start");
+            let topic = topics.get_mut(&stream.topic).expect("the topics of streams exist from the start");
             topic[partition as usize].records.push(Stored {
                 appended_at: (self.clock)(),
                 key: Some(key.to_vec()),
@@ -140,6 +208,20 @@ impl Memory {
                 value: commit.outbox.value(entry).to_vec(),
             });
         }
+    }
+}
+
+/// What a script does to the outbox of its slot.
+fn keep_outbox(outbox: &mut Outboxes, script: &Script) {
+    match script {
+        Script::Commit(commit) => {
+            outbox.retain(|(n, _)| *n > commit.trim);
+            if !commit.outbox.is_empty() {
+                outbox.push((commit.n, Arc::new(commit.outbox.clone())));
+            }
+        }
+        Script::Trim { covered, .. } | Script::Give { covered, .. } => outbox.retain(|(n, _)| n > covered),
+        Script::Acquire { .. } | Script::Note { .. } | Script::Rebase { .. } => {}
     }
 }
 
@@ -169,6 +251,10 @@ impl Store for Memory {
 
     fn record(&self, slot: SlotId) -> Result<SlotRecord> {
         self.state().rows.get(usize::from(slot.0)).cloned().ok_or_else(|| no_slot(slot))
+    }
+
+    fn outbox(&self, slot: SlotId) -> Result<Outboxes> {
+        self.state().outboxes.get(usize::from(slot.0)).cloned().ok_or_else(|| no_slot(slot))
     }
 
     fn load(&self, slot: SlotId, cell: &[u8], value: &mut Vec<u8>) -> Result<Lookup> {

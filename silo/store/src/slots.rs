@@ -50,9 +50,10 @@ fn acquire(row: &mut SlotRecord, me: Incarnation, txid: TxId, run: RunId) {
     if !row.txids.ids.contains(&txid) {
         row.txids.ids.push(txid);
     }
+    // only who takes it from another has seen a process end
+    row.tries = row.tries.saturating_add(u32::from(row.owner != me));
     row.owner = me;
     row.run = run;
-    row.tries = row.tries.saturating_add(1);
 }
 
 fn owned(

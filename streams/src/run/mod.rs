@@ -28,7 +28,7 @@ mod text;
 
 use std::sync::Arc;
 
-use granary_cluster::{Applied, Cause, Cells, CommitNo, Effects, Failure, Pipeline, Record};
+use granary_cluster::{Applied, Cause, Cells, CommitNo, Effects, Failure, Foreseen, Pipeline, Record};
 use granary_core::{Error, ErrorKind, GrainId, Result, SlotId, Timestamp};
 
 pub use ask::{DEVICE, GET, WINDOW};
@@ -134,6 +134,17 @@ impl Pipeline for Slots {
         debug_assert!(self.chunk[self.at].is(record), "the record applied is the one routed last");
         let (slot, prepared, routed, buffers) = self.slot(slot);
         slot.apply(prepared, routed, record, buffers, effects)
+    }
+
+    fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
+        let Slots { prepared, slots, chunk, buffers, .. } = self;
+        let Some(routed) = chunk.get(place).filter(|routed| routed.is(record)) else { return };
+        if !routed.is_refused() {
+            let memory = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
+            let mut effects = Effects::default();
+            memory.lacks_cells(prepared, routed, record, buffers, &mut effects);
+            foreseen.cells.extend(effects.missing.into_iter().map(|cell| (slot, cell)));
+        }
     }
 
     fn supply(&mut self, slot: SlotId, cell: &[u8], value: Option<&[u8]>) -> Result<()> {

@@ -98,7 +98,7 @@ impl Slot {
     }
 
     /// Whether an operator lacks cells for the event; they are named.
-    fn lacks_cells(
+    pub fn lacks_cells(
         &mut self,
         prepared: &Prepared,
         routed: &Routed,

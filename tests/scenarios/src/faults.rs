@@ -1,11 +1,13 @@
-//! A store that fails, forgets to answer, or waits, as told. It hands everything else on.
+//! A store that fails, forgets to answer, or waits, as told. It hands everything else on. What its life's producers at the
+//! log suffer is told here, too.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use granary_cluster::port::Done;
-use granary_cluster::{Lookup, Reply, RunId, Script, SlotRecord, Store};
+use granary_cluster::{CommitNo, Lookup, Outbox, Reply, RunId, Script, SlotRecord, Store};
 use granary_core::{Error, ErrorKind, Result, SlotId};
 
 /// What happens to one batch of scripts.
@@ -15,6 +17,17 @@ pub enum Fault {
     Refused,
     /// Everything is carried out, and the answer is lost: the store says that it does not know.
     AnswerLost,
+}
+
+/// What happens to one transaction of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndFault {
+    /// It is committed, and the producer does not know.
+    ReplyLost,
+    /// Its end never arrives: it stays open.
+    RequestLost,
+    /// It is taken back before its end.
+    Aborted,
 }
 
 type Held = (Done, Result<Vec<Reply>>);
@@ -34,6 +47,11 @@ pub struct Faults {
     commits: AtomicU64,
     sendings: AtomicU64,
     loads: AtomicU64,
+    trips: AtomicU64,
+    ends: Mutex<VecDeque<EndFault>>,
+    log_delay_ms: AtomicU64,
+    read_delay_ms: AtomicU64,
+    dies_at: Mutex<Option<(String, u64)>>,
 }
 
 impl Faults {
@@ -53,6 +71,11 @@ impl Faults {
             commits: AtomicU64::new(0),
             sendings: AtomicU64::new(0),
             loads: AtomicU64::new(0),
+            trips: AtomicU64::new(0),
+            ends: Mutex::default(),
+            log_delay_ms: AtomicU64::new(0),
+            read_delay_ms: AtomicU64::new(0),
+            dies_at: Mutex::default(),
         })
     }
 
@@ -151,7 +174,63 @@ impl Faults {
         self.loads.load(Ordering::SeqCst)
     }
 
+    /// Round trips of looking cells up.
+    pub fn trips(&self) -> u64 {
+        self.trips.load(Ordering::SeqCst)
+    }
+
+    /// The next transactions end like this, one each.
+    pub fn next_ends(&self, faults: impl IntoIterator<Item = EndFault>) {
+        self.ends.lock().unwrap().extend(faults);
+    }
+
+    /// For the producer: what happens to its next transaction.
+    pub fn next_end(&self) -> Option<EndFault> {
+        self.ends.lock().unwrap().pop_front()
+    }
+
+    /// Every transaction takes so much longer.
+    pub fn set_log_delay(&self, delay: Duration) {
+        self.log_delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// Every read of the store takes so much longer.
+    pub fn set_read_delay(&self, delay: Duration) {
+        self.read_delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// For the producer: how long a transaction waits.
+    pub fn log_delay(&self) -> Duration {
+        Duration::from_millis(self.log_delay_ms.load(Ordering::SeqCst))
+    }
+
+    /// The process dies at the `passing`-th passing of this point: of the store's `commit` and `trim`, of the log's
+    /// `fence`, `begin`, `send`, `markers` and `end`.
+    pub fn die_at(&self, point: &str, passing: u64) {
+        *self.dies_at.lock().unwrap() = Some((point.to_string(), passing));
+    }
+
+    /// Whether the process lives on behind this point.
+    pub fn passes(&self, point: &str) -> bool {
+        let mut dies_at = self.dies_at.lock().unwrap();
+        if let Some((_, left)) = dies_at.as_mut().filter(|(at, _)| *at == point) {
+            *left -= 1;
+            if *left == 0 {
+                *dies_at = None;
+                self.cut_off();
+            }
+        }
+        !self.is_cut_off()
+    }
+
+    fn pass_all(&self, scripts: &[Script], commit: &str, trim: &str) -> bool {
+        let has = |of: fn(&Script) -> bool| scripts.iter().any(of);
+        (!has(|script| matches!(script, Script::Commit(_))) || self.passes(commit))
+            && (!has(|script| matches!(script, Script::Trim { .. })) || self.passes(trim))
+    }
+
     fn read(&self) -> Result<()> {
+        std::thread::sleep(Duration::from_millis(self.read_delay_ms.load(Ordering::SeqCst)));
         let failing =
             self.reads_to_fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
         if failing.is_ok() || self.is_away.load(Ordering::SeqCst) {
@@ -182,11 +261,18 @@ impl Store for Faults {
         if fault == Some(Fault::Refused) {
             return done(Err(unavailable()));
         }
+        if !self.pass_all(&scripts, "commit.before", "trim.before") {
+            return;
+        }
         self.commits.fetch_add(u64::from(has_commit), Ordering::SeqCst);
         self.note_written(&scripts);
+        let sent = scripts.clone();
         let (answered, answer) = std::sync::mpsc::channel();
         self.store.submit(scripts, Box::new(move |replies| drop(answered.send(replies))));
         let replies = answer.recv().expect("the store answers once");
+        if !self.pass_all(&sent, "commit.after", "trim.after") {
+            return;
+        }
         if has_commit && self.commits_left.fetch_sub(1, Ordering::SeqCst) == 1 {
             return self.cut_off();
         }
@@ -206,8 +292,25 @@ impl Store for Faults {
 
     fn load(&self, slot: SlotId, cell: &[u8], value: &mut Vec<u8>) -> Result<Lookup> {
         self.loads.fetch_add(1, Ordering::SeqCst);
+        self.trips.fetch_add(1, Ordering::SeqCst);
         self.read()?;
         self.store.load(slot, cell, value)
+    }
+
+    fn load_many(
+        &self,
+        cells: &[(SlotId, Vec<u8>)],
+        each: &mut dyn FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        self.loads.fetch_add(cells.len() as u64, Ordering::SeqCst);
+        self.trips.fetch_add(1, Ordering::SeqCst);
+        self.read()?;
+        self.store.load_many(cells, each)
+    }
+
+    fn outbox(&self, slot: SlotId) -> Result<Vec<(CommitNo, Arc<Outbox>)>> {
+        self.read()?;
+        self.store.outbox(slot)
     }
 
     fn scan(

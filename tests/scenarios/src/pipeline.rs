@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use granary_cluster::{
-    Applied, Batch, Cause, Cells, CommitNo, Effects, Failure, Log, Pipeline, Record, StreamId,
+    Applied, Batch, Cause, Cells, CommitNo, Effects, Failure, Foreseen, Log, Pipeline, Record, StreamId,
 };
 use granary_core::id::{positive_murmur2, slot_of};
 use granary_core::{Error, ErrorKind, GrainId, Result, SlotId, Timestamp, codec};
@@ -94,6 +94,15 @@ impl Pipeline for Telling {
         let arguments = codec::to_bytes(&text).expect("text can be encoded");
         effects.tells.push((GrainId::new(self.teller.kind, key), self.teller.method.into(), arguments));
         Ok(Applied::Done)
+    }
+
+    fn foresee(&mut self, _: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
+        let own = String::from_utf8_lossy(record.key.unwrap_or_default());
+        foreseen.grains.push((slot, GrainId::new(self.teller.kind, &*own)));
+    }
+
+    fn tells_grains(&self) -> bool {
+        true
     }
 
     fn supply(&mut self, _: SlotId, _: &[u8], _: Option<&[u8]>) -> Result<()> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use granary_cluster::{Incarnation, Log, StreamId};
+use granary_cluster::{Incarnation, Log, Producer, StreamId};
 use granary_core::{Clock, HandClock, KindInfo, Span, Timestamp};
 use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec, Stats};
 use granary_store::{Memory, Stream};
 
+use crate::broker::{Broker, MemoryProducer};
 use crate::faults::Faults;
 use crate::pipeline::{self, Teller};
 
@@ -25,8 +26,10 @@ pub const START: Timestamp = Timestamp(1_700_000_000_000);
 
 /// A store, a log and a clock: what stays when a silo ends.
 pub struct Rig {
-    /// The store and log themselves.
+    /// The store, and the log where they are one engine.
     pub memory: Arc<Memory>,
+    /// The log, where it is another one.
+    pub broker: Option<Arc<Broker>>,
     /// The clock.
     pub clock: HandClock,
     lives: AtomicU64,
@@ -43,7 +46,23 @@ impl Rig {
     pub fn new() -> Rig {
         let memory = Memory::new(SLOTS, STREAMS.map(|name| Stream::new(name, 1)));
         memory.create("in", PARTITIONS).expect("the topic is new");
-        Rig { memory, clock: HandClock::at(START), lives: AtomicU64::new(0) }
+        Rig { memory, broker: None, clock: HandClock::at(START), lives: AtomicU64::new(0) }
+    }
+
+    /// An empty store whose outputs go to an empty log with transactions.
+    pub fn behind_a_log() -> Rig {
+        let broker = Broker::new(&STREAMS, 1);
+        broker.create("in", PARTITIONS).expect("the topic is new");
+        let memory = Memory::behind_a_log(SLOTS);
+        Rig { memory, broker: Some(broker), clock: HandClock::at(START), lives: AtomicU64::new(0) }
+    }
+
+    /// The log with the topic `in`.
+    pub fn log(&self) -> Arc<dyn Log> {
+        match &self.broker {
+            Some(broker) => broker.clone(),
+            None => self.memory.clone(),
+        }
     }
 
     /// Starts a silo that hosts these kinds, in a life of its own.
@@ -74,6 +93,13 @@ impl Rig {
         config.slots = SLOTS;
         config.streams =
             STREAMS.iter().zip(0..).map(|(name, no)| ((*name).to_string(), StreamId(no))).collect();
+        if let Some(broker) = self.broker.clone() {
+            let faults = faults.clone();
+            config.producer = Some(Arc::new(move |id| {
+                Box::new(MemoryProducer::start(broker.clone(), id, faults.clone())) as Box<dyn Producer>
+            }));
+            config.store_is_remote = true;
+        }
         set(&mut config);
         let engine = Engine::start(config).expect("the engine starts");
         Silo { handle: engine.handle(), engine, faults, clock: self.clock.clone() }
@@ -97,7 +123,7 @@ impl Rig {
         commits: u64,
         set: impl FnOnce(&mut Config),
     ) -> Silo {
-        let log: Arc<dyn Log> = self.memory.clone();
+        let log = self.log();
         let faults = Faults::of(self.memory.clone());
         faults.cut_off_after(commits);
         self.start_on(faults, kinds, |config| {
@@ -116,25 +142,35 @@ impl Rig {
 
     /// Appends a record with this key to the topic `in`, where the default partitioner puts it.
     pub fn append(&self, key: &str, value: &str) -> u64 {
-        pipeline::append(&*self.memory, "in", PARTITIONS, key, value)
+        pipeline::append(&*self.log(), "in", PARTITIONS, key, value)
     }
 
     /// Identities and values in the topic of a stream, in the order of the identities: a log of several slots has no
     /// other order of its own.
     pub fn outputs_by_id(&self, stream: &str) -> Vec<(String, String)> {
-        let records = self.memory.records(stream, 0).expect("the streams exist");
-        let mut outputs: Vec<(String, String)> = records
-            .iter()
-            .map(|r| (pipeline::text(r.id.as_deref().unwrap_or_default()), pipeline::text(&r.value)))
-            .collect();
+        let mut outputs = self.records(stream);
         outputs.sort();
         outputs
     }
 
     /// The values in the topic of a stream, in order, as text.
     pub fn outputs(&self, stream: &str) -> Vec<String> {
-        let records = self.memory.records(stream, 0).expect("the streams exist");
-        records.iter().map(|record| pipeline::text(&record.value)).collect()
+        self.records(stream).into_iter().map(|(_, value)| value).collect()
+    }
+
+    /// Identities and values, in order.
+    fn records(&self, stream: &str) -> Vec<(String, String)> {
+        let texts =
+            |id: Option<&[u8]>, value: &[u8]| (pipeline::text(id.unwrap_or_default()), pipeline::text(value));
+        match &self.broker {
+            Some(broker) => {
+                broker.visible(stream, 0).iter().map(|r| texts(r.id.as_deref(), &r.value)).collect()
+            }
+            None => {
+                let records = self.memory.records(stream, 0).expect("the streams exist");
+                records.iter().map(|r| texts(r.id.as_deref(), &r.value)).collect()
+            }
+        }
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Slot {
     /// There is no marker at all: none of our commits may be stored before there is one, or an end of the process would
     /// leave an outbox of which nobody knows what was published.
     marker_missing: bool,
+    /// The lane's producer was initialised after the row was read: owner and marker are read again before anything is sent.
+    recheck_due: bool,
     /// The ids named by markers that were fenced since the acquire.
     marker_fenced: Vec<TxId>,
     asked: Ask,
@@ -111,6 +113,7 @@ impl Slot {
             publication: None,
             marker_due: false,
             marker_missing: false,
+            recheck_due: false,
             marker_fenced: Vec::new(),
             asked: Ask(0),
             awaiting: None,

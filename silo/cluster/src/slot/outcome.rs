@@ -101,7 +101,7 @@ impl Slot {
         self.floor.clear();
         self.to_trim = None;
         self.publication = None;
-        (self.marker_due, self.marker_missing) = (false, false);
+        (self.marker_due, self.marker_missing, self.recheck_due) = (false, false, false);
         self.marker_fenced.clear();
         (self.tries, self.noted) = (0, None);
         out.push(Do::Drop(Dropped { why, awaited: None, unsure }));

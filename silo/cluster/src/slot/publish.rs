@@ -93,8 +93,15 @@ impl Slot {
     /// After every init of its own id, and before it sends, the lane makes sure that the slot is still its own and learns
     /// what the lost transaction did.
     pub(super) fn producer_ready(&mut self, out: &mut Vec<Do>) {
-        if self.seat.outlet == Outlet::Store || !self.holds() {
+        if self.seat.outlet == Outlet::Store {
             return;
+        }
+        match self.phase {
+            // whoever was here while our id was fenced may have taken the slot since its row was read
+            Phase::Read | Phase::Marker => return self.read(out),
+            Phase::Rebase => return self.recheck_due = true,
+            Phase::Run | Phase::Rollback | Phase::Give => {}
+            Phase::Off | Phase::Acquire | Phase::Fence | Phase::Stopped => return,
         }
         self.marker_due |= self.publication.take().is_some() && self.outbox.is_empty();
         if self.has(Defect::ReinitWithoutReread) {

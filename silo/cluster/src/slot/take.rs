@@ -34,10 +34,7 @@ impl Slot {
         self.run = run;
         match (self.seat.outlet, reply.record) {
             (Outlet::Store, Some(record)) => self.resume(record, out),
-            (Outlet::Store, None) => {
-                self.phase = Phase::Read;
-                self.ask(Question::Record, out);
-            }
+            (Outlet::Store, None) => self.read(out),
             (Outlet::Log, Some(record)) => {
                 self.phase = Phase::Fence;
                 self.run = record.run;
@@ -62,10 +59,7 @@ impl Slot {
             return;
         }
         match self.phase {
-            Phase::Fence => {
-                self.phase = Phase::Read;
-                self.ask(Question::Record, out);
-            }
+            Phase::Fence => self.read(out),
             Phase::Marker => self.ask(Question::Marker, out), // the id named in the marker was fenced: read again
             _ => {}
         }
@@ -92,6 +86,14 @@ impl Slot {
         self.outbox = outbox.into_iter().map(|(n, outbox)| Pending::stored(n, outbox)).collect();
         self.phase = Phase::Marker;
         self.ask(Question::Marker, out);
+    }
+
+    /// Reads row and outbox; what was read before no longer counts.
+    pub(super) fn read(&mut self, out: &mut Vec<Do>) {
+        self.phase = Phase::Read;
+        self.outbox.clear();
+        self.outbox_bytes = 0;
+        self.ask(Question::Record, out);
     }
 
     fn load(&mut self, record: SlotRecord) {
@@ -205,6 +207,10 @@ impl Slot {
             tries: self.tries,
             noted: self.noted,
         }));
+        if std::mem::take(&mut self.recheck_due) {
+            self.publisher = Publisher::Recheck;
+            self.ask(Question::Record, out);
+        }
     }
 
     /// Asks; an answer to an earlier question no longer counts.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
+use granary_cluster::slot::{Ask, Heard};
 use granary_core::call::{Options, Origin};
 use granary_core::{Error, ErrorKind, Key, KindId, Result, SlotId, Span, Timestamp};
 use tokio::sync::oneshot;
@@ -30,6 +31,13 @@ pub(crate) enum Alarm {
     Reminders(SlotId),
     Take(SlotId),
     Resend(SlotId),
+    /// A question of this slot was not answered.
+    AskAgain(SlotId, Ask),
+    /// The log's producer could not be initialised.
+    InitProducer,
+    /// A transaction may begin.
+    Publish,
+    RenewMarkers,
     /// A slot whose reminders could not be read.
     Reopen(SlotId),
     /// Sources may have more.
@@ -143,6 +151,12 @@ impl Lane {
             Alarm::Reminders(slot) => self.with(slot, |host| self.fire_reminders(host)),
             Alarm::Take(slot) => self.with(slot, |host| self.take(host)),
             Alarm::Resend(slot) => self.resend(slot),
+            Alarm::AskAgain(slot, ask) => self.with(slot, |host| {
+                self.machine(host, |machine, out| machine.hear(Heard::NoAnswer(ask), out));
+            }),
+            Alarm::InitProducer => self.init_producer(),
+            Alarm::Publish => {} // the round looks
+            Alarm::RenewMarkers => self.renew_markers(),
             Alarm::Reopen(slot) => self.with(slot, |host| self.reopen(host)),
             Alarm::Sources => self.look_at_sources(),
             Alarm::Look => self.alarms.borrow_mut().looks_at = None,
@@ -150,6 +164,8 @@ impl Lane {
                 self.check_turns();
                 self.check_answers();
                 self.is_tick_due.set(true);
+                self.tend_outboxes();
+                self.show();
                 self.set_alarm(self.now.get() + TICK_EVERY, Alarm::Tick);
             }
             Alarm::Sweep { slot, from } => self.sweep(slot, from),

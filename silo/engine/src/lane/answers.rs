@@ -91,7 +91,7 @@ impl Lane {
             }
         };
         let mut value = Vec::new();
-        match self.config.store.load(host.id, &cell, &mut value) {
+        match self.load(host, &cell, &mut value) {
             Err(error) => envelope.refuse(error.ran(Ran::No)),
             Ok(Lookup::Found) => match codec::from_bytes::<Stored>(&value) {
                 Ok(stored) if !stored.is_over(self.now.get()) => stored.answer(envelope),

@@ -19,6 +19,8 @@ use super::{Lane, panic_message};
 pub(super) enum Fault {
     /// The handler refused or panicked.
     Handler(String),
+    /// Cells are missing that may be looked up together with others; nothing was changed.
+    Lacks,
     /// The store could not be read: nobody's fault.
     Store(Error),
 }
@@ -54,6 +56,9 @@ impl Lane {
                 Ok(Ok(applied @ (Applied::Done | Applied::More))) => return Ok(applied),
                 Ok(Ok(Applied::Missing)) => {
                     let mut missing = std::mem::take(&mut inner.effects.missing);
+                    if self.may_lack.get() {
+                        return Err(Fault::Lacks);
+                    }
                     self.supply(host, &mut missing).map_err(Fault::Store)?;
                 }
                 Ok(Err(failure)) => return Err(Fault::Handler(failure.message)),
@@ -66,6 +71,7 @@ impl Lane {
     pub(super) fn fault(&self, host: &SlotHost, fault: Fault) {
         match fault {
             Fault::Handler(reason) => host.break_applying(reason),
+            Fault::Lacks => {} // it comes again
             // a cell that cannot be decoded will not be better next time
             Fault::Store(error) if error.kind() != ErrorKind::Unavailable => {
                 host.break_applying(error.to_string())
@@ -76,10 +82,13 @@ impl Lane {
 
     /// Hands the named cells from the store to the pipeline.
     pub(super) fn supply(&self, host: &SlotHost, missing: &mut Vec<Vec<u8>>) -> Result<()> {
+        if self.config.store_is_remote {
+            self.fetch(missing.iter().map(|cell| (host.id, cell.clone())).collect());
+        }
         let mut value = Vec::new();
         for cell in missing.drain(..) {
             value.clear();
-            let found = self.config.store.load(host.id, &cell, &mut value)?;
+            let found = self.load(host, &cell, &mut value)?;
             let value = (found == Lookup::Found).then_some(&value[..]);
             self.pipeline.borrow_mut().supply(host.id, &cell, value)?;
         }
@@ -178,7 +187,8 @@ impl Lane {
             let at_end = self.feeds.borrow().iter().filter(|f| f.feeds(host.id)).all(|f| f.is_idle());
             let mut inner = host.inner.borrow_mut();
             let is_free = host.is_running.get() && !host.is_closing.get();
-            if !at_end || !is_free || host.stream_turns.get() > 0 || host.is_batch_full(&inner) {
+            let is_full = host.is_batch_full(&inner) || inner.machine.is_outbox_full();
+            if !at_end || !is_free || host.stream_turns.get() > 0 || is_full {
                 continue;
             }
             let before = inner.effects.outbox.len();
@@ -224,6 +234,7 @@ impl Lane {
             Err(fault) => {
                 let (reason, blame) = match fault {
                     Fault::Store(error) => (error.to_string(), Blame::Store),
+                    Fault::Lacks => ("cells are missing".into(), Blame::Store),
                     Fault::Handler(reason) => (reason, Blame::Slot),
                 };
                 host.break_with(reason, blame);

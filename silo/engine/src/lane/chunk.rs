@@ -5,7 +5,8 @@
 //! so no slot is ever said to stand further than it does.
 
 use granary_cluster::slots::Slots;
-use granary_core::SlotId;
+use granary_cluster::{Foreseen, Record};
+use granary_core::{KindId, SlotId};
 
 use crate::stats::LaneStats;
 
@@ -18,6 +19,9 @@ const RECORDS_MAX: usize = 2_048;
 const LOOK_AHEAD_RECORDS: usize = 16;
 /// So few when slots make the lane wait.
 const RECORDS_MIN: usize = 16;
+
+/// How often, in one chunk, what its records lack is looked up together; after that one by one.
+const LOOKS_AHEAD_MAX: u32 = 8;
 
 /// How a feed takes its next records.
 pub(super) struct Chunk {
@@ -42,7 +46,9 @@ impl Lane {
         }
         let end = feed.batch.len().min(feed.at + feed.chunk.records);
         self.route_chunk(feed, end);
-        if self.apply_chunk(feed) {
+        let waits = self.apply_chunk(feed);
+        self.fetched.borrow_mut().clear();
+        if waits {
             feed.chunk.records = (feed.chunk.records / 4).max(RECORDS_MIN);
             return false;
         }
@@ -55,6 +61,10 @@ impl Lane {
     /// Hands out the records of the chunk; true when a slot cannot take all of its own now. The others take theirs.
     fn apply_chunk(&self, feed: &Feed) -> bool {
         let mut waiting = None;
+        let mut looks = if self.config.store_is_remote { LOOKS_AHEAD_MAX } else { 0 };
+        if looks > 0 && self.pipeline.borrow().tells_grains() {
+            self.fetch_ahead(feed, 0);
+        }
         for (i, (taker, slot, place)) in feed.chunk.order.iter().enumerate() {
             if i % LOOK_AHEAD_RECORDS == 0 {
                 self.look_ahead(feed, i);
@@ -65,7 +75,13 @@ impl Lane {
             let place = *place as usize;
             let record = feed.record(place);
             self.pipeline.borrow_mut().recall(place - feed.at, &record);
-            if matches!(self.feed_one(feed, *slot, &record), Fed::Waits) {
+            let mut fed = self.feed_foreseeing(feed, *slot, &record, looks > 0);
+            while matches!(fed, Fed::Lacks) {
+                looks -= 1;
+                let found = self.fetch_ahead(feed, i);
+                fed = self.feed_foreseeing(feed, *slot, &record, found && looks > 0);
+            }
+            if matches!(fed, Fed::Waits) {
                 if self.suspect.holder() == Some(*taker) {
                     return true; // should the process end, no record of another slot has to do with it
                 }
@@ -83,6 +99,38 @@ impl Lane {
             (*slot, place - feed.at, feed.record(place))
         });
         self.pipeline.borrow().look_ahead(&next.collect::<Vec<_>>());
+    }
+
+    /// Hands out a record; it may come back because cells are missing, so that those of others are looked up with them.
+    fn feed_foreseeing(&self, feed: &Feed, slot: SlotId, record: &Record<'_>, may_lack: bool) -> Fed {
+        self.may_lack.set(may_lack);
+        let fed = self.feed_one(feed, slot, record);
+        self.may_lack.set(false);
+        fed
+    }
+
+    /// Looks up what the records of the chunk lack, from the `from`-th on, in one round trip; false when one by one is as
+    /// good.
+    fn fetch_ahead(&self, feed: &Feed, from: usize) -> bool {
+        let mut foreseen = Foreseen::default();
+        let mut pipeline = self.pipeline.borrow_mut();
+        for (taker, slot, place) in &feed.chunk.order[from..] {
+            let running = taker == slot && self.slot(*slot).is_some_and(|host| host.is_running.get());
+            let place = *place as usize;
+            if running {
+                pipeline.foresee(place - feed.at, *slot, &feed.record(place), &mut foreseen);
+            }
+        }
+        drop(pipeline);
+        let Foreseen { cells: supplied, grains } = foreseen;
+        let mut cells = supplied.clone();
+        for (slot, grain) in grains {
+            if let Some(host) = self.slot(slot) {
+                self.name_grain(&host, KindId::of(&grain.kind), &grain.key, &mut cells);
+            }
+        }
+        self.fetch(cells);
+        self.supply_fetched(supplied)
     }
 
     /// Names who takes each record of the chunk: its slot, or for a stray the slot that hosts the partition.

@@ -2,36 +2,21 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use granary_cluster::retry::Caution;
-use granary_cluster::slot::{Do, Heard, Opened, Slot, Stored};
+use granary_cluster::slot::{Do, Heard, Opened, Slot};
 use granary_cluster::{CommitNo, Reply, Script, fail};
 use granary_core::{Result, SlotId};
 
-use crate::mailbox::Word;
+use crate::mailbox::{Sent, Word};
 use crate::slot::{Inner, SlotHost};
+use crate::stats::LaneStats;
 
 use super::Lane;
 use super::alarms::Alarm;
 
 impl Lane {
-    /// Takes a slot, from the store's row on.
-    pub(super) fn take(&self, host: &SlotHost) {
-        match self.config.store.record(host.id) {
-            Ok(record) => {
-                let run = self.config.store.run();
-                self.machine(host, |machine, out| {
-                    machine.take(&record, run, out);
-                });
-            }
-            Err(error) => {
-                let wait = self.store_backoff.borrow_mut().failed();
-                tracing::warn!(slot = %host.id, %error, "the slot's row cannot be read; trying again in {wait:?}");
-                self.set_alarm(self.now.get() + millis(wait), Alarm::Take(host.id));
-            }
-        }
-    }
-
     /// Lets a slot's machine decide something.
     pub(super) fn machine<R>(&self, host: &SlotHost, decide: impl FnOnce(&mut Slot, &mut Vec<Do>) -> R) -> R {
         let mut out = Vec::new();
@@ -65,20 +50,10 @@ impl Lane {
                 }
                 self.scripts.borrow_mut().push(script);
             }
-            // store and log are one engine here: nobody else holds a transaction, there is no marker
-            Do::Fence(ask, _) => self.machine(host, |machine, out| machine.hear(Heard::Fenced(ask), out)),
-            Do::ReadMarker(ask) => {
-                self.machine(host, |machine, out| machine.hear(Heard::Marker(ask, None), out))
-            }
-            Do::InitProducer => self.machine(host, |machine, out| machine.hear(Heard::ProducerReady, out)),
-            Do::ReadRecord(ask) => {
-                let run = self.config.store.run();
-                let heard = match self.config.store.record(host.id) {
-                    Ok(record) => Heard::Record(ask, Stored { record, outbox: Vec::new(), run }),
-                    Err(_) => Heard::NoAnswer(ask),
-                };
-                self.machine(host, |machine, out| machine.hear(heard, out));
-            }
+            Do::Fence(ask, ids) => self.fence(host, ask, ids),
+            Do::ReadMarker(ask) => self.read_marker(host, ask),
+            Do::InitProducer => self.init_producer(),
+            Do::ReadRecord(ask) => self.read_record(host, ask),
             Do::Opened(opened) => self.opened(host, &opened),
             Do::Noted(position) => host.inner.borrow_mut().noted = Some(position),
             Do::Release(n) => self.released(host, n),
@@ -99,16 +74,38 @@ impl Lane {
         if scripts.is_empty() {
             return;
         }
-        let _ = fail::point("commit.before");
-        let slots: Vec<SlotId> = scripts.iter().map(Script::slot).collect();
+        let mut sent = Sent {
+            slots: scripts.iter().map(Script::slot).collect(),
+            at: Instant::now(),
+            commits: false,
+            trims: false,
+            gives: false,
+        };
+        for script in &scripts {
+            match script {
+                Script::Commit(_) => sent.commits = true,
+                Script::Trim { .. } => sent.trims = true,
+                Script::Give { .. } => sent.gives = true,
+                Script::Acquire { .. } | Script::Note { .. } | Script::Rebase { .. } => {}
+            }
+        }
+        sent.pass(["commit.before", "trim.before", "give.before"]);
         let mailbox = self.mailbox.clone();
-        let done = Box::new(move |replies: Result<Vec<Reply>>| mailbox.tell(Word::Scripted(slots, replies)));
+        let done = Box::new(move |replies: Result<Vec<Reply>>| mailbox.tell(Word::Scripted(sent, replies)));
         self.config.store.submit(scripts, done);
     }
 
     /// The store's answer to a batch.
-    pub(super) fn scripted(&self, slots: &[SlotId], replies: Result<Vec<Reply>>) {
-        let _ = fail::point("commit.after");
+    pub(super) fn scripted(&self, sent: &Sent, replies: Result<Vec<Reply>>) {
+        sent.pass(["commit.after", "trim.after", "give.after"]);
+        if sent.commits {
+            let took = u64::try_from(sent.at.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            LaneStats::add(&self.mailbox.stats.commit_batches, 1);
+            LaneStats::add(&self.mailbox.stats.commit_ns, took);
+        }
+        if self.publisher.is_some() {
+            self.look_at_run();
+        }
         match replies {
             Ok(replies) => {
                 self.store_backoff.borrow_mut().succeeded();
@@ -122,8 +119,8 @@ impl Lane {
             Err(error) => {
                 let wait = self.store_backoff.borrow_mut().failed();
                 self.store_away_since.set(self.store_away_since.get().or(Some(self.now.get())));
-                tracing::warn!(%error, slots = slots.len(), "the store did not answer; sending the same again in {wait:?}");
-                for slot in slots {
+                tracing::warn!(%error, slots = sent.slots.len(), "the store did not answer; sending the same again in {wait:?}");
+                for slot in &sent.slots {
                     self.set_alarm(self.now.get() + millis(wait), Alarm::Resend(*slot));
                 }
             }
@@ -147,6 +144,7 @@ impl Lane {
         inner.noted = None;
         (inner.records_open, inner.records_sealed, inner.is_single_full) = (0, 0, false);
         host.stored.set(opened.n.0);
+        host.run.set(inner.machine.run());
         host.open_commit.set(inner.machine.open_commit().0);
         drop(inner);
         if !self.open_reminders(host) {
@@ -217,13 +215,27 @@ impl Lane {
             && self.local.borrow().is_empty()
             && self.pumps.borrow().is_empty()
             && self.mailbox.calls.is_empty()
+            && self.arrived.borrow().is_empty()
             && self.slots.iter().flatten().all(|host| {
                 let inner = host.inner.borrow();
                 let running = host.is_running.get();
                 !running || (!host.has_changes.get() && inner.machine.may_seal() && inner.held.is_empty())
             });
-        if quiet && let Some(done) = self.stop.borrow_mut().take() {
+        if quiet
+            && self.has_published()
+            && let Some(done) = self.stop.borrow_mut().take()
+        {
             let _ = done.send(());
+        }
+    }
+}
+
+impl Sent {
+    /// Passes the fail points of commits, trims and gives, as far as there are any in it.
+    fn pass(&self, [commit, trim, give]: [&'static str; 3]) {
+        let passed = [(self.commits, commit), (self.trims, trim), (self.gives, give)];
+        for (_, point) in passed.into_iter().filter(|(is_in_it, _)| *is_in_it) {
+            let _ = fail::point(point);
         }
     }
 }

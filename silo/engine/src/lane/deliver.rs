@@ -50,6 +50,10 @@ impl Lane {
 
     fn backlog(&self, host: &SlotHost, call: Call) {
         let mut inner = host.inner.borrow_mut();
+        if host.is_elsewhere.get() {
+            drop(inner);
+            return refuse(call, self.elsewhere(host.id));
+        }
         if !inner.is_parked && !self.is_stopping.get() && inner.backlog.len() < BACKLOG_CALLS_MAX {
             return inner.backlog.push_back(call);
         }
@@ -285,7 +289,7 @@ impl Lane {
         if info.options.durability == Durability::Durable {
             let mut cell = Vec::with_capacity(64);
             grain_cell(info.name, key, &mut cell);
-            found = self.config.store.load(host.id, &cell, &mut image)?;
+            found = self.load(host, &cell, &mut image)?;
         }
         let grain = (info.wake)((found == Lookup::Found).then_some(&image)).map_err(|error| {
             Error::new(

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use granary_cluster::retry::Retry;
 use granary_cluster::slots::Slots;
 use granary_cluster::{Batch, Cause, Position, Record, SourceId, fail};
-use granary_core::SlotId;
+use granary_core::{SlotId, Timestamp};
 
 use crate::config::{READ_BYTES_MAX, Source};
 use crate::slot::{Blame, Inner, SlotHost};
@@ -19,7 +19,7 @@ use super::commit::millis;
 
 /// One partition of a source, as this lane reads it.
 pub(crate) struct Feed {
-    source: SourceId,
+    pub(super) source: SourceId,
     /// The source whose decoder reads the records.
     decode_as: SourceId,
     pub(super) partition: u32,
@@ -43,6 +43,8 @@ pub(super) enum Fed {
     Passed,
     /// Its slot cannot take it now.
     Waits,
+    /// It needs cells that may be looked up together with those of others; nothing was changed.
+    Lacks,
 }
 
 impl Feed {
@@ -53,6 +55,11 @@ impl Feed {
     /// Whether it stands at the end, with nothing handed out but not taken.
     pub(super) fn is_idle(&self) -> bool {
         self.is_at_end && self.at == self.batch.len()
+    }
+
+    /// When the log took the next record to be applied; `None` when there is none.
+    pub(super) fn reading_since(&self) -> Option<Timestamp> {
+        (self.at < self.batch.len()).then(|| self.record(self.at).appended_at)
     }
 
     /// The record at a place of the batch, as its decoder knows it.
@@ -210,6 +217,7 @@ impl Lane {
     ) -> Fed {
         let mut inner = host.inner.borrow_mut();
         if inner.is_parked
+            || host.is_elsewhere.get()
             || (host.is_running.get() && at.offset < offset(&inner.positions, at.source, at.partition))
         {
             LaneStats::add(&self.mailbox.stats.skipped, 1);
@@ -253,6 +261,9 @@ impl Lane {
         let _ = fail::point("apply.after");
         if let Err(fault) = applied {
             drop(inner);
+            if matches!(fault, Fault::Lacks) {
+                return Fed::Lacks;
+            }
             self.fault(host, fault);
             return Fed::Waits;
         }

@@ -94,7 +94,8 @@ impl Host for Lane {
     fn emit(&self, from: Place, stream: &str, id: Option<&str>, value: &[u8]) -> Result<()> {
         let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
         let stream = self.stream_id(stream)?;
-        if host.inner.borrow().machine.is_outbox_full() {
+        // a record's turn goes on: its slot takes no further records, so the outbox grows by one commit at most
+        if host.inner.borrow().machine.is_outbox_full() && !self.is_of_record(from) {
             let message = format!("the outbox of slot {} is full: the log takes nothing at present", host.id);
             return Err(Error::new(ErrorKind::Overloaded, message).after(RETRY_AFTER));
         }

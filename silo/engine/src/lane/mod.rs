@@ -8,9 +8,14 @@
 //! | `decided` | outputs and reminders of a turn join the commit in which it ends |
 //! | `answers` | answers held until their commit, and kept under idempotency keys |
 //! | `commit`, `seal`, `rollback`, `spare` | carries out what the slots' machines decide; seals; goes back; memory used again |
+//! | `publish` | an external log: fencing, markers, transactions, trimming |
+//! | `reads` | rows, outboxes and cells from the store |
 //! | `feed`, `chunk`, `apply` | records from sources to slots, and what they do there |
 //! | `closing` | what falls due in a mass, a portion at a time |
 //! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
+//! | `route` | which lane holds which slot |
+//! | `show` | what probes and metrics see of the lane |
+//! | `words` | what other threads tell the lane |
 //! | `cell` | the actix actor around it |
 //!
 //! No borrow of a table is held while a turn runs: a turn may call back into the lane.
@@ -30,11 +35,16 @@ mod feed;
 mod host;
 mod idle;
 mod limits;
+mod publish;
+mod reads;
 mod reminding;
 mod rollback;
+mod route;
 mod run;
 mod seal;
+mod show;
 mod spare;
+mod words;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -45,15 +55,14 @@ use std::time::Instant;
 
 use granary_cluster::pace::{Backoff, Pace};
 use granary_cluster::slot::Do;
-use granary_cluster::slots::Slots;
-use granary_cluster::{Pipeline, Script};
+use granary_cluster::{Pipeline, RunId, Script};
 use granary_core::host::Host;
 use granary_core::turn::TurnPool;
-use granary_core::{Key, KindId, KindInfo, SlotId, Timestamp, id};
+use granary_core::{KindId, KindInfo, SlotId, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::config::Config;
-use crate::mailbox::{Call, Mailbox, Word};
+use crate::mailbox::{Call, Mailbox};
 use crate::slot::SlotHost;
 use crate::stats::LaneStats;
 use crate::suspect::Suspect;
@@ -62,11 +71,15 @@ use crate::turns::Turns;
 use alarms::{Alarm, Alarms, TICK_EVERY};
 pub(crate) use deliver::refuse;
 use feed::Feed;
+use publish::{Publisher, RENEW_EVERY};
+use reads::{Fetched, Reader};
+pub(crate) use route::Route;
+use route::panic_message;
 use spare::Spare;
 
-/// Calls handled in one round before the lane looks at everything else.
+/// Calls handled in one round.
 const CALLS_PER_ROUND: usize = 512;
-/// Woken turns polled in one round.
+/// Woken turns polled in one.
 const POLLS_PER_ROUND: usize = 512;
 /// Calls between grains of one lane that may be on their way; one more is `Overloaded`.
 const LOCAL_CALLS_MAX: usize = 65_536;
@@ -104,6 +117,16 @@ pub(crate) struct Lane {
     store_backoff: RefCell<Backoff>,
     now: Cell<Timestamp>,
     started: Timestamp,
+    /// With an external log: its producer, and a thread for long reads of the store.
+    publisher: Option<RefCell<Publisher>>,
+    reader: Option<Reader>,
+    run_seen: Cell<RunId>,
+    /// Calls taken out of the inbox and not delivered, and what was looked up for them.
+    arrived: RefCell<VecDeque<Call>>,
+    fetched: RefCell<Fetched>,
+    no_reads_before: Cell<Option<Instant>>,
+    /// A record that lacks cells may come back for them to be looked up with others.
+    may_lack: Cell<bool>,
     /// The commit an emit of the running plain turn belongs to; 0 when it emitted nothing.
     plain_needs: Cell<u64>,
     /// The running plain turn is one of a record, or of a call that such a turn made.
@@ -129,7 +152,7 @@ impl Lane {
         let route = Route::new(&config);
         let mine = |slot: u16| route.lane(SlotId(slot)) == index;
         let slots = (0..config.slots)
-            .map(|slot| mine(slot).then(|| Rc::new(SlotHost::new(SlotId(slot), config.me, index))))
+            .map(|slot| mine(slot).then(|| Rc::new(SlotHost::new(SlotId(slot), index, &config))))
             .collect();
         let (interval_min, interval_max) = config.commit_interval;
         let lane = Rc::new(Lane {
@@ -152,6 +175,16 @@ impl Lane {
             store_backoff: RefCell::default(),
             now: Cell::new(now),
             started: now,
+            publisher: publish::publisher_of(&config, index),
+            reader: config.producer.is_some().then(|| {
+                let name = format!("{}-reads-{index}", config.silo);
+                Reader::start(name, config.store.clone(), mailbox.clone())
+            }),
+            run_seen: Cell::new(config.store.run()),
+            arrived: RefCell::default(),
+            fetched: RefCell::default(),
+            no_reads_before: Cell::new(None),
+            may_lack: Cell::new(false),
             plain_needs: Cell::new(0),
             plain_of_record: Cell::new(false),
             polling: Cell::new(None),
@@ -175,6 +208,10 @@ impl Lane {
     /// Takes its slots and opens its sources.
     pub fn begin(&self) {
         self.open_feeds();
+        if self.publisher.is_some() {
+            self.init_producer();
+            self.set_alarm(self.now.get() + RENEW_EVERY, Alarm::RenewMarkers);
+        }
         for host in self.slots.iter().flatten() {
             self.take(host);
         }
@@ -204,6 +241,7 @@ impl Lane {
         self.seal_due();
         more |= self.carry_out();
         self.submit();
+        self.publish();
         self.try_stop();
         more |= self.next_closing().is_some();
         let is_stirring = !self.ready.borrow().is_empty() || !self.pumps.borrow().is_empty();
@@ -216,6 +254,7 @@ impl Lane {
         drop(turns);
         self.local.borrow_mut().clear();
         self.alarms.take();
+        self.arrived.take();
         while self.mailbox.calls.pop().is_some() {}
         for host in self.slots.iter().flatten() {
             let activations = host.table.take();
@@ -231,23 +270,6 @@ impl Lane {
 
     fn look_at_clock(&self) {
         self.now.set(self.config.clock.now().max(self.now.get()));
-    }
-
-    fn hear_words(&self) -> bool {
-        let mut heard = false;
-        while let Some(word) = self.mailbox.words.pop() {
-            heard = true;
-            match word {
-                Word::Scripted(slots, replies) => self.scripted(&slots, replies),
-                Word::Look => self.look_at_sources(),
-                Word::Stop(done) => {
-                    self.is_stopping.set(true);
-                    self.mailbox.is_closed.store(true, Ordering::Release);
-                    *self.stop.borrow_mut() = Some(done);
-                }
-            }
-        }
-        heard
     }
 
     fn poll_woken(&self) -> bool {
@@ -287,18 +309,37 @@ impl Lane {
     }
 
     fn take_calls(&self) -> bool {
+        if self.config.store_is_remote {
+            self.fetch_for_calls();
+        }
+        let more = self.deliver_calls();
+        self.fetched.borrow_mut().clear();
+        more
+    }
+
+    fn deliver_calls(&self) -> bool {
         for _ in 0..CALLS_PER_ROUND {
             let local = self.local.borrow_mut().pop_front();
             if let Some(host) = local.as_ref().and_then(|call| self.inside_of(call)) {
                 host.settles();
             }
-            let Some(call) = local.or_else(|| self.mailbox.calls.pop()) else { return false };
+            let Some(call) = local.or_else(|| self.next_call()) else {
+                return !self.mailbox.calls.is_empty();
+            };
             if !self.mailbox.words.is_empty() {
                 self.look_at_clock(); // a clock moved by hand before the call was made is seen by the call
             }
             self.deliver(call);
         }
         true
+    }
+
+    /// The next call from outside. With a remote store only those whose cells were looked up: the next round takes others.
+    fn next_call(&self) -> Option<Call> {
+        if self.config.store_is_remote {
+            return self.arrived.borrow_mut().pop_front();
+        }
+        self.mailbox.calls.pop()
     }
 
     fn pump_all(&self) -> bool {
@@ -346,39 +387,4 @@ impl Lane {
     fn count(&self, counter: impl Fn(&LaneStats) -> &std::sync::atomic::AtomicU64) {
         LaneStats::add(counter(&self.mailbox.stats), 1);
     }
-}
-
-/// Which lane holds which slot.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Route {
-    slots: u16,
-    lanes: u16,
-    group: u16,
-}
-
-impl Route {
-    /// Slots fed by one partition share a lane where the sources allow it.
-    pub fn new(config: &Config) -> Route {
-        let slots = Slots::new(config.slots).expect("a cluster has at least one slot");
-        let counts: Vec<u32> = config.sources.iter().filter(|s| s.in_place).map(|s| s.partitions).collect();
-        let group = granary_cluster::slots::group(slots, config.lanes, &counts);
-        Route { slots: config.slots, lanes: config.lanes, group }
-    }
-
-    /// The slot of a grain.
-    pub fn slot(self, key: &Key) -> SlotId {
-        id::slot_of(key.routing_key().as_bytes(), self.slots)
-    }
-
-    /// The lane of a slot.
-    pub fn lane(self, slot: SlotId) -> u16 {
-        granary_cluster::slots::lane_of(slot, self.lanes, self.group)
-    }
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|s| (*s).to_string());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".into())
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use granary_cluster::retry::Retry;
+use granary_cluster::retry::{Culprit, Retry};
 use granary_cluster::slot::{Dropped, Why};
 use granary_cluster::{Cells, Effects};
 use granary_core::call::Origin;
@@ -35,6 +35,9 @@ impl Lane {
         inner.timers.clear();
         inner.leaving.clear();
         inner.has_ended = false;
+        if dropped.why != Why::Rollback {
+            (inner.culprit, inner.caution) = (Culprit::default(), None); // as long as the slot is held
+        }
         let mut waiting = inner.keyed.dropped();
         waiting.extend(queued);
         let message = format!("slot {} went back to its last stored commit ({:?})", host.id, dropped.why);
@@ -52,6 +55,9 @@ impl Lane {
             return;
         }
         tracing::warn!(slot = %host.id, why = ?dropped.why, "slot dropped");
+        if matches!(dropped.why, Why::Fenced | Why::Behind | Why::MarkerAhead) {
+            self.take_again(host);
+        }
         let ran = if dropped.unsure.is_some() { Ran::Unknown } else { Ran::No };
         let gone = Error::new(ErrorKind::Moved, format!("slot {} has left this silo", host.id)).ran(Ran::No);
         for (_, envelope) in waiting {

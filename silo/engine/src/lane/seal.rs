@@ -7,6 +7,7 @@ use granary_cluster::retry::{Caution, Mode};
 use granary_cluster::{Cells, Position, fail};
 use granary_core::{Result, SlotId};
 
+use crate::mailbox::STREAMS_COUNTED;
 use crate::slot::{Blame, Inner, SlotHost};
 use crate::stats::LaneStats;
 use crate::table::Busy;
@@ -92,6 +93,10 @@ impl Lane {
         host.put_off.set(0);
         LaneStats::add(&self.mailbox.stats.cells, cells.len() as u64);
         LaneStats::add(&self.mailbox.stats.outputs, outbox.len() as u64);
+        for entry in outbox.entries() {
+            let no = usize::from(entry.stream.0).min(STREAMS_COUNTED - 1);
+            LaneStats::add(&self.mailbox.outputs[no], 1);
+        }
         drop(inner);
         host.has_changes.set(false);
         self.machine(host, |machine, out| machine.seal(cells, positions, outbox, out));

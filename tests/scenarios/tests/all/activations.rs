@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use granary_core::time::{mins, secs};
 use granary_core::{ErrorKind, Ran};
-use granary_scenarios::{Rig, eventually};
+use granary_scenarios::eventually;
 
 use crate::kinds::{Brief, Guest, HOOKS, answer, joined, kinds, send};
 
@@ -15,7 +15,7 @@ fn hooks_of(key: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn an_idle_activation_leaves_through_its_hook_and_comes_back_with_its_state() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let guest = || silo.handle.grain::<Guest>("idle-1");
     assert_eq!(answer(guest().visit()).await, Ok(1));
@@ -34,7 +34,7 @@ async fn an_idle_activation_leaves_through_its_hook_and_comes_back_with_its_stat
 /// No turn follows the hook before leaving: a call that comes is for the next activation.
 #[tokio::test]
 async fn calls_that_come_while_an_activation_leaves_get_the_next_one() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let guest = || silo.handle.grain::<Guest>("leaver");
     assert_eq!(answer(guest().visit()).await, Ok(1));
@@ -54,7 +54,7 @@ async fn calls_that_come_while_an_activation_leaves_get_the_next_one() {
 
 #[tokio::test]
 async fn a_grain_that_asks_to_leave_does_so_when_it_is_stored() {
-    let silo = Rig::new().start(kinds());
+    let silo = crate::rig().start(kinds());
     assert_eq!(answer(silo.handle.grain::<Guest>("goes").leave()).await, Ok(1));
     eventually("it leaves", || silo.stats().deactivated == 1 && silo.stats().active == 0).await;
     assert_eq!(hooks_of("goes"), ["in at 0", "out at 1"]);
@@ -63,7 +63,7 @@ async fn a_grain_that_asks_to_leave_does_so_when_it_is_stored() {
 
 #[tokio::test]
 async fn an_activation_that_fails_refuses_all_who_wait_for_it() {
-    let silo = Rig::new().start(kinds());
+    let silo = crate::rig().start(kinds());
     let guest = || silo.handle.grain::<Guest>("bad-1");
     let calls: Vec<_> = (0..3).map(|_| send(guest().visit())).collect();
     for call in calls {
@@ -80,7 +80,7 @@ async fn an_activation_that_fails_refuses_all_who_wait_for_it() {
 /// When memory is short, cold clean grains leave before their time.
 #[tokio::test]
 async fn short_memory_makes_cold_grains_leave() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start_with(kinds(), |config| config.memory_bytes_max = 100_000);
     for i in 0..2_000_u64 {
         drop(silo.handle.grain::<Brief>(i).total().into_future());

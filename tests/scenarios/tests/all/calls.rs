@@ -9,7 +9,7 @@ use granary_scenarios::{Rig, Silo, eventually, soon};
 use crate::kinds::{Brief, Counter, Doc, Ring, Spinner, answer, at_gate, joined, kinds, open, send};
 
 fn start() -> (Rig, Silo) {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     (rig, silo)
 }
@@ -248,7 +248,7 @@ fn report(text: &str) {
 
 #[tokio::test]
 async fn the_watchdog_names_the_turn_that_holds_its_lane() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start_with(kinds(), |config| {
         config.turn_max = millis(80);
         config.stuck = report;

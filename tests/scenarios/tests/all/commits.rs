@@ -9,7 +9,7 @@ use granary_scenarios::{Fault, Rig, Silo, eventually};
 use crate::kinds::{Counter, Ring, answer, at_gate, joined, kinds, open, send};
 
 fn start() -> (Rig, Silo) {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     (rig, silo)
 }
@@ -88,14 +88,17 @@ async fn a_waiting_turns_outputs_come_with_its_end() {
     let turn = send(grain("a/x").tell_around("x".into(), "gate".into()).timeout(hours(1)));
     at_gate(&silo, "gate", 1).await;
     answer(grain("a/y").tell_out("y".into())).await.unwrap();
-    assert_eq!(rig.outputs("out"), ["y"], "the slot has committed, without the half of a turn");
+    eventually("the slot has committed", || !rig.outputs("out").is_empty()).await;
+    assert_eq!(rig.outputs("out"), ["y"], "without the half of a turn");
     open(&silo, "gate").await;
     joined(turn).await.unwrap();
+    eventually("the turn's outputs", || rig.outputs("out").len() >= 3).await;
     assert_eq!(rig.outputs("out"), ["y", "x before", "x after"]);
 
     let half = send(grain("a/z").tell_around("z".into(), "shut".into()).timeout(hours(1)));
     at_gate(&silo, "shut", 1).await;
     answer(grain("a/y").tell_out("y again".into())).await.unwrap();
+    eventually("it is published", || rig.outputs("out").len() >= 4).await;
     silo.crash();
     assert!(joined(half).await.is_err());
     assert_eq!(rig.outputs("out").len(), 4, "no word of the turn that did not end");
@@ -258,7 +261,7 @@ async fn an_outage_refuses_what_needs_the_store_and_ends_without_a_trace() {
 /// The store is away when the silo starts.
 #[tokio::test]
 async fn a_silo_that_starts_without_its_store_waits_for_it() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start_with(kinds(), |_| {});
     silo.stop().await;
     let silo = rig.start_away(kinds());
@@ -268,8 +271,13 @@ async fn a_silo_that_starts_without_its_store_waits_for_it() {
     let error = joined(early).await.unwrap_err();
     assert_eq!((error.kind(), error.did_run()), (ErrorKind::Timeout, Some(Ran::No)), "{error}");
     silo.faults.set_away(false);
-    silo.advance(secs(2));
-    assert_eq!(answer(silo.handle.grain::<Counter>("c").add(1)).await, Ok(1));
+    let add = send(silo.handle.grain::<Counter>("c").add(1).timeout(hours(1)));
+    eventually("the silo has its store", || {
+        silo.advance(secs(1));
+        add.is_finished()
+    })
+    .await;
+    assert_eq!(joined(add).await, Ok(1));
     silo.stop().await;
 }
 

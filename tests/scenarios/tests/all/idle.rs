@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use granary::assembly::{Assembly, Running};
+use granary::backing::Backing;
 use granary_cluster::{Batch, Log};
 use granary_core::id::{positive_murmur2, slot_of};
 use granary_core::time::secs;
 use granary_core::{Grain, GrainId, HandClock, Result, Span, Timestamp};
 use granary_macros::grain;
 use granary_scenarios::{eventually, soon};
+use granary_store::Embedded;
 use granary_streams::file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -100,7 +102,12 @@ impl Bench {
         };
         let store = assembly.open_store(dir.path()).unwrap();
         store.create("readings", PARTITIONS).unwrap();
-        Bench { running: assembly.start(store).unwrap(), clock, _dir: dir }
+        let backing = Backing::embedded(store, assembly.slots).unwrap();
+        Bench { running: assembly.start(backing).unwrap(), clock, _dir: dir }
+    }
+
+    fn store(&self) -> &Embedded {
+        self.running.backing().embedded.as_deref().unwrap()
     }
 
     fn send(&self, device: &str, at: i64) {
@@ -108,7 +115,7 @@ impl Bench {
         let mut batch = Batch::default();
         batch.push(0, Timestamp(0), Some(device.as_bytes()), value.as_bytes());
         let partition = positive_murmur2(device.as_bytes()) % PARTITIONS;
-        self.running.store().append("readings", partition, &batch).unwrap();
+        self.store().append("readings", partition, &batch).unwrap();
     }
 
     /// Moves the clock second by second, so that the silo sees each.
@@ -130,7 +137,7 @@ impl Bench {
                 rows.push((id, serde_json::from_slice(entry.value).unwrap()));
                 true
             };
-            self.running.store().read_with_ids(&topic, partition, 0, each).unwrap();
+            self.store().read_with_ids(&topic, partition, 0, each).unwrap();
         }
         rows
     }

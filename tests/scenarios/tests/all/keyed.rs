@@ -2,14 +2,14 @@
 
 use granary_core::time::hours;
 use granary_core::{ErrorKind, Ran};
-use granary_scenarios::{Fault, Rig, eventually};
+use granary_scenarios::{Fault, eventually};
 
 use crate::kinds::{Counter, answer, at_gate, joined, kinds, open, send};
 
 /// Scenario 29: three sendings, two of them after a kill; one effect, equal answers.
 #[tokio::test]
 async fn the_same_key_over_a_kill_has_one_effect_and_equal_answers() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let first = answer(silo.handle.grain::<Counter>("c").add(5).idempotency_key("pay-1")).await;
     let second = answer(silo.handle.grain::<Counter>("c").add(5).idempotency_key("pay-1")).await;
@@ -24,7 +24,7 @@ async fn the_same_key_over_a_kill_has_one_effect_and_equal_answers() {
 /// The kill comes after the commit and before the answer: the caller knows nothing, and asks again.
 #[tokio::test]
 async fn a_key_whose_answer_was_lost_with_the_silo_is_answered_by_the_next() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     assert_eq!(answer(silo.handle.grain::<Counter>("c").total()).await, Ok(0));
     silo.faults.hold_answers();
@@ -43,7 +43,7 @@ async fn a_key_whose_answer_was_lost_with_the_silo_is_answered_by_the_next() {
 /// The kill comes before the commit: nothing happened, so the retry is the first.
 #[tokio::test]
 async fn a_key_whose_commit_never_came_runs_anew() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     assert_eq!(answer(silo.handle.grain::<Counter>("c").add(1)).await, Ok(1));
     silo.faults.next_commits([Fault::Refused]);
@@ -60,7 +60,7 @@ async fn a_key_whose_commit_never_came_runs_anew() {
 
 #[tokio::test]
 async fn a_retry_joins_the_attempt_that_runs() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let counter = || silo.handle.grain::<Counter>("c");
     let first = send(counter().add_around(5, "g".into()).idempotency_key("pay-1"));
@@ -80,7 +80,7 @@ async fn a_retry_joins_the_attempt_that_runs() {
 
 #[tokio::test]
 async fn a_refusal_is_kept_like_an_answer() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     for _ in 0..3 {
         let call = silo.handle.grain::<Counter>("c").add_and_refuse(4).idempotency_key("pay-1");
@@ -93,7 +93,7 @@ async fn a_refusal_is_kept_like_an_answer() {
 /// The first attempt panics and is undone; the one that joined it takes its place, and is answered.
 #[tokio::test]
 async fn who_joined_an_attempt_that_panicked_takes_its_place() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let counter = || silo.handle.grain::<Counter>("c");
     let first = send(counter().panic_after(5, "g".into()).idempotency_key("pay-1"));
@@ -114,7 +114,7 @@ async fn who_joined_an_attempt_that_panicked_takes_its_place() {
 /// A call with a key waits while its activation is dropped: it must not wait for itself.
 #[tokio::test]
 async fn a_key_that_waits_while_its_activation_is_dropped_still_runs() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let counter = || silo.handle.grain::<Counter>("c");
     assert_eq!(answer(counter().total()).await, Ok(0));
@@ -130,7 +130,7 @@ async fn a_key_that_waits_while_its_activation_is_dropped_still_runs() {
 
 #[tokio::test]
 async fn an_old_key_is_refused() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let counter = || silo.handle.grain::<Counter>("c");
     assert_eq!(answer(counter().add(5).idempotency_key("pay-1")).await, Ok(5));

@@ -12,3 +12,8 @@ mod kinds;
 mod smoke;
 mod streams;
 mod timers;
+
+/// Where the scenarios take place: a store that publishes outputs itself.
+fn rig() -> granary_scenarios::Rig {
+    granary_scenarios::Rig::new()
+}

@@ -1,13 +1,13 @@
 //! The smallest things: calls, state over a restart, two lanes.
 
 use granary_core::{Error, ErrorKind, GrainId, codec};
-use granary_scenarios::{Rig, soon};
+use granary_scenarios::soon;
 
 use crate::kinds::{Counter, kinds};
 
 #[tokio::test]
 async fn a_typed_call_is_answered() {
-    let silo = Rig::new().start(kinds());
+    let silo = crate::rig().start(kinds());
     let counter = silo.handle.grain::<Counter>("c-1");
     assert_eq!(soon("an answer", counter.add(2).into_future()).await, Ok(2));
     assert_eq!(soon("an answer", counter.total().into_future()).await, Ok(2));
@@ -16,7 +16,7 @@ async fn a_typed_call_is_answered() {
 
 #[tokio::test]
 async fn a_call_by_name_is_answered() {
-    let silo = Rig::new().start(kinds());
+    let silo = crate::rig().start(kinds());
     let arguments = codec::to_bytes(&5_u64).unwrap();
     let answer = silo.handle.call(GrainId::new("Counter", "c-1"), "add", arguments, Default::default());
     let bytes = soon("an answer", answer).await.unwrap().unwrap();
@@ -31,7 +31,7 @@ async fn a_call_by_name_is_answered() {
 
 #[tokio::test]
 async fn state_survives_a_restart_and_a_kill() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     soon("an answer", silo.handle.grain::<Counter>("c-1").add(2).into_future()).await.unwrap();
     silo.stop().await;
@@ -47,7 +47,7 @@ async fn state_survives_a_restart_and_a_kill() {
 
 #[tokio::test]
 async fn two_lanes_share_the_slots_and_call_one_another() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start_with(kinds(), |config| config.lanes = 2);
     for i in 0..24_u64 {
         let from = silo.handle.grain::<Counter>(format!("c-{i}"));
@@ -65,7 +65,7 @@ async fn two_lanes_share_the_slots_and_call_one_another() {
 
 #[tokio::test]
 async fn a_refusal_is_an_answer_and_its_change_stands() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let counter = silo.handle.grain::<Counter>("c-1");
     let error = soon("an answer", counter.add_and_refuse(4).into_future()).await.unwrap_err();

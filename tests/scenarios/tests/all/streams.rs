@@ -34,7 +34,7 @@ async fn until_seen(silo: &Silo, key: &str, n: usize) {
 #[tokio::test]
 async fn a_poison_record_is_set_aside_after_three_tries_and_delays_nobody() {
     for poison in ["err", "boom", "fail", "panic"] {
-        let rig = Rig::new();
+        let rig = crate::rig();
         for i in 0..20 {
             for key in ["k-0", "k-1", "k-2", "k-3", "k-4", "k-5"] {
                 let bad = key == "k-3" && i == 9;
@@ -60,7 +60,7 @@ async fn a_poison_record_is_set_aside_after_three_tries_and_delays_nobody() {
 
 #[tokio::test]
 async fn a_handler_that_calls_another_slot_is_refused() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     rig.append("k-1", "event 1");
     let teller = Teller::new("Tally", "reach_out");
     let silo = rig.start_streaming(kinds(), teller, |_| {});
@@ -73,7 +73,7 @@ async fn a_handler_that_calls_another_slot_is_refused() {
     }
     silo.stop().await;
 
-    let rig = Rig::new();
+    let rig = crate::rig();
     rig.append("k-1", "event 1");
     let teller = Teller { elsewhere: Some("k-2"), ..TAKE };
     let silo = rig.start_streaming(kinds(), teller, |_| {});
@@ -98,7 +98,7 @@ async fn outputs_do_not_depend_on_the_size_of_commits() {
     for method in ["take", "take_with_help"] {
         let mut first = None;
         for batch in [1, 7, 1_000] {
-            let rig = Rig::new();
+            let rig = crate::rig();
             fill(&rig);
             let silo = rig.start_streaming(kinds(), Teller::new("Tally", method), |config| {
                 config.batch_records_max = batch;
@@ -120,7 +120,7 @@ async fn outputs_do_not_depend_on_the_size_of_commits() {
 /// Scenario 45: killed between the commit and its acknowledgement, before the commit, and in between.
 #[tokio::test]
 async fn a_kill_at_any_commit_counts_nothing_twice() {
-    let undisturbed = Rig::new();
+    let undisturbed = crate::rig();
     fill(&undisturbed);
     let silo = undisturbed.start_streaming(kinds(), TAKE, |_| {});
     for key in KEYS {
@@ -128,7 +128,7 @@ async fn a_kill_at_any_commit_counts_nothing_twice() {
     }
     silo.stop().await;
 
-    let rig = Rig::new();
+    let rig = crate::rig();
     fill(&rig);
     for life in 0..12 {
         let silo = rig.start_cut(kinds(), TAKE, 1 + life % 4, |config| config.batch_records_max = 1);
@@ -159,7 +159,7 @@ async fn a_kill_at_any_commit_counts_nothing_twice() {
 /// The store cannot be read while a record's grain wakes: nobody's fault, so nothing is poisoned.
 #[tokio::test]
 async fn a_store_that_cannot_be_read_poisons_nothing() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start_streaming(kinds(), TAKE, |_| {});
     assert_eq!(seen(&silo, "warm").await, Vec::<String>::new());
     for round in 0..4 {
@@ -182,7 +182,7 @@ async fn a_store_that_cannot_be_read_poisons_nothing() {
 /// A record's turn and its in-slot calls are one commit, and calls from outside do not part them.
 #[tokio::test]
 async fn a_record_and_what_it_calls_are_one_commit() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start_streaming(kinds(), Teller::new("Tally", "take_with_help"), |config| {
         config.batch_records_max = 1;
     });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use granary_core::host::CatchUp;
 use granary_core::time::{hours, millis, mins, secs};
-use granary_scenarios::{Rig, Silo, eventually, soon};
+use granary_scenarios::{Silo, eventually, soon};
 
 use crate::kinds::{Bill, Ticker, answer, at_gate, joined, kinds, open, send};
 
@@ -36,7 +36,7 @@ async fn settle() {
 
 #[tokio::test]
 async fn a_timer_ticks_again_and_again_until_it_is_taken_back() {
-    let silo = Rig::new().start(kinds());
+    let silo = crate::rig().start(kinds());
     answer(silo.handle.grain::<Ticker>("t").start(1_000)).await.unwrap();
     for n in 1..=3 {
         silo.advance(millis(1_000));
@@ -51,7 +51,7 @@ async fn a_timer_ticks_again_and_again_until_it_is_taken_back() {
 
 #[tokio::test]
 async fn a_timer_goes_on_after_its_errors() {
-    let silo = Rig::new().start(kinds());
+    let silo = crate::rig().start(kinds());
     answer(silo.handle.grain::<Ticker>("t").start_failing(1_000)).await.unwrap();
     for n in 1..=3 {
         silo.advance(millis(1_000));
@@ -62,7 +62,7 @@ async fn a_timer_goes_on_after_its_errors() {
 
 #[tokio::test]
 async fn a_timer_never_overlaps_itself() {
-    let silo = Rig::new().start(kinds());
+    let silo = crate::rig().start(kinds());
     answer(silo.handle.grain::<Ticker>("t").start_at(1_000, "g".into())).await.unwrap();
     silo.advance(millis(1_000));
     at_gate(&silo, "g", 1).await;
@@ -81,7 +81,7 @@ async fn a_timer_never_overlaps_itself() {
 /// Ticks do not keep an activation in memory, and it takes its timers with it.
 #[tokio::test]
 async fn a_timer_leaves_with_its_activation() {
-    let silo = Rig::new().start(kinds());
+    let silo = crate::rig().start(kinds());
     answer(silo.handle.grain::<Ticker>("t").start(hours(1).ms())).await.unwrap();
     for _ in 0..18 {
         silo.advance(mins(1));
@@ -99,7 +99,7 @@ async fn a_timer_leaves_with_its_activation() {
 #[tokio::test]
 async fn a_reminder_due_during_an_outage_follows_its_policy_once_for_each_occurrence() {
     for (policy, at_return) in [(CatchUp::Skip, 0), (CatchUp::Once, 1), (CatchUp::Each, 3)] {
-        let rig = Rig::new();
+        let rig = crate::rig();
         let silo = rig.start(kinds());
         answer(silo.handle.grain::<Bill>("b").remind(10_000, policy)).await.unwrap();
         silo.stop().await;
@@ -138,7 +138,7 @@ async fn a_reminder_due_during_an_outage_follows_its_policy_once_for_each_occurr
 /// Scenario 38: the tick is in the queue when the reminder is taken back.
 #[tokio::test]
 async fn a_reminder_taken_back_while_its_tick_waits_does_not_tick() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let bill = || silo.handle.grain::<Bill>("b");
     answer(bill().remind(1_000, CatchUp::Each)).await.unwrap();
@@ -163,7 +163,7 @@ async fn a_reminder_taken_back_while_its_tick_waits_does_not_tick() {
 /// Scenario 38: set anew by one call and taken back by the next, in any order of commits.
 #[tokio::test]
 async fn a_reminder_set_anew_and_taken_back_is_gone() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let bill = || silo.handle.grain::<Bill>("b");
     for _ in 0..20 {
@@ -184,7 +184,7 @@ async fn a_reminder_set_anew_and_taken_back_is_gone() {
 
 #[tokio::test]
 async fn a_reminder_is_set_when_its_turn_ends() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     let bill = || silo.handle.grain::<Bill>("b");
     let half = send(bill().remind_around(1_000, "shut".into()));
@@ -204,7 +204,7 @@ async fn a_reminder_is_set_when_its_turn_ends() {
 /// The store cannot be read when the reminder is due: it fires later, once.
 #[tokio::test]
 async fn a_reminder_whose_grain_cannot_be_read_fires_when_it_can() {
-    let rig = Rig::new();
+    let rig = crate::rig();
     let silo = rig.start(kinds());
     answer(silo.handle.grain::<Bill>("b").remind(60_000, CatchUp::Once)).await.unwrap();
     silo.stop().await;

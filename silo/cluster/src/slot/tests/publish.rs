@@ -83,6 +83,31 @@ fn a_lane_that_no_longer_owns_the_slot_drops_it() {
 }
 
 #[test]
+fn an_init_while_the_slot_is_being_read_makes_it_read_again() {
+    let mut bench = Bench::new(Outlet::Log);
+    bench.until_marker(&row(4, 9), vec![(CommitNo(4), Arc::new(outbox([8])))]);
+    let stale = bench.ask();
+    assert_eq!(bench.hear(Heard::ProducerReady).names(), ["ReadRecord"]);
+    let again = bench.ask();
+    assert_eq!(bench.hear(Heard::Marker(stale, Some(marker(3, 1, 8)))).names(), Vec::<String>::new());
+    bench.hear(Heard::Record(again, Stored { record: row(4, 9), outbox: Vec::new(), run: RUN }));
+    assert_eq!(bench.dropped().why, Why::Fenced);
+}
+
+#[test]
+fn an_init_while_the_store_catches_up_is_followed_by_a_recheck() {
+    let mut bench = Bench::new(Outlet::Log);
+    bench.until_marker(&row(4, 9), Vec::new());
+    bench.hear(Heard::Marker(bench.ask(), Some(marker(6, 4, 12))));
+    assert_eq!(bench.names(), ["Rebase"]);
+    bench.out.clear();
+    assert_eq!(bench.hear(Heard::ProducerReady).names(), Vec::<String>::new());
+    bench.done();
+    assert!(bench.names().contains(&"ReadRecord".to_string()), "{:?}", bench.names());
+    assert!(bench.slot.may_apply() && !bench.slot.wants_to_publish());
+}
+
+#[test]
 fn an_aborted_transaction_is_published_again() {
     let mut bench = running(4, 9);
     bench.seal(10, outbox([9]));

@@ -1,0 +1,137 @@
+//! Prometheus' text: what lanes have counted, where sources stand, what was put out.
+
+use std::fmt::Write;
+
+use super::Gateway;
+
+/// What lanes have counted, by its name there, with the name and kind it has for Prometheus.
+const OF_LANES: &[(&str, &str, &str)] = &[
+    ("turns", "granary_turns_total", "counter"),
+    ("records", "granary_records_total", "counter"),
+    ("skipped", "granary_records_skipped_total", "counter"),
+    ("poisoned", "granary_poisoned_total", "counter"),
+    ("commits", "granary_commits_total", "counter"),
+    ("cells", "granary_cells_written_total", "counter"),
+    ("commit_batches", "granary_commit_seconds_count", "counter"),
+    ("loads", "granary_cells_loaded_total", "counter"),
+    ("load_trips", "granary_load_trips_total", "counter"),
+    ("outputs", "granary_outputs_sealed_total", "counter"),
+    ("outbox_bytes", "granary_outbox_bytes", "gauge"),
+    ("transactions", "granary_transactions_total", "counter"),
+    ("transactions_aborted", "granary_transactions_aborted_total", "counter"),
+    ("transactions_lost", "granary_transactions_lost_total", "counter"),
+    ("activated", "granary_activations_total", "counter"),
+    ("active", "granary_activations", "gauge"),
+    ("overloaded", "granary_calls_overloaded_total", "counter"),
+    ("timed_out", "granary_calls_timed_out_total", "counter"),
+    ("rollbacks", "granary_rollbacks_total", "counter"),
+    ("parked", "granary_slots_parked", "gauge"),
+    ("slots_running", "granary_slots_running", "gauge"),
+    ("reminders", "granary_reminders_total", "counter"),
+    ("store_away", "granary_store_away", "gauge"),
+    ("log_away", "granary_log_away", "gauge"),
+];
+
+/// The same for lengths of time: what they are counted in, for a second.
+const TIMES: &[(&str, &str, &str, f64)] = &[
+    ("commit_ns", "granary_commit_seconds_sum", "counter", 1e9),
+    ("seal_ns", "granary_seal_seconds_total", "counter", 1e9),
+    ("transaction_ns", "granary_transaction_seconds_total", "counter", 1e9),
+    ("clock_delay_ms", "granary_clock_delay_seconds", "gauge", 1e3),
+];
+
+impl Gateway {
+    /// Everything, as text.
+    pub(super) fn metrics(&self) -> String {
+        let mut out = String::with_capacity(8_192);
+        let lanes = self.handle.lane_stats();
+        let silo = escape(&self.silo);
+        for (of, name, kind, scale) in scaled() {
+            line(&mut out, format_args!("# TYPE {name} {kind}"));
+            for (lane, stats) in lanes.iter().enumerate() {
+                let value = stats.named().iter().find(|(n, _)| *n == of).map_or(0, |(_, value)| *value);
+                let labels = format!("{{silo=\"{silo}\",lane=\"{lane}\"}}");
+                match scale {
+                    Some(scale) => line(&mut out, format_args!("{name}{labels} {}", value as f64 / scale)),
+                    None => line(&mut out, format_args!("{name}{labels} {value}")),
+                }
+            }
+        }
+        self.outputs(&mut out, &silo);
+        self.sources(&mut out, &silo);
+        out
+    }
+
+    fn outputs(&self, out: &mut String, silo: &str) {
+        line(out, format_args!("# TYPE granary_outputs_total counter"));
+        for (topic, count) in self.streams.iter().zip(self.handle.outputs()) {
+            let topic = escape(topic);
+            line(out, format_args!("granary_outputs_total{{silo=\"{silo}\",topic=\"{topic}\"}} {count}"));
+        }
+    }
+
+    fn sources(&self, out: &mut String, silo: &str) {
+        let sources = self.handle.sources();
+        line(out, format_args!("# TYPE granary_source_path gauge"));
+        for source in &sources {
+            let path = if source.in_place { "in_place" } else { "rekey" };
+            let topic = escape(&source.topic);
+            line(
+                out,
+                format_args!("granary_source_path{{silo=\"{silo}\",topic=\"{topic}\",path=\"{path}\"}} 1"),
+            );
+        }
+        line(out, format_args!("# TYPE granary_source_lag_records gauge"));
+        for source in &sources {
+            for (partition, next) in &source.next {
+                let Ok((_, end)) = self.log.bounds(&source.topic, *partition) else { continue };
+                let (topic, lag) = (escape(&source.topic), end.saturating_sub(*next));
+                line(
+                    out,
+                    format_args!(
+                        "granary_source_lag_records{{silo=\"{silo}\",topic=\"{topic}\",partition=\"{partition}\"}} {lag}"
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn scaled() -> impl Iterator<Item = (&'static str, &'static str, &'static str, Option<f64>)> {
+    let counts = OF_LANES.iter().map(|(of, name, kind)| (*of, *name, *kind, None));
+    counts.chain(TIMES.iter().map(|(of, name, kind, scale)| (*of, *name, *kind, Some(*scale))))
+}
+
+fn line(out: &mut String, line: std::fmt::Arguments<'_>) {
+    out.write_fmt(line).expect("a string takes everything");
+    out.push('\n');
+}
+
+/// A label's value.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use granary_engine::Stats;
+
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_counted() {
+        let counted: Vec<&str> = Stats::default().named().iter().map(|(name, _)| *name).collect();
+        for (of, ..) in scaled() {
+            assert!(counted.contains(&of), "{of} is shown, but no lane counts it");
+        }
+        for name in counted {
+            let is_shown = scaled().any(|(of, ..)| of == name) || name == "deactivated";
+            assert!(is_shown, "{name} is counted, but not shown");
+        }
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(escape("a\"b\\c\nd"), "a\\\"b\\\\c\\nd");
+    }
+}

@@ -1,0 +1,171 @@
+//! Probes and metrics over HTTP: `/livez`, `/readyz`, `/metrics`.
+//!
+//! `/livez` says that the process answers. `/readyz` says 200 when every slot runs and store and log can be reached, else
+//! 503 with the reasons. `/metrics` is Prometheus' text.
+
+mod metrics;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use granary_cluster::Log;
+use granary_core::{Error, ErrorKind, Result};
+use granary_engine::Handle;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinHandle;
+
+/// Connections served at a time; more wait.
+const CONNECTIONS_MAX: usize = 64;
+/// A request's head has to be here within.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// A connection ends after so long, whatever it does.
+const CONNECTION_MAX: Duration = Duration::from_secs(600);
+
+/// What the gateway tells about.
+pub struct Gateway {
+    /// The way to the lanes.
+    pub handle: Handle,
+    /// The log, for how far its topics reach.
+    pub log: Arc<dyn Log>,
+    /// The topics of output streams, by their numbers.
+    pub streams: Vec<String>,
+    /// The silo's name.
+    pub silo: String,
+}
+
+/// A gateway that serves.
+pub struct Serving {
+    address: String,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl Serving {
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Takes no more requests.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let _ = self.served.await;
+    }
+}
+
+impl Gateway {
+    /// Listens and serves until it is stopped.
+    pub async fn start(self, address: &str) -> Result<Serving> {
+        let cannot = |e: std::io::Error| {
+            let message =
+                format!("silo.gateway {address}: cannot listen there: {e}; is another silo running?");
+            Error::new(ErrorKind::Unavailable, message)
+        };
+        let listener = TcpListener::bind(address).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?.to_string();
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(Arc::new(self).accept(listener, stopped));
+        Ok(Serving { address, stop, served })
+    }
+
+    async fn accept(self: Arc<Gateway>, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let next = async {
+                let permit = room.clone().acquire_owned().await;
+                (listener.accept().await, permit)
+            };
+            let (accepted, permit) = tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                next = next => next,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let gateway = self.clone();
+                    drop(tokio::spawn(async move {
+                        let _ = tokio::time::timeout(CONNECTION_MAX, gateway.serve(stream)).await;
+                        drop(permit);
+                    }));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the gateway cannot take a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors, say
+                }
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Gateway>, stream: TcpStream) {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let gateway = self.clone();
+            async move { Ok::<_, Infallible>(gateway.answer(request.method(), request.uri().path()).await) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_WITHIN)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection of the gateway ended early");
+        }
+    }
+
+    async fn answer(self: Arc<Gateway>, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
+        }
+        match path {
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => match self.reasons() {
+                reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n"),
+                reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+            },
+            "/metrics" => {
+                // how far topics reach may have to be asked of a broker
+                let metrics = tokio::task::spawn_blocking(move || self.metrics()).await;
+                let mut answer = text(StatusCode::OK, metrics.unwrap_or_default());
+                let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+                answer.headers_mut().insert(CONTENT_TYPE, kind);
+                answer
+            }
+            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n"),
+        }
+    }
+
+    /// Why the silo is not ready.
+    fn reasons(&self) -> Vec<String> {
+        let (stats, slots) = (self.handle.stats(), u64::from(self.handle.slots()));
+        let mut reasons = Vec::new();
+        if stats.store_away > 0 {
+            reasons.push("the store cannot be reached".to_string());
+        }
+        if stats.log_away > 0 {
+            reasons.push("the log takes no transactions".to_string());
+        }
+        if stats.parked > 0 {
+            reasons.push(format!("slots are parked: {}; see the log", stats.parked));
+        }
+        if stats.slots_running < slots {
+            reasons.push(format!("slots that run: {} of {slots}", stats.slots_running));
+        }
+        reasons
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
