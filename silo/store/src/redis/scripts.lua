@@ -49,7 +49,9 @@ local function acquire(k, a)
   if row[RUN] ~= run and row[EPOCH] ~= '0' then everyone = '1' end
   local ids = retain(row[IDS], function(other) return other ~= id end)
   if #ids == #row[IDS] then ids = ids == '' and id or ids .. ' ' .. id else ids = row[IDS] end
-  local tries = string.format('%.0f', math.min(tonumber(row[TRIES]) + 1, COUNT_MAX))
+  -- only who takes it from another has seen a process end
+  local taken = row[OWNER] == me and 0 or 1
+  local tries = string.format('%.0f', math.min(tonumber(row[TRIES]) + taken, COUNT_MAX))
   redis.call('HSET', key, 'owner', me, 'epoch', epoch, 'run', run, 'everyone', everyone, 'ids', ids, 'tries', tries)
   return whole(key)
 end

@@ -72,7 +72,7 @@ fn a_lost_reply_is_unknown_and_the_same_bytes_are_done_once() {
         assert_eq!(store.outbox(SLOT).unwrap().len() as u64, n, "its outputs are there once");
     }
     let epoch = Epoch(owner.epoch.0 + 1);
-    let next = Owner { epoch, ..owner };
+    let next = Owner { me: Incarnation(owner.me.0 + 1), epoch, ..owner };
     wire.lose_next_answer();
     let expected = (owner.me, owner.epoch);
     let take = granary_store::conformance::acquire_script(SLOT, next, expected);
