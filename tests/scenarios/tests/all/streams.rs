@@ -48,6 +48,11 @@ async fn a_poison_record_is_set_aside_after_three_tries_and_delays_nobody() {
             until_seen(&silo, key, expected.len()).await;
             assert_eq!(seen(&silo, key).await, expected, "{poison}: {key} in order, each once");
         }
+        let expected = 2 * (6 * 20 - 1);
+        eventually("all is published", || {
+            rig.outputs("out").len() + rig.outputs("poisoned").len() > expected
+        })
+        .await;
         let poisoned = rig.outputs("poisoned");
         assert_eq!(poisoned.len(), 1, "{poison}: {poisoned:?}");
         assert!(poisoned[0].starts_with(&format!("{poison} 9: ")), "{poisoned:?}");
@@ -174,9 +179,9 @@ async fn a_store_that_cannot_be_read_poisons_nothing() {
         .await;
         until_seen(&silo, &key, 1).await;
     }
+    silo.stop().await;
     assert_eq!(rig.outputs("poisoned"), Vec::<String>::new());
     assert_eq!(rig.outputs("out").len(), 8, "each record once");
-    silo.stop().await;
 }
 
 /// A record's turn and its in-slot calls are one commit, and calls from outside do not part them.
