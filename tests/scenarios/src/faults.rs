@@ -89,7 +89,8 @@ impl Faults {
         self.commit_faults.lock().unwrap().is_empty() && self.reads_to_fail.load(Ordering::SeqCst) == 0
     }
 
-    /// The next so many reads of cells and rows fail.
+    /// The next so many reads of cells fail. What a slot reads as it opens does not count: slots open in the background,
+    /// and would take the fault away from the turn it is meant for.
     pub fn next_reads(&self, n: u64) {
         self.reads_to_fail.store(n, Ordering::SeqCst);
     }
@@ -231,12 +232,16 @@ impl Faults {
 
     fn read(&self) -> Result<()> {
         std::thread::sleep(Duration::from_millis(self.read_delay_ms.load(Ordering::SeqCst)));
+        if self.is_away.load(Ordering::SeqCst) { Err(unavailable()) } else { Ok(()) }
+    }
+
+    fn read_cells(&self, count: u64) -> Result<()> {
+        self.loads.fetch_add(count, Ordering::SeqCst);
+        self.trips.fetch_add(1, Ordering::SeqCst);
+        self.read()?;
         let failing =
             self.reads_to_fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        if failing.is_ok() || self.is_away.load(Ordering::SeqCst) {
-            return Err(unavailable());
-        }
-        Ok(())
+        if failing.is_ok() { Err(unavailable()) } else { Ok(()) }
     }
 }
 
@@ -291,9 +296,7 @@ impl Store for Faults {
     }
 
     fn load(&self, slot: SlotId, cell: &[u8], value: &mut Vec<u8>) -> Result<Lookup> {
-        self.loads.fetch_add(1, Ordering::SeqCst);
-        self.trips.fetch_add(1, Ordering::SeqCst);
-        self.read()?;
+        self.read_cells(1)?;
         self.store.load(slot, cell, value)
     }
 
@@ -302,9 +305,7 @@ impl Store for Faults {
         cells: &[(SlotId, Vec<u8>)],
         each: &mut dyn FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
-        self.loads.fetch_add(cells.len() as u64, Ordering::SeqCst);
-        self.trips.fetch_add(1, Ordering::SeqCst);
-        self.read()?;
+        self.read_cells(cells.len() as u64)?;
         self.store.load_many(cells, each)
     }
 
