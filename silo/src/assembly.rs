@@ -8,11 +8,12 @@ use granary_cluster::{Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
 use granary_core::{Clock, Error, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream};
-use granary_streams::plan::{Read, Start, Target};
+use granary_streams::plan::{Read, SET_ASIDE, Start, Target};
 use granary_streams::run::counts::{self, Counts};
 use granary_streams::{Plan, Slots};
 
-use crate::backing::{Backing, WatchTopic};
+use crate::backing::Backing;
+use crate::backing::topics::{self, Needed, Role};
 use crate::clock::SystemClock;
 use crate::subscribed::{Subscribed, Subscriptions};
 
@@ -103,21 +104,61 @@ impl Assembly {
 
     /// Starts the lanes, reading sources from the log.
     pub fn start(self, backing: Backing) -> Result<Running> {
-        let mut config = self.config(&backing)?;
+        let config = self.prepare(&backing)?;
+        Running::start(self, config, backing)
+    }
+
+    /// The engine's configuration with the sources of the log. Topics that are missing are created; nothing runs yet.
+    pub fn prepare(&self, backing: &Backing) -> Result<Config> {
+        let mut config = self.config(backing)?;
+        if let Some(external) = backing.as_external() {
+            topics::create(&external.kafka, &self.needed_topics())?;
+        }
+        config.sources = self.sources(backing)?;
+        let read = config.sources.iter().map(|source| source.topic.clone()).collect();
+        let written = self.streams().into_iter().map(|stream| stream.topic).collect();
+        config.producer = backing.producer(written, read);
+        Ok(config)
+    }
+
+    /// How many lanes it has.
+    pub fn lanes(&self) -> u16 {
+        if self.lanes > 0 { self.lanes } else { cores() }
+    }
+
+    /// Every topic it reads or writes.
+    pub fn needed_topics(&self) -> Vec<Needed> {
         let outputs = self.outputs();
-        if backing.embedded.is_none() {
-            for stream in &outputs.streams {
-                topic_partitions(&*backing.log, &stream.topic, stream.partitions)?;
+        let set_aside: Vec<StreamId> =
+            self.plan.iter().flat_map(|plan| SET_ASIDE.iter().filter_map(|name| plan.stream(name))).collect();
+        let role = |id: StreamId| {
+            if outputs.strays.contains(&id) {
+                Role::Internal
+            } else if set_aside.contains(&id) || id == outputs.poisoned {
+                Role::SetAside
+            } else {
+                Role::Output
+            }
+        };
+        let written = outputs.streams.iter().enumerate().map(|(i, stream)| Needed {
+            topic: stream.topic.clone(),
+            partitions: stream.partitions,
+            role: role(StreamId(i as u16)),
+        });
+        let planned = self.plan.iter().flat_map(|plan| plan.sources.iter().map(|source| &*source.topic));
+        let listened = Subscriptions::of(&self.kinds);
+        let read = planned.chain(listened.topics()).map(|topic| Needed {
+            topic: topic.to_string(),
+            partitions: self.sink_partitions,
+            role: Role::Source,
+        });
+        let mut needed: Vec<Needed> = Vec::new();
+        for topic in read.chain(written) {
+            if needed.iter().all(|known| known.topic != topic.topic) {
+                needed.push(topic);
             }
         }
-        if let Some(plan) = &self.plan {
-            config.sources = self.log_sources(plan, &backing, &outputs)?;
-        }
-        for topic in Subscriptions::of(&self.kinds).topics() {
-            let partitions = topic_partitions(&*backing.log, topic, self.sink_partitions)?;
-            config.sources.push(self.log_source(&backing, topic, partitions, config.sources.len()));
-        }
-        Running::start(self, config, backing)
+        needed
     }
 
     /// The engine's configuration without sources.
@@ -127,20 +168,21 @@ impl Assembly {
             return Err(Error::invalid(message));
         }
         self.check_sinks()?;
-        let sources = self.plan.iter().flat_map(|plan| &plan.sources);
-        if let Some(source) = sources.into_iter().find(|source| source.start != Start::Earliest) {
+        let mut sources = self.plan.iter().flat_map(|plan| &plan.sources);
+        if let Some(source) = sources.find(|source| source.start != Start::Earliest)
+            && backing.as_external().is_none()
+        {
             let message =
-                format!("source `{}`: this version begins at the earliest record only", source.name);
+                format!("source `{}`: the embedded log is read from the earliest record only", source.name);
             return Err(Error::invalid(message));
         }
         let outputs = self.outputs();
         let mut config = Config::new(backing.store.clone(), self.clock.clone(), self.kinds.clone());
-        config.producer.clone_from(&backing.producer);
-        config.store_is_remote = backing.embedded.is_none();
+        config.store_is_remote = backing.as_external().is_some();
         config.silo.clone_from(&self.silo);
         config.me = backing.me;
         config.slots = self.slots;
-        config.lanes = if self.lanes > 0 { self.lanes } else { cores() };
+        config.lanes = self.lanes();
         config.memory_bytes_max = self.memory_bytes_max;
         config.streams = outputs.named;
         config.commit_interval = self.commit_interval.unwrap_or(config.commit_interval);
@@ -218,32 +260,53 @@ impl Assembly {
         format!("granary.{}.rekeyed.{topic}", self.cluster)
     }
 
-    /// Each source of the plan, then for each the topic of its strays, which one slot a partition reads.
-    fn log_sources(&self, plan: &Plan, backing: &Backing, outputs: &Outputs) -> Result<Vec<SourceSpec>> {
+    /// Each source of the plan, then for each the topic of its strays, which one slot a partition reads, then what
+    /// grains listen to.
+    fn sources(&self, backing: &Backing) -> Result<Vec<SourceSpec>> {
+        let outputs = self.outputs();
         let mut specs = Vec::new();
-        for (i, source) in plan.sources.iter().enumerate() {
-            let partitions = topic_partitions(&*backing.log, &source.topic, self.sink_partitions)?;
-            let mut spec = self.log_source(backing, &source.topic, partitions, i);
+        for (i, source) in self.plan.iter().flat_map(|plan| &plan.sources).enumerate() {
+            let mut spec = self.log_source(backing, &source.topic, i, source.start)?;
             spec.in_place &= source.read == Read::InPlace;
             spec.strays = Some(outputs.strays[i]);
             specs.push(spec);
         }
-        for (i, source) in plan.sources.iter().enumerate() {
+        for (i, source) in self.plan.iter().flat_map(|plan| &plan.sources).enumerate() {
             let topic = self.stray_topic(&source.topic);
-            specs.push(self.log_source(backing, &topic, u32::from(self.slots), i));
+            specs.push(self.log_source(backing, &topic, i, Start::Earliest)?);
         }
+        for topic in Subscriptions::of(&self.kinds).topics() {
+            specs.push(self.log_source(backing, topic, specs.len(), Start::Earliest)?);
+        }
+        topics::check_positions(self.slots, specs.iter().map(|spec| (spec.partitions, spec.in_place)))?;
         Ok(specs)
     }
 
-    fn log_source(&self, backing: &Backing, topic: &str, partitions: u32, decode_as: usize) -> SourceSpec {
-        SourceSpec {
+    fn log_source(
+        &self,
+        backing: &Backing,
+        topic: &str,
+        decode_as: usize,
+        start: Start,
+    ) -> Result<SourceSpec> {
+        let partitions = topic_partitions(&*backing.log, topic, self.sink_partitions)?;
+        let starts = match backing.as_external() {
+            Some(external) => {
+                external.check_identity(topic)?;
+                external.starts(topic, partitions, start)?
+            }
+            None => Vec::new(),
+        };
+        Ok(SourceSpec {
             topic: topic.to_string(),
             partitions,
             in_place: u32::from(self.slots).is_multiple_of(partitions),
             strays: None,
             decode_as: decode_as as u16,
-            open: (backing.sources)(topic, partitions),
-        }
+            starts,
+            rewound: Vec::new(),
+            open: backing.source(topic, partitions),
+        })
     }
 }
 
@@ -259,15 +322,8 @@ impl Running {
     /// Starts lanes with this configuration.
     pub fn start(assembly: Assembly, config: Config, backing: Backing) -> Result<Running> {
         let engine = Engine::start(config)?;
-        let handle = engine.handle();
-        let watched = |watch: &WatchTopic| -> Vec<_> {
-            let ring = |topic: &String| {
-                let handle = handle.clone();
-                watch(topic, Box::new(move || handle.look()))
-            };
-            handle.topics().iter().map(ring).collect()
-        };
-        let subscriptions = backing.watch.as_ref().map(watched).unwrap_or_default();
+        let (handle, woken) = (engine.handle(), engine.handle());
+        let subscriptions = backing.watch(&handle.topics(), move || woken.look());
         Ok(Running { assembly, engine, backing, subscriptions })
     }
 

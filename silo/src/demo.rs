@@ -178,7 +178,7 @@ fn judge(silo: &RunningSilo, simulated: &inject::Options, dir: &Path) -> Result<
     let topic = sink.and_then(|sink| running.assembly().topic_of(&sink));
     let topic = topic.ok_or_else(|| Error::invalid("the demo's pipeline has no sink"))?;
     let result = dir.join("result.jsonl");
-    let embedded = silo.backing().embedded.as_ref();
+    let embedded = silo.backing().as_embedded();
     let store = embedded.ok_or_else(|| Error::invalid("the demo runs on the embedded store"))?;
     results::write_last(store, &topic, &result)?;
     let mut truth = Vec::new();

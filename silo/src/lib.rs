@@ -5,6 +5,7 @@
 //! | [`prelude`] | what a program with grains imports |
 //! | [`core`] | the language of grains |
 //! | [`assembly`] | a silo put together: plan, kinds, store, lanes |
+//! | [`backing`] | where slots and streams are kept: embedded, or Redis and Kafka |
 //! | [`silo`] | a silo as a process: [`Silo`] |
 //! | [`run`] | a pipeline over files to their end |
 //! | [`demo`] | the first minute |

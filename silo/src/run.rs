@@ -98,6 +98,8 @@ pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result
             topic: plan.sources[i].topic.to_string(),
             partitions: files.len() as u32,
             in_place: false,
+            starts: Vec::new(),
+            rewound: Vec::new(),
             strays: None,
             decode_as: i as u16,
             open: FileSource::opener(files.clone()),

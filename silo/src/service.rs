@@ -75,7 +75,7 @@ impl Service for SiloService {
 
     fn tail(&self, tail: wire::Tail<'_>, feed: Feed) {
         match self.topic(tail.stream) {
-            Ok((topic, partitions)) => match self.backing.embedded.clone() {
+            Ok((topic, partitions)) => match self.backing.as_embedded().cloned() {
                 Some(store) => drop(tokio::spawn(follow(store, topic, partitions, tail.start, feed))),
                 None => {
                     let log = self.backing.log.clone();

@@ -1,13 +1,13 @@
 //! A silo as a process: configuration, lanes, a listening socket, and an orderly end.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use granary_client::serve::{self, Identity};
 use granary_core::{Error, ErrorKind, Grain, KindInfo, Result};
-use granary_engine::Handle;
+use granary_engine::{Config, Handle};
 use granary_store::Durability;
 use granary_streams::Plan;
 use granary_streams::plan::Target;
@@ -17,12 +17,15 @@ use tokio::task::JoinHandle;
 
 use crate::assembly::{Assembly, Running};
 use crate::backing::Backing;
-use crate::config::{self, Settings, StoreDurability};
+use crate::config::{self, Settings, StoreDurability, StoreKind};
 use crate::gateway::{Gateway, Serving};
 use crate::service::SiloService;
 
 /// Stopping in order takes no longer: whoever sent SIGTERM waits ten seconds.
 const STOP_MAX: Duration = Duration::from_secs(8);
+/// Between two attempts to reach Redis and Kafka at the start.
+const START_WAIT_MIN: Duration = Duration::from_millis(200);
+const START_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A silo to be started.
 ///
@@ -103,8 +106,35 @@ impl Silo {
         self
     }
 
-    /// Starts it; it runs until it is stopped.
+    /// Starts it; it runs until it is stopped. While Redis or Kafka cannot be reached it waits for them, and says so in
+    /// its log and by `/readyz`.
     pub async fn start(self) -> Result<RunningSilo> {
+        let (settings, assembly) = self.assemble()?;
+        let name = assembly.silo.clone();
+        let topics = assembly.named_topics();
+        let streams = assembly.streams().into_iter().map(|stream| stream.topic).collect();
+        let clock = assembly.clock.clone();
+        let listener = listen(&settings.silo.listen).await?;
+        let address = listener.local_addr().map_err(|e| unreachable(&settings.silo.listen, &e))?.to_string();
+        let gateway = Gateway::new(name.clone(), streams);
+        let serving = start_gateway(gateway.clone(), &settings).await?;
+        let identity = Identity { cluster: settings.cluster.name.clone(), silo: name.clone() };
+        let (backing, config) = prepare(settings, assembly.clone(), &gateway).await?;
+        let assembly = Arc::into_inner(assembly).expect("what was prepared has given it back");
+        let running = Running::start(assembly, config, backing.clone())?;
+        let handle = running.handle();
+        gateway.runs(handle.clone(), backing.log.clone());
+        let service = SiloService { handle, backing, clock, topics, silo: name.clone() };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move { drop(stopped.await) };
+        let served = tokio::spawn(serve::serve(listener, Arc::new(service), identity, stopped));
+        let probes = serving.as_ref().map_or("none", |gateway| gateway.address());
+        tracing::info!(silo = %name, %address, gateway = probes, "silo runs");
+        Ok(RunningSilo { running, stop, served, address, gateway: serving })
+    }
+
+    /// Everything it is made of, checked as far as that is possible without its store and log.
+    pub fn assemble(self) -> Result<(Settings, Arc<Assembly>)> {
         let Silo { settings, plan, kinds, emits } = self;
         if let Some(sink) = plan.iter().flat_map(|plan| &plan.sinks).find(|s| matches!(s.to, Target::File(_)))
         {
@@ -114,47 +144,27 @@ impl Silo {
             );
             return Err(Error::invalid(message));
         }
-        let name = settings.silo.name.clone().unwrap_or_else(|| "silo-1".into());
         let durability = match settings.store.durability {
             StoreDurability::Fsync => Durability::Fsync,
             StoreDurability::Everysec => Durability::Everysec,
         };
+        let memory = settings.silo.memory_bytes_max;
         let assembly = Assembly {
             cluster: settings.cluster.name.clone(),
-            silo: name.clone(),
+            silo: settings.silo.name.clone().unwrap_or_else(|| "silo-1".into()),
             lanes: settings.silo.lanes.unwrap_or(0),
             slots: settings.cluster.slots,
             plan,
             kinds,
             emits,
             durability,
-            memory_bytes_max: settings
-                .silo
-                .memory_bytes_max
-                .map_or(Assembly::default().memory_bytes_max, |bytes| {
-                    usize::try_from(bytes).unwrap_or(usize::MAX)
-                }),
+            memory_bytes_max: memory.map_or(Assembly::default().memory_bytes_max, |bytes| {
+                usize::try_from(bytes).unwrap_or(usize::MAX)
+            }),
             commit_interval: Some((settings.commit.interval_min(), settings.commit.interval_max())),
             ..Assembly::default()
         };
-        let backing = open_backing(&settings, &assembly)?;
-        let topics = assembly.named_topics();
-        let clock = assembly.clock.clone();
-        let listener = listen(&settings.silo.listen).await?;
-        let address = listener.local_addr().map_err(|e| unreachable(&settings.silo.listen, &e))?.to_string();
-        let streams = assembly.streams().into_iter().map(|stream| stream.topic).collect();
-        let running = assembly.start(backing.clone())?;
-        let (handle, log) = (running.handle(), backing.log.clone());
-        let gateway = Gateway { handle: handle.clone(), log, streams, silo: name.clone() };
-        let gateway = start_gateway(gateway, &settings).await?;
-        let service = SiloService { handle, backing, clock, topics, silo: name.clone() };
-        let identity = Identity { cluster: settings.cluster.name.clone(), silo: name.clone() };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async move { drop(stopped.await) };
-        let served = tokio::spawn(serve::serve(listener, Arc::new(service), identity, stopped));
-        let probes = gateway.as_ref().map_or("none", |gateway| gateway.address());
-        tracing::info!(silo = %name, %address, gateway = probes, "silo runs");
-        Ok(RunningSilo { running, stop, served, address, gateway })
+        Ok((settings, Arc::new(assembly)))
     }
 
     /// Starts it and runs until SIGTERM or SIGINT, then ends in order: what was taken is finished and stored.
@@ -219,14 +229,38 @@ impl RunningSilo {
     }
 }
 
-/// Opens what the settings name.
-fn open_backing(settings: &Settings, assembly: &Assembly) -> Result<Backing> {
-    let path = PathBuf::from(&settings.store.path);
-    Backing::embedded(assembly.open_store(&path)?, assembly.slots)
+/// Opens store and log and finds out where reading begins. What cannot be reached is waited for, unless it is embedded: then
+/// waiting would not help.
+async fn prepare(
+    settings: Settings,
+    assembly: Arc<Assembly>,
+    gateway: &Gateway,
+) -> Result<(Backing, Config)> {
+    let may_wait = settings.store.kind == StoreKind::Redis;
+    let settings = Arc::new(settings);
+    let mut wait = START_WAIT_MIN;
+    loop {
+        let (with, of) = (settings.clone(), assembly.clone());
+        let attempt = tokio::task::spawn_blocking(move || -> Result<(Backing, Config)> {
+            let backing = Backing::open(&with, &of)?;
+            let config = of.prepare(&backing)?;
+            Ok((backing, config))
+        });
+        let attempt = attempt.await.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))?;
+        match attempt {
+            Err(error) if may_wait && error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(%error, "the silo cannot start yet; trying again in {wait:?}");
+                gateway.waits(error.message());
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(START_WAIT_MAX);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Probes and metrics. An address that nobody asked for may be taken: several silos on one machine are no mistake.
-async fn start_gateway(gateway: Gateway, settings: &Settings) -> Result<Option<Serving>> {
+async fn start_gateway(gateway: Arc<Gateway>, settings: &Settings) -> Result<Option<Serving>> {
     match gateway.start(&settings.silo.gateway).await {
         Ok(serving) => Ok(Some(serving)),
         Err(error) if settings.is_set("silo.gateway") => Err(error),

@@ -45,6 +45,11 @@ pub struct SourceSpec {
     pub strays: Option<StreamId>,
     /// The source whose decoder reads these records: itself, but for re-keyed strays.
     pub decode_as: u16,
+    /// Where a slot begins that has no position, by partition; positions are then stored from the start. Empty for a log
+    /// of which every slot reads from offset 0.
+    pub starts: Vec<u64>,
+    /// A person's decision to go on further ahead: partitions, each with the first offset that any slot still reads.
+    pub rewound: Vec<(u32, u64)>,
     /// Opens a partition.
     pub open: OpenSource,
 }

@@ -132,6 +132,8 @@ fn source(input: &Arc<Embedded>) -> SourceSpec {
         topic: "measurements".into(),
         partitions: PARTITIONS,
         in_place: true,
+        starts: Vec::new(),
+        rewound: Vec::new(),
         strays: None,
         decode_as: 0,
         open: Arc::new(move |partition| {

@@ -5,9 +5,11 @@
 //! | module | commands |
 //! |---|---|
 //! | `demo` | demo |
-//! | `offline` | run, compare, conformance, inject: files only |
+//! | `offline` | run, compare, conformance: files only |
+//! | `inject` | inject: into a file or a topic |
 //! | `bench` | bench grains, bench streams |
 //! | `online` | silo, call, tail, status: a silo and its clients |
+//! | `topics` | topics: what a silo needs in Kafka |
 //! | `screen` | what a person sees while they run |
 //!
 //! Exit codes: 0 yes, 1 the answer is no, 2 usage or configuration, 3 unreachable, 70 a stuck turn ended the process.
@@ -19,9 +21,11 @@ macro_rules! say {
 
 mod bench;
 mod demo;
+mod inject;
 mod offline;
 mod online;
 mod screen;
+mod topics;
 
 use std::process::ExitCode;
 
@@ -68,12 +72,14 @@ enum Command {
     /// Run case files for windows and time
     Conformance(offline::ConformanceArguments),
     /// Write simulated device messages, and the exact answer to them
-    Inject(offline::InjectArguments),
+    Inject(inject::InjectArguments),
     /// Measure this machine
     #[command(subcommand)]
     Bench(bench::BenchArguments),
     /// Run a silo until it is told to stop
     Silo(online::SiloArguments),
+    /// Create the topics a silo needs in Kafka
+    Topics(topics::TopicsArguments),
     /// Call a grain
     Call(online::CallArguments),
     /// Print the records of a stream as they come
@@ -111,9 +117,10 @@ impl Cli {
             Command::Run(run) => offline::run(run, self.kinds, json),
             Command::Compare(compare) => offline::compare(compare, json),
             Command::Conformance(conformance) => offline::conformance(conformance, json),
-            Command::Inject(inject) => offline::inject(inject, json),
+            Command::Inject(inject) => inject::inject(inject, json),
             Command::Bench(bench) => bench::bench(bench, json),
             Command::Silo(silo) => online::silo(silo, self.kinds, json),
+            Command::Topics(topics) => topics::topics(topics, self.kinds, json),
             Command::Call(call) => online::call(call, json),
             Command::Tail(tail) => online::tail(tail, json),
             Command::Status(status) => online::status(status),

@@ -1,14 +1,13 @@
 //! Commands that need files only.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use granary_core::{Error, ErrorKind, KindInfo, Result, Span, time::secs};
+use granary_core::{Error, ErrorKind, KindInfo, Result, Span};
 use granary_store::Durability;
 use granary_streams::compare as rows;
-use granary_streams::inject::{self, Injector, Layout};
 use granary_window::cases::{self, CaseOutcome};
 
 use crate::run as runs;
@@ -166,97 +165,4 @@ fn collect_cases(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct InjectArguments {
-    /// Write messages to this file; their truth goes to FILE.truth.csv
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
-    /// Decides everything
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// How many devices
-    #[arg(long, default_value_t = 100)]
-    devices: u32,
-    /// Messages of each device, copies not counted
-    #[arg(long, default_value_t = 300)]
-    messages: u32,
-    /// Time between two messages of a device, ms
-    #[arg(long, default_value_t = 1_000)]
-    period_ms: u64,
-    /// How many of 1,000 messages are sent again
-    #[arg(long, default_value_t = 50)]
-    resent_per_mille: u16,
-    /// Every message takes up to so long to arrive, ms
-    #[arg(long, default_value_t = 2_000)]
-    disorder_ms: u64,
-    /// How many of 1,000 messages are late by 120 to 420 s
-    #[arg(long, default_value_t = 10)]
-    late_per_mille: u16,
-    /// How many of 1,000 devices have a wrong clock
-    #[arg(long, default_value_t = 100)]
-    skewed_per_mille: u16,
-    /// How many devices send ten times as much
-    #[arg(long, default_value_t = 1)]
-    hot_devices: u32,
-    /// Messages as `id|device|dt|category|m1|m2` instead of JSON
-    #[arg(long)]
-    delimited: bool,
-    /// The windows of the truth, ms
-    #[arg(long, default_value_t = 5_000)]
-    window_ms: u64,
-}
-
-impl InjectArguments {
-    fn options(&self) -> inject::Options {
-        inject::Options {
-            seed: self.seed,
-            devices: self.devices,
-            messages: self.messages,
-            period: Span(self.period_ms),
-            resent_per_mille: self.resent_per_mille,
-            disorder: Span(self.disorder_ms),
-            late_per_mille: self.late_per_mille,
-            skewed_per_mille: self.skewed_per_mille,
-            hot_devices: self.hot_devices,
-            layout: if self.delimited { Layout::Delimited } else { Layout::Json },
-            late_min: secs(120),
-            late_max: secs(420),
-            ..inject::Options::default()
-        }
-    }
-}
-
-pub(crate) fn inject(arguments: InjectArguments, json: bool) -> Result<u8> {
-    let options = arguments.options();
-    let create = |path: &Path| File::create(path).map_err(|e| runs::unwritable(path, &e));
-    let failed = |e: std::io::Error| runs::unwritable(&arguments.out, &e);
-    let mut out = BufWriter::with_capacity(1 << 20, create(&arguments.out)?);
-    let mut meter = Meter::begin("messages", json);
-    let mut injector = Injector::new(options.clone());
-    let mut lines = 0_u64;
-    while let Some(message) = injector.next() {
-        out.write_all(message.value).and_then(|()| out.write_all(b"\n")).map_err(failed)?;
-        lines += 1;
-        if lines.is_multiple_of(65_536) {
-            meter.at(lines);
-        }
-    }
-    out.flush().map_err(failed)?;
-    let truth = PathBuf::from(format!("{}.truth.csv", arguments.out.display()));
-    let mut rows = BufWriter::with_capacity(1 << 20, create(&truth)?);
-    let windows = inject::write_truth(inject::truth(&options, Span(arguments.window_ms)), &mut rows)
-        .and_then(|n| rows.flush().map(|()| n))
-        .map_err(|e| runs::unwritable(&truth, &e))?;
-    meter.end();
-    let totals = injector.totals();
-    if json {
-        let (messages, copies) = (totals.messages, totals.copies);
-        say!("{}", serde_json::json!({"messages": messages, "copies": copies, "windows": windows}));
-    } else {
-        say!("{}: {} messages, {} of them copies", arguments.out.display(), totals.messages, totals.copies);
-        say!("{}: {windows} windows", truth.display());
-    }
-    Ok(YES)
 }

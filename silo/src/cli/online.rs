@@ -8,34 +8,62 @@ use granary_client::{Client, Start};
 use granary_core::call::Options;
 use granary_core::{Error, ErrorKind, GrainId, KindInfo, Result, Span, codec};
 
-use crate::config::{self, layers};
+use crate::backing::kafka_settings;
+use crate::config::{self, LogKind, Settings, layers};
 use crate::silo::Silo;
 
 use super::{NO, YES, block_on};
 
-#[derive(Args)]
-pub(crate) struct SiloArguments {
+/// Where the configuration is.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConfigArguments {
     /// The configuration
     #[arg(short, long, default_value = "granary.toml")]
     config: PathBuf,
     /// Overrides a setting: section.key=value
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
+}
+
+impl ConfigArguments {
+    /// Reads and checks it.
+    pub(crate) fn load(&self) -> Result<Settings> {
+        if !self.config.exists() {
+            let message = format!(
+                "{}: there is no such file; an empty one is enough for one silo with an embedded store in `data`",
+                self.config.display()
+            );
+            return Err(Error::invalid(message));
+        }
+        let settings = config::load(Some(&self.config), layers::environment(), &self.set);
+        settings.map_err(|mistakes| Error::invalid(mistakes.to_string()))
+    }
+
+    /// How to reach Kafka: these brokers, or those of the configuration; `None` when it names none.
+    pub(crate) fn kafka(&self, brokers: Option<&str>) -> Result<Option<granary_kafka::Settings>> {
+        let settings = if self.config.exists() { Some(self.load()?) } else { None };
+        let configured = settings.as_ref().filter(|settings| settings.log.kind == LogKind::Kafka);
+        Ok(match (configured.map(kafka_settings).transpose()?, brokers) {
+            (Some(kafka), Some(brokers)) => {
+                Some(granary_kafka::Settings { brokers: brokers.into(), ..kafka })
+            }
+            (None, Some(brokers)) => Some(granary_kafka::Settings::new("dev", brokers)),
+            (configured, None) => configured,
+        })
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct SiloArguments {
+    #[command(flatten)]
+    config: ConfigArguments,
     /// Print the effective configuration and where each value was set, then end
     #[arg(long)]
     print_config: bool,
 }
 
 pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json: bool) -> Result<u8> {
-    if !arguments.config.exists() {
-        let message = format!(
-            "{}: there is no such file; an empty one is enough for one silo with an embedded store in `data`",
-            arguments.config.display()
-        );
-        return Err(Error::invalid(message));
-    }
-    let settings = config::load(Some(&arguments.config), layers::environment(), &arguments.set)
-        .map_err(|mistakes| Error::invalid(mistakes.to_string()))?;
+    let settings = arguments.config.load()?;
     if arguments.print_config {
         for setting in settings.effective() {
             if json {
@@ -48,7 +76,11 @@ pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json
     }
     let silo = kinds.into_iter().fold(Silo::from_settings(settings)?, Silo::host_kind);
     block_on(async {
-        let running = silo.start().await?;
+        let running = tokio::select! {
+            biased;
+            () = crate::silo::signalled() => return Ok(YES), // told to end before Redis and Kafka could be reached
+            running = silo.start() => running?,
+        };
         if json {
             say!("{}", serde_json::json!({"listening": running.address(), "gateway": running.gateway()}));
         } else {
@@ -61,7 +93,7 @@ pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json
     })
 }
 
-#[derive(Args)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct At {
     /// The silo, host:port
     #[arg(long, default_value = "127.0.0.1:7400", env = "GRANARY_SILO")]
@@ -72,7 +104,7 @@ pub(crate) struct At {
 }
 
 impl At {
-    async fn connect(&self) -> Result<Client> {
+    pub(crate) async fn connect(&self) -> Result<Client> {
         if !self.silo.contains(':') {
             return Err(Error::invalid(format!("--silo {}: host:port expected", self.silo)));
         }

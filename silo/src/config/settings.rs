@@ -287,18 +287,51 @@ impl Settings {
         }
     }
 
+    fn check_store(&self, mistakes: &mut Mistakes) {
+        match self.store.kind {
+            StoreKind::Embedded if self.store.wait_replicas > 0 => {
+                let problem = "the embedded store has no replicas; 0 is the only number allowed with it";
+                mistakes.note("store.wait_replicas", self.place("store.wait_replicas"), problem);
+            }
+            StoreKind::Redis if self.store.url.is_none() => {
+                let problem = "it is not set; Redis is at an address such as redis://127.0.0.1:6379/0";
+                mistakes.note("store.url", "", problem);
+            }
+            _ => {}
+        }
+        let wanted = match (self.store.kind, self.log.kind) {
+            (StoreKind::Embedded, LogKind::Kafka) => {
+                "`embedded` goes with log.kind = \"embedded\": choose `redis`"
+            }
+            (StoreKind::Redis, LogKind::Embedded) => {
+                "`redis` goes with log.kind = \"kafka\": choose that, or `embedded`"
+            }
+            _ => return,
+        };
+        mistakes.note("store.kind", self.place("store.kind"), wanted);
+    }
+
+    fn check_log(&self, mistakes: &mut Mistakes) {
+        if self.log.kind != LogKind::Kafka {
+            return;
+        }
+        if self.log.brokers.is_none() {
+            let problem = "it is not set; brokers are given as \"host:port,host:port\"";
+            mistakes.note("log.brokers", "", problem);
+        }
+        let mut kafka = granary_kafka::Settings::new(&self.cluster.name, "");
+        kafka.passed_on =
+            self.log.kafka.iter().map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect();
+        for (name, problem) in kafka.mistakes() {
+            let key = format!("log.kafka.{name}");
+            mistakes.note(&key, self.place(&key), problem);
+        }
+    }
+
     /// What no single key can be wrong about, and what this version cannot do.
     pub(super) fn check(&self, mistakes: &mut Mistakes) {
-        const EMBEDDED_ONLY: &str = "this version has `embedded` only";
-        if self.store.kind == StoreKind::Redis {
-            mistakes.note("store.kind", self.place("store.kind"), format!("`redis`: {EMBEDDED_ONLY}"));
-        } else if self.store.wait_replicas > 0 {
-            let problem = "the embedded store has no replicas; 0 is the only number allowed with it";
-            mistakes.note("store.wait_replicas", self.place("store.wait_replicas"), problem);
-        }
-        if self.log.kind == LogKind::Kafka {
-            mistakes.note("log.kind", self.place("log.kind"), format!("`kafka`: {EMBEDDED_ONLY}"));
-        }
+        self.check_store(mistakes);
+        self.check_log(mistakes);
         let Commit { interval_min_ms: min, interval_max_ms: max } = self.commit;
         if min > max {
             let key = "commit.interval_min_ms";

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use super::Gateway;
+use granary_cluster::Log;
+use granary_engine::Handle;
+
+use super::{Gateway, State};
 
 /// What lanes have counted, by its name there, with the name and kind it has for Prometheus.
 const OF_LANES: &[(&str, &str, &str)] = &[
@@ -44,7 +47,11 @@ impl Gateway {
     /// Everything, as text.
     pub(super) fn metrics(&self) -> String {
         let mut out = String::with_capacity(8_192);
-        let lanes = self.handle.lane_stats();
+        let (handle, log) = match &*self.state() {
+            State::Starting(_) => return out,
+            State::Running(handle, log) => (handle.clone(), log.clone()),
+        };
+        let lanes = handle.lane_stats();
         let silo = escape(&self.silo);
         for (of, name, kind, scale) in scaled() {
             line(&mut out, format_args!("# TYPE {name} {kind}"));
@@ -57,42 +64,39 @@ impl Gateway {
                 }
             }
         }
-        self.outputs(&mut out, &silo);
-        self.sources(&mut out, &silo);
+        self.outputs(&mut out, &silo, &handle);
+        sources(&mut out, &silo, &handle, &*log);
         out
     }
 
-    fn outputs(&self, out: &mut String, silo: &str) {
+    fn outputs(&self, out: &mut String, silo: &str, handle: &Handle) {
         line(out, format_args!("# TYPE granary_outputs_total counter"));
-        for (topic, count) in self.streams.iter().zip(self.handle.outputs()) {
+        for (topic, count) in self.streams.iter().zip(handle.outputs()) {
             let topic = escape(topic);
             line(out, format_args!("granary_outputs_total{{silo=\"{silo}\",topic=\"{topic}\"}} {count}"));
         }
     }
+}
 
-    fn sources(&self, out: &mut String, silo: &str) {
-        let sources = self.handle.sources();
-        line(out, format_args!("# TYPE granary_source_path gauge"));
-        for source in &sources {
-            let path = if source.in_place { "in_place" } else { "rekey" };
-            let topic = escape(&source.topic);
+fn sources(out: &mut String, silo: &str, handle: &Handle, log: &dyn Log) {
+    let sources = handle.sources();
+    line(out, format_args!("# TYPE granary_source_path gauge"));
+    for source in &sources {
+        let path = if source.in_place { "in_place" } else { "rekey" };
+        let topic = escape(&source.topic);
+        line(out, format_args!("granary_source_path{{silo=\"{silo}\",topic=\"{topic}\",path=\"{path}\"}} 1"));
+    }
+    line(out, format_args!("# TYPE granary_source_lag_records gauge"));
+    for source in &sources {
+        for (partition, next) in &source.next {
+            let Ok((_, end)) = log.bounds(&source.topic, *partition) else { continue };
+            let (topic, lag) = (escape(&source.topic), end.saturating_sub(*next));
             line(
                 out,
-                format_args!("granary_source_path{{silo=\"{silo}\",topic=\"{topic}\",path=\"{path}\"}} 1"),
+                format_args!(
+                    "granary_source_lag_records{{silo=\"{silo}\",topic=\"{topic}\",partition=\"{partition}\"}} {lag}"
+                ),
             );
-        }
-        line(out, format_args!("# TYPE granary_source_lag_records gauge"));
-        for source in &sources {
-            for (partition, next) in &source.next {
-                let Ok((_, end)) = self.log.bounds(&source.topic, *partition) else { continue };
-                let (topic, lag) = (escape(&source.topic), end.saturating_sub(*next));
-                line(
-                    out,
-                    format_args!(
-                        "granary_source_lag_records{{silo=\"{silo}\",topic=\"{topic}\",partition=\"{partition}\"}} {lag}"
-                    ),
-                );
-            }
         }
     }
 }

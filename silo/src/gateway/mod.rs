@@ -6,7 +6,7 @@
 mod metrics;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,14 +33,17 @@ const CONNECTION_MAX: Duration = Duration::from_secs(600);
 
 /// What the gateway tells about.
 pub struct Gateway {
-    /// The way to the lanes.
-    pub handle: Handle,
-    /// The log, for how far its topics reach.
-    pub log: Arc<dyn Log>,
+    silo: String,
     /// The topics of output streams, by their numbers.
-    pub streams: Vec<String>,
-    /// The silo's name.
-    pub silo: String,
+    streams: Vec<String>,
+    state: RwLock<State>,
+}
+
+enum State {
+    /// The silo does not run yet, for this reason.
+    Starting(String),
+    /// The way to the lanes; the log, for how far its topics reach.
+    Running(Handle, Arc<dyn Log>),
 }
 
 /// A gateway that serves.
@@ -64,8 +67,31 @@ impl Serving {
 }
 
 impl Gateway {
+    /// For the silo of this name that puts out these topics. It does not run yet.
+    pub fn new(silo: String, streams: Vec<String>) -> Arc<Gateway> {
+        Arc::new(Gateway { silo, streams, state: RwLock::new(State::Starting("the silo starts".into())) })
+    }
+
+    /// The silo cannot start yet.
+    pub fn waits(&self, why: &str) {
+        self.set(State::Starting(format!("the silo starts: {why}")));
+    }
+
+    /// The silo runs.
+    pub fn runs(&self, handle: Handle, log: Arc<dyn Log>) {
+        self.set(State::Running(handle, log));
+    }
+
+    fn set(&self, state: State) {
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Listens and serves until it is stopped.
-    pub async fn start(self, address: &str) -> Result<Serving> {
+    pub async fn start(self: Arc<Gateway>, address: &str) -> Result<Serving> {
         let cannot = |e: std::io::Error| {
             let message =
                 format!("silo.gateway {address}: cannot listen there: {e}; is another silo running?");
@@ -74,7 +100,7 @@ impl Gateway {
         let listener = TcpListener::bind(address).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?.to_string();
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(Arc::new(self).accept(listener, stopped));
+        let served = tokio::spawn(self.accept(listener, stopped));
         Ok(Serving { address, stop, served })
     }
 
@@ -145,7 +171,12 @@ impl Gateway {
 
     /// Why the silo is not ready.
     fn reasons(&self) -> Vec<String> {
-        let (stats, slots) = (self.handle.stats(), u64::from(self.handle.slots()));
+        let state = self.state();
+        let handle = match &*state {
+            State::Starting(why) => return vec![why.clone()],
+            State::Running(handle, _) => handle,
+        };
+        let (stats, slots) = (handle.stats(), u64::from(handle.slots()));
         let mut reasons = Vec::new();
         if stats.store_away > 0 {
             reasons.push("the store cannot be reached".to_string());

@@ -17,7 +17,7 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::topic_partition_list::Offset;
 
-use crate::context::Logs;
+use crate::context::Readers;
 use crate::errors::failed;
 use crate::settings::Settings;
 
@@ -27,7 +27,7 @@ const SERVE_EVERY: Duration = Duration::from_millis(200);
 /// A consumer, who reads it, and the partitions it has.
 struct Member {
     reader: ThreadId,
-    consumer: Arc<BaseConsumer<Logs>>,
+    consumer: Arc<BaseConsumer<Readers>>,
     assigned: BTreeSet<(String, u32)>,
 }
 
@@ -37,12 +37,13 @@ pub(crate) struct Consumers {
     members: Mutex<Vec<Member>>,
     /// How many partitions may be read: each gets its share of what may be prefetched.
     partitions: AtomicU32,
+    context: Readers,
 }
 
 /// A partition that is assigned until this is dropped.
 pub(crate) struct Assigned {
-    pub(crate) queue: PartitionQueue<Logs>,
-    pub(crate) consumer: Arc<BaseConsumer<Logs>>,
+    pub(crate) queue: PartitionQueue<Readers>,
+    pub(crate) consumer: Arc<BaseConsumer<Readers>>,
     consumers: Arc<Consumers>,
     topic: String,
     partition: u32,
@@ -50,8 +51,12 @@ pub(crate) struct Assigned {
 
 impl Consumers {
     pub(crate) fn new(settings: Settings) -> Arc<Consumers> {
-        let consumers =
-            Arc::new(Consumers { settings, members: Mutex::default(), partitions: AtomicU32::new(0) });
+        let consumers = Arc::new(Consumers {
+            settings,
+            members: Mutex::default(),
+            partitions: AtomicU32::new(0),
+            context: Readers::default(),
+        });
         let served = Arc::downgrade(&consumers);
         thread::Builder::new()
             .name("kafka-serve".into())
@@ -63,6 +68,11 @@ impl Consumers {
     /// So many more partitions may be read.
     pub(crate) fn expect(&self, partitions: u32) {
         self.partitions.fetch_add(partitions, Ordering::Relaxed);
+    }
+
+    /// How often the brokers were lost so far.
+    pub(crate) fn outages(&self) -> u64 {
+        self.context.outages()
     }
 
     /// Assigns a partition to a consumer of this thread. `wake` is called on one of the client's threads whenever its
@@ -94,7 +104,7 @@ impl Consumers {
     }
 
     /// A consumer of this thread that does not have this partition yet.
-    fn consumer(&self, topic: &str, partition: u32) -> Result<Arc<BaseConsumer<Logs>>> {
+    fn consumer(&self, topic: &str, partition: u32) -> Result<Arc<BaseConsumer<Readers>>> {
         let reader = thread::current().id();
         let name = (topic.to_owned(), partition);
         let mut members = self.members();
@@ -104,7 +114,7 @@ impl Consumers {
             return Ok(member.consumer.clone());
         }
         let config = self.settings.consumer(self.partitions.load(Ordering::Relaxed));
-        let consumer = BaseConsumer::from_config_and_context(&config, Logs)
+        let consumer = BaseConsumer::from_config_and_context(&config, self.context.clone())
             .map_err(|error| failed("cannot start a consumer", &error))?;
         let consumer = Arc::new(consumer);
         let assigned = BTreeSet::from([name]);
@@ -112,7 +122,7 @@ impl Consumers {
         Ok(consumer)
     }
 
-    fn release(&self, consumer: &Arc<BaseConsumer<Logs>>, topic: &str, partition: u32) {
+    fn release(&self, consumer: &Arc<BaseConsumer<Readers>>, topic: &str, partition: u32) {
         let mut members = self.members();
         let Some(at) = members.iter().position(|member| Arc::ptr_eq(&member.consumer, consumer)) else {
             return;

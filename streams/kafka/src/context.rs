@@ -1,6 +1,7 @@
 //! What the clients tell besides answers: their logs, and the delivery of records.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel as Level;
@@ -23,6 +24,33 @@ impl ClientContext for Logs {
 }
 
 impl ConsumerContext for Logs {}
+
+/// Hands the client's logs to `tracing`, and counts how often the brokers were lost: who stood at the end of a partition
+/// does not know then whether it still does.
+#[derive(Clone, Default)]
+pub(crate) struct Readers {
+    outages: Arc<AtomicU64>,
+}
+
+impl Readers {
+    /// How often the brokers were lost so far.
+    pub(crate) fn outages(&self) -> u64 {
+        self.outages.load(Ordering::Relaxed)
+    }
+}
+
+impl ClientContext for Readers {
+    fn log(&self, level: Level, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.outages.fetch_add(1, Ordering::Relaxed);
+        global_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Readers {}
 
 pub(crate) fn log(level: Level, facility: &str, message: &str) {
     match level {

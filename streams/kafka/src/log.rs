@@ -155,7 +155,28 @@ impl Log for KafkaLog {
         if records.is_empty() {
             return Ok(self.bounds(topic, partition)?.1);
         }
-        let what = || format!("cannot append to topic `{topic}` partition {partition}");
+        let first = self.append_batches(topic, [(partition, records)].into_iter())?;
+        first.ok_or_else(|| {
+            let what = format!("cannot append to topic `{topic}` partition {partition}: no offset was told");
+            Error::new(ErrorKind::Unavailable, what)
+        })
+    }
+}
+
+impl KafkaLog {
+    /// Appends records to partitions by their places in the list, all at the same time, and waits until the brokers have
+    /// them.
+    pub fn append_all(&self, topic: &str, batches: &[Batch]) -> Result<()> {
+        self.append_batches(topic, (0..).zip(batches)).map(drop)
+    }
+
+    /// The offset of the first record of the first batch.
+    fn append_batches<'b>(
+        &self,
+        topic: &str,
+        batches: impl Iterator<Item = (u32, &'b Batch)>,
+    ) -> Result<Option<u64>> {
+        let what = || format!("cannot append to topic `{topic}`");
         let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
         let producer = match appender.take() {
             Some(producer) => producer,
@@ -163,31 +184,30 @@ impl Log for KafkaLog {
                 .map_err(|error| failed(what(), &error))?,
         };
         let deadline = Instant::now() + ANSWER_WAIT;
-        for (place, record) in records.iter(SourceId(0), partition).enumerate() {
-            let mut wanted = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, place)
-                .partition(partition as i32)
-                .timestamp(record.appended_at.0)
-                .payload(record.value);
-            wanted.key = record.key;
-            send(&producer, wanted, deadline).map_err(|error| failed(what(), &error))?;
+        let mut place = 0;
+        for (partition, batch) in batches {
+            for record in batch.iter(SourceId(0), partition) {
+                let mut wanted = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, place)
+                    .partition(partition as i32)
+                    .timestamp(record.appended_at.0)
+                    .payload(record.value);
+                wanted.key = record.key;
+                send(&producer, wanted, deadline).map_err(|error| failed(what(), &error))?;
+                place += 1;
+            }
         }
         wait_delivered(&producer, deadline).map_err(|error| failed(what(), &error))?;
         let delivered = producer.context().take();
         // Kept only after a success: after a failure the next append begins with a new one.
-        match (delivered.failure, delivered.first) {
-            (None, Some(first)) => {
+        match delivered.failure {
+            None => {
                 *appender = Some(producer);
-                Ok(first)
+                Ok(delivered.first)
             }
-            (Some(error), _) => Err(failed(what(), &error)),
-            (None, None) => {
-                Err(Error::new(ErrorKind::Unavailable, format!("{}: no offset was told", what())))
-            }
+            Some(error) => Err(failed(what(), &error)),
         }
     }
-}
 
-impl KafkaLog {
     /// Fails, naming the range and the repair command, unless reading `topic` from this offset on is possible.
     pub fn check_offset(&self, topic: &str, partition: u32, from: u64) -> Result<()> {
         let (first, end) = self.bounds(topic, partition)?;

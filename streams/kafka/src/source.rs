@@ -52,6 +52,7 @@ impl Sources {
             partition,
             reading: None,
             is_at_end: false,
+            outages: 0,
         }
     }
 }
@@ -68,6 +69,8 @@ pub struct Partition {
     partition: u32,
     reading: Option<Reading>,
     is_at_end: bool,
+    /// How often the brokers had been lost when the end was asked for.
+    outages: u64,
 }
 
 struct Reading {
@@ -105,6 +108,9 @@ impl Partition {
         bytes_max: usize,
         batch: &mut Batch,
     ) -> Result<()> {
+        if self.outages != self.consumers.outages() {
+            self.doubt_end();
+        }
         self.go_to(from)?;
         let reading = self.reading.as_mut().expect("going to an offset assigns the partition");
         if let Some(error) = reading.failure.take() {
@@ -131,9 +137,10 @@ impl Partition {
         Ok(())
     }
 
-    /// Whether the last read found that nothing more is there at present, rather than that it is still on its way.
+    /// Whether the last read found that nothing more is there at present, rather than that it is still on its way. While
+    /// the brokers are away nobody knows.
     pub fn is_at_end(&self) -> bool {
-        self.is_at_end
+        self.is_at_end && self.outages == self.consumers.outages()
     }
 
     /// The next read asks the brokers anew whether there is more, rather than believe that it stands at the end.
@@ -168,7 +175,7 @@ impl Partition {
             }
             None => {}
         }
-        self.is_at_end = false;
+        (self.is_at_end, self.outages) = (false, self.consumers.outages());
         if self.reading.is_none() {
             let assigned = self.consumers.assign(&self.topic, self.partition, from, self.wake.clone())?;
             self.reading = Some(Reading { assigned, next: from, failure: None });
@@ -179,7 +186,7 @@ impl Partition {
     /// After a failure the next read begins anew.
     fn fail(&mut self, from: u64, error: Error) -> Error {
         tracing::debug!(topic = %self.topic, partition = self.partition, from, %error, "reading ends");
-        self.reading = None;
+        (self.reading, self.is_at_end) = (None, false);
         error
     }
 }

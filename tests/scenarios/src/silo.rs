@@ -131,6 +131,8 @@ impl Rig {
                 topic: "in".into(),
                 partitions: PARTITIONS,
                 in_place: true,
+                starts: Vec::new(),
+                rewound: Vec::new(),
                 strays: None,
                 decode_as: 0,
                 open: LogSource::opener(log, "in".into()),

@@ -265,6 +265,8 @@ fn config(cause: Cause, watched: Arc<Watched>, clock: Arc<dyn Clock>) -> Config 
         topic: "readings".into(),
         partitions: PARTITIONS,
         in_place: true,
+        starts: Vec::new(),
+        rewound: Vec::new(),
         strays: None,
         decode_as: 0,
         open: match cause {

@@ -52,9 +52,9 @@ impl Feed {
         !self.in_place || u32::from(slot.0) % self.partitions == self.partition
     }
 
-    /// Whether it stands at the end, with nothing handed out but not taken.
+    /// Whether it stands at the end, with nothing handed out but not taken, and nothing on its way.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_at_end && self.at == self.batch.len()
+        self.is_at_end && self.at == self.batch.len() && self.reader.is_at_end()
     }
 
     /// When the log took the next record to be applied; `None` when there is none.
@@ -109,6 +109,25 @@ impl Lane {
             }
         }
         *self.feeds.borrow_mut() = feeds;
+    }
+
+    /// A slot is open: where it has no position of a source whose beginning was asked for, it begins there; where a
+    /// person has decided to go on further ahead, it does. The store has to know both.
+    pub(super) fn begin_positions(&self, host: &SlotHost) {
+        let mut inner = host.inner.borrow_mut();
+        for feed in self.feeds.borrow().iter().filter(|feed| feed.feeds(host.id)) {
+            let spec = &self.config.sources[usize::from(feed.source.0)];
+            let known = find(&inner.positions, feed.source, feed.partition).ok();
+            let known = known.map(|i| inner.positions[i].offset);
+            let begins = known.or(spec.starts.get(feed.partition as usize).copied());
+            let rewound = spec.rewound.iter().find(|(partition, _)| *partition == feed.partition);
+            let wanted = rewound.map_or(begins, |(_, to)| begins.max(Some(*to)));
+            if let Some(offset) = wanted.filter(|offset| known != Some(*offset)) {
+                let at = Position { source: feed.source, partition: feed.partition, offset };
+                set_offset_to(&mut inner.positions, at);
+                host.has_changes.set(true);
+            }
+        }
     }
 
     /// A slot is open at its positions: what feeds it goes back to them where it is further.
@@ -315,9 +334,12 @@ fn outputs_of(inner: &Inner, at: Position) -> u32 {
 
 /// The next offset of a partition in a sorted list; 0 when it has never been read.
 fn offset(positions: &[Position], source: SourceId, partition: u32) -> u64 {
-    positions
-        .binary_search_by_key(&(source, partition), |p| (p.source, p.partition))
-        .map_or(0, |i| positions[i].offset)
+    find(positions, source, partition).map_or(0, |i| positions[i].offset)
+}
+
+/// Where a partition is in a sorted list, or would be.
+fn find(positions: &[Position], source: SourceId, partition: u32) -> Result<usize, usize> {
+    positions.binary_search_by_key(&(source, partition), |p| (p.source, p.partition))
 }
 
 fn set_offset(positions: &mut Vec<Position>, at: Position) {
@@ -325,7 +347,7 @@ fn set_offset(positions: &mut Vec<Position>, at: Position) {
 }
 
 fn set_offset_to(positions: &mut Vec<Position>, next: Position) {
-    match positions.binary_search_by_key(&(next.source, next.partition), |p| (p.source, p.partition)) {
+    match find(positions, next.source, next.partition) {
         Ok(i) => positions[i].offset = next.offset,
         Err(i) => positions.insert(i, next),
     }

@@ -111,6 +111,23 @@ impl Redis {
         }
     }
 
+    /// What was noted about the cluster under this name.
+    pub fn noted(&self, name: &str) -> Result<Option<String>> {
+        self.one(server::noted(&self.shared.keys, name))
+    }
+
+    /// Notes something about the cluster, unless something else was noted under this name before: that is what comes
+    /// back.
+    pub fn note(&self, name: &str, text: &str) -> Result<Option<String>> {
+        self.one(server::note(&self.shared.keys, name, text))
+    }
+
+    fn one(&self, question: Pipeline) -> Result<Option<String>> {
+        let read = self.ask(question)?;
+        let value = read.values.into_iter().next().ok_or_else(encode::unreadable)?;
+        redis::from_redis_value(value).map_err(|_| encode::unreadable())
+    }
+
     /// Sends reads (or what is no slot's) and waits for the answers, not long.
     fn ask(&self, pipeline: Pipeline) -> Result<Read> {
         let (tell, told) = sync_channel(1);

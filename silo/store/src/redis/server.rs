@@ -125,6 +125,25 @@ pub fn incarnate(keys: &Keys, run: RunId) -> Pipeline {
     pipeline
 }
 
+/// Prefix of what is noted about a cluster, in its record.
+const NOTED: &str = "noted/";
+
+/// Asks what was noted about the cluster under this name.
+pub fn noted(keys: &Keys, name: &str) -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("HGET").arg(keys.cluster()).arg(format!("{NOTED}{name}"));
+    pipeline
+}
+
+/// Notes something about the cluster, once.
+pub fn note(keys: &Keys, name: &str, text: &str) -> Pipeline {
+    const NOTE: &str =
+        "redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) return redis.call('HGET', KEYS[1], ARGV[1])";
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("EVAL").arg(NOTE).arg(1).arg(keys.cluster()).arg(format!("{NOTED}{name}")).arg(text);
+    pipeline
+}
+
 /// A field of what `INFO` answers.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = info.lines().filter_map(|line| line.trim_end().split_once(':'));

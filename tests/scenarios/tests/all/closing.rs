@@ -92,6 +92,8 @@ fn start(rig: &Rig, finite: bool) -> Silo {
             topic: "in".into(),
             partitions: PARTITIONS,
             in_place: true,
+            starts: Vec::new(),
+            rewound: Vec::new(),
             strays: None,
             decode_as: 0,
             open: if finite { ending } else { LogSource::opener(log, "in".into()) },

@@ -107,7 +107,7 @@ impl Bench {
     }
 
     fn store(&self) -> &Embedded {
-        self.running.backing().embedded.as_deref().unwrap()
+        self.running.backing().as_embedded().unwrap()
     }
 
     fn send(&self, device: &str, at: i64) {
