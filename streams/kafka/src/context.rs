@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel as Level;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
 
@@ -45,8 +45,11 @@ impl ClientContext for Readers {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.outages.fetch_add(1, Ordering::Relaxed);
-        global_error(&error, reason);
+        // The end of a partition comes this way, too.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            self.outages.fetch_add(1, Ordering::Relaxed);
+            global_error(&error, reason);
+        }
     }
 }
 

@@ -230,7 +230,7 @@ pub(crate) fn send(
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(Code::QueueFull), back)) if Instant::now() < deadline => {
                 record = back;
-                producer.poll(POLL);
+                wait_a_little(producer, LOOK_MAX);
             }
             Err((error, _)) => return Err(error),
         }
@@ -242,16 +242,26 @@ pub(crate) fn wait_delivered(
     producer: &BaseProducer<Deliveries>,
     deadline: Instant,
 ) -> Result<(), KafkaError> {
+    let mut wait = LOOK_MIN;
     while producer.in_flight_count() > 0 {
         if Instant::now() > deadline {
             return Err(KafkaError::Flush(Code::OperationTimedOut));
         }
-        // The client's own flush looks only every 100 ms.
-        producer.poll(POLL);
+        wait_a_little(producer, wait);
+        wait = (wait * 2).min(LOOK_MAX);
     }
     producer.poll(Duration::ZERO);
     Ok(())
 }
 
-/// How long one look at deliveries takes.
-const POLL: Duration = Duration::from_millis(1);
+/// Between two looks at deliveries, at first and after some. The client's own flush looks every 100 ms, and its poll with
+/// less than a millisecond left does not wait at all but spins.
+const LOOK_MIN: Duration = Duration::from_micros(100);
+const LOOK_MAX: Duration = Duration::from_millis(2);
+
+fn wait_a_little(producer: &BaseProducer<Deliveries>, wait: Duration) {
+    producer.poll(Duration::ZERO);
+    if producer.in_flight_count() > 0 {
+        std::thread::sleep(wait);
+    }
+}
