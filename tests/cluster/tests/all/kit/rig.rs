@@ -1,0 +1,278 @@
+//! A cluster of its own on Kafka and Redis: topics, a pipeline, a configuration.
+
+use std::fs;
+use std::io::Cursor;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use granary_cluster::{Batch, Log as _};
+use granary_core::{Clock as _, Span, id};
+use granary_harness::{Kafka, Redis, unique};
+use granary_kafka::{KafkaLog, Settings};
+use granary_streams::inject::{self, Injector};
+
+use super::published::Published;
+use super::silo::Silo;
+use super::until;
+
+/// Slots of the tests' clusters.
+pub const SLOTS: u16 = 96;
+
+/// How records get to their partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partitioning {
+    /// As slots do: Kafka's default.
+    Murmur2,
+    /// As librdkafka does by default.
+    Crc32,
+    /// No key, any partition.
+    Keyless,
+}
+
+/// A cluster and its input.
+pub struct Rig {
+    pub kafka: Broker,
+    pub redis: Redis,
+    pub log: KafkaLog,
+    pub cluster: String,
+    pub input: String,
+    pub output: String,
+    pub directory: tempfile::TempDir,
+    pub listen: String,
+    pub gateway: String,
+}
+
+/// The broker all tests share, or one that may be killed.
+pub enum Broker {
+    Shared(&'static Kafka),
+    Own(Kafka),
+}
+
+impl std::ops::Deref for Broker {
+    type Target = Kafka;
+
+    fn deref(&self) -> &Kafka {
+        match self {
+            Broker::Shared(kafka) => kafka,
+            Broker::Own(kafka) => kafka,
+        }
+    }
+}
+
+/// How a cluster is made.
+pub struct Setup {
+    pub partitions: u32,
+    pub own_broker: bool,
+    /// Texts of the pipeline file to be replaced.
+    pub pipeline: Vec<(&'static str, String)>,
+    /// Lines of the configuration, each with its section.
+    pub configuration: Vec<(&'static str, String)>,
+    pub redis: Vec<(&'static str, &'static str)>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            partitions: 12,
+            own_broker: false,
+            pipeline: vec![("idle_after: 10s", "idle_after: 1s".into())],
+            configuration: Vec::new(),
+            redis: Vec::new(),
+        }
+    }
+}
+
+impl Rig {
+    pub fn new() -> Rig {
+        Rig::with(Setup::default())
+    }
+
+    pub fn with(setup: Setup) -> Rig {
+        let kafka =
+            if setup.own_broker { Broker::Own(Kafka::start()) } else { Broker::Shared(Kafka::shared()) };
+        let redis = Redis::start_with(&setup.redis);
+        let cluster = unique("test");
+        let (input, output) = (unique("input"), unique("output"));
+        let log = KafkaLog::new(Settings::new(&cluster, kafka.brokers())).expect("settings without mistakes");
+        log.create(&input, setup.partitions).expect("an input topic");
+        let directory = tempfile::tempdir().expect("a directory");
+        let (listen, gateway) = (free_address(), free_address());
+        let rig = Rig { kafka, redis, log, cluster, input, output, directory, listen, gateway };
+        rig.write(&setup);
+        rig
+    }
+
+    fn write(&self, setup: &Setup) {
+        let example = root().join("deploy/examples/boontadata/pipeline.yaml");
+        let mut pipeline = fs::read_to_string(example).expect("the example is there");
+        let topics = [
+            ("topic: boontadata\n", format!("topic: {}\n", self.input)),
+            ("topic: boontadata-results", format!("topic: {}", self.output)),
+        ];
+        for (from, to) in
+            topics.iter().map(|(from, to)| (*from, to)).chain(setup.pipeline.iter().map(|(f, t)| (*f, t)))
+        {
+            assert!(pipeline.contains(from), "the example has no `{from}`");
+            pipeline = pipeline.replace(from, to);
+        }
+        fs::write(self.directory.path().join("pipeline.yaml"), pipeline).expect("it can be written");
+        let section = |name: &str| -> String {
+            setup
+                .configuration
+                .iter()
+                .filter(|(of, _)| *of == name)
+                .map(|(_, line)| format!("{line}\n"))
+                .collect()
+        };
+        let text = format!(
+            "pipelines = [\"pipeline.yaml\"]\n[cluster]\nname = \"{}\"\nslots = {SLOTS}\n{}[silo]\nlisten = \"{}\"\n\
+             gateway = \"{}\"\nlanes = 2\n{}[store]\nkind = \"redis\"\nurl = \"{}\"\n{}[log]\nkind = \"kafka\"\n\
+             brokers = \"{}\"\n{}[commit]\n{}",
+            self.cluster,
+            section("cluster"),
+            self.listen,
+            self.gateway,
+            section("silo"),
+            self.redis.url(),
+            section("store"),
+            self.kafka.brokers(),
+            section("log"),
+            section("commit"),
+        );
+        fs::write(self.configuration(), text).expect("it can be written");
+    }
+
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.path().join("granary.toml")
+    }
+
+    /// A silo without faults, ready.
+    pub fn silo(&self) -> Silo {
+        let mut silo = Silo::start(self, "");
+        silo.until_ready();
+        silo
+    }
+
+    /// Messages of so many devices, to be written to the input.
+    pub fn load(&self, devices: u32, messages: u32) -> inject::Options {
+        inject::Options { devices, messages, period: Span(5_000), ..inject::Options::default() }
+    }
+
+    /// Writes all messages.
+    pub fn inject(&self, options: &inject::Options) {
+        self.inject_as(options, Partitioning::Murmur2, |_| {});
+    }
+
+    /// Writes all messages in steps, and is called between them with how many steps there have been.
+    pub fn inject_as(
+        &self,
+        options: &inject::Options,
+        partitioning: Partitioning,
+        mut between: impl FnMut(u64),
+    ) {
+        let partitions = self.log.partitions(&self.input).expect("brokers").expect("an input topic");
+        let mut injector = Injector::new(options.clone());
+        let clock = granary::clock::SystemClock::start();
+        let (mut sent, mut steps) = (0u64, 0);
+        let mut batches = vec![Batch::default(); partitions as usize];
+        while let Some(message) = injector.next() {
+            let device = message.key.expect("messages have their device as the key");
+            let (partition, key) = match partitioning {
+                Partitioning::Murmur2 => (id::positive_murmur2(device) % partitions, Some(device)),
+                Partitioning::Crc32 => (crc32(device) % partitions, Some(device)),
+                Partitioning::Keyless => ((sent % u64::from(partitions)) as u32, None),
+            };
+            batches[partition as usize].push(0, clock.now(), key, message.value);
+            sent += 1;
+            if sent.is_multiple_of(STEP_MESSAGES) {
+                self.write_batches(&mut batches);
+                steps += 1;
+                between(steps);
+            }
+        }
+        self.write_batches(&mut batches);
+    }
+
+    fn write_batches(&self, batches: &mut [Batch]) {
+        self.log.append_all(&self.input, batches).expect("the brokers take messages");
+        batches.iter_mut().for_each(Batch::clear);
+    }
+
+    /// Waits until the published results equal the truth.
+    #[track_caller]
+    pub fn until_right(&self, options: &inject::Options) {
+        let mut last = String::new();
+        let began = std::time::Instant::now();
+        loop {
+            let report = self.compare(options, &self.published());
+            if report.exceptions == 0 {
+                return;
+            }
+            last.clear();
+            last.push_str(&format!("{} exceptions of {}: {:?}", report.exceptions, report.of, report.first));
+            assert!(began.elapsed() < super::PATIENCE, "results do not become right: {last}");
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
+    }
+
+    /// The silo has stopped: results equal the truth, no output is there twice, no revision is missing, nothing was set
+    /// aside.
+    #[track_caller]
+    pub fn must_be_right(&self, options: &inject::Options) {
+        let published = self.published();
+        published.must_be_once();
+        let report = self.compare(options, &published);
+        assert_eq!(report.exceptions, 0, "of {}: {:?}", report.of, report.first);
+        for name in ["rejected", "late", "poisoned"] {
+            let topic = self.set_aside(name);
+            assert_eq!(Published::read(self.kafka.brokers(), &topic).rows.len(), 0, "{topic}");
+        }
+    }
+
+    /// The topic of a set-aside stream.
+    pub fn set_aside(&self, name: &str) -> String {
+        format!("granary.{}.boontadata.{name}", self.cluster)
+    }
+
+    pub fn published(&self) -> Published {
+        Published::read(self.kafka.brokers(), &self.output)
+    }
+
+    fn compare(&self, options: &inject::Options, published: &Published) -> granary_streams::compare::Report {
+        let mut truth = Vec::new();
+        inject::write_truth(inject::truth(options, Span(5_000)), &mut truth)
+            .expect("memory takes everything");
+        let key = granary_streams::compare::KEY_DEFAULT;
+        granary_streams::compare::compare(Cursor::new(truth), Cursor::new(published.last_rows()), &key)
+            .expect("rows in JSON")
+    }
+
+    /// Waits until all records of the input were read and committed, by the lag that ordinary tools see.
+    pub fn until_read(&self, silo: &Silo) {
+        until("all records are read", || silo.metric("granary_source_lag_records") == Some(0.0));
+    }
+}
+
+/// Messages written in one step.
+const STEP_MESSAGES: u64 = 250;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
+}
+
+/// CRC-32 as librdkafka's partitioner takes it (the polynomial of zlib).
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+#[test]
+fn crc32_is_that_of_zlib() {
+    assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+}

@@ -1,0 +1,123 @@
+//! A silo in a process of its own.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::rig::Rig;
+use super::{PATIENCE, until};
+
+/// It is killed when dropped.
+pub struct Silo {
+    process: Child,
+    gateway: String,
+    log: std::path::PathBuf,
+}
+
+impl Drop for Silo {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+        if std::thread::panicking() {
+            eprintln!("--- the silo's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// The command.
+pub fn granary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_granary-in-cluster"))
+}
+
+impl Silo {
+    /// Starts it, with fail points if any are named.
+    pub fn start(rig: &Rig, fail: &str) -> Silo {
+        Silo::start_with(rig, &[("GRANARY_FAIL", fail)])
+    }
+
+    /// Starts it with these variables.
+    pub fn start_with(rig: &Rig, variables: &[(&str, &str)]) -> Silo {
+        let log = rig.directory.path().join("silo.log");
+        let append = || File::options().create(true).append(true).open(&log).expect("a log file");
+        let mut command = granary();
+        command.args(["silo", "-c"]).arg(rig.configuration()).stdin(Stdio::null());
+        command.env("GRANARY_LOG", "info,librdkafka=warn").stdout(append()).stderr(append());
+        command.envs(variables.iter().copied());
+        let process = command.spawn().expect("the silo's process starts");
+        Silo { process, gateway: rig.gateway.clone(), log }
+    }
+
+    /// Everything that was logged, by earlier ones too.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether every slot runs, by its own word.
+    pub fn is_ready(&self) -> bool {
+        self.get("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    pub fn until_ready(&mut self) {
+        let began = Instant::now();
+        while !self.is_ready() {
+            assert!(began.elapsed() < PATIENCE, "the silo does not get ready: {:?}", self.get("/readyz"));
+            if let Some(status) = self.process.try_wait().expect("the process can be asked") {
+                panic!("the silo ended before it was ready: {status}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// An answer of its gateway; `None` when there is none.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(&self.gateway).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: silo\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// The sum of a metric over its labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = self.get("/metrics")?;
+        let of = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let values: Vec<f64> = of.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    /// Waits until it has ended by itself: at a fail point, say.
+    #[track_caller]
+    pub fn until_ended(mut self) -> ExitStatus {
+        let mut ended = None;
+        until("the silo ends by itself", || {
+            ended = self.process.try_wait().expect("the process can be asked");
+            ended.is_some()
+        });
+        ended.expect("it has ended")
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let id = self.process.id().to_string();
+        let asked = Command::new("kill").args([&format!("-{signal}"), &id]).status();
+        assert!(asked.expect("the command kill").success());
+    }
+
+    /// Asks it to stop; it ends in order within ten seconds.
+    #[track_caller]
+    pub fn stop(self) {
+        let began = Instant::now();
+        self.signal("TERM");
+        let status = self.until_ended();
+        assert!(status.success(), "{status}");
+        assert!(began.elapsed() < Duration::from_secs(30), "stopping took {:?}", began.elapsed());
+    }
+}

@@ -1,0 +1,8 @@
+//! Silos as processes on real Apache Kafka and Redis: after every fault the topic equals the truth, no output is there
+//! twice, no acknowledged call is lost.
+
+#![allow(clippy::unwrap_used)] // tests: a failed expectation ends the test
+
+mod arrows;
+mod kit;
+mod sample;
