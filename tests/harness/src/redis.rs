@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::process::{Server, free_port, new_dir};
@@ -64,10 +66,42 @@ impl Redis {
         self.server.terminate();
     }
 
+    /// Its answer to a command, as `redis-cli` prints it.
+    pub fn says(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port]).args(command).output();
+        let output = output.expect("redis-cli is there where redis-server is");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// A copy of its files as they are now: what a server that lost its last writes would start with.
+    pub fn copy(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a directory can be made");
+        copy_files(&self.files(), copy.path());
+        copy
+    }
+
+    /// Puts an older copy in place of its files. It must not run.
+    pub fn put_back(&mut self, copy: &tempfile::TempDir) {
+        std::fs::remove_dir_all(self.files()).expect("its files can be removed");
+        copy_files(copy.path(), &self.files());
+    }
+
+    fn files(&self) -> PathBuf {
+        self.server.dir().join("appendonlydir")
+    }
+
     /// Starts it again on the same port and data, and waits until it answers.
     pub fn restart(&mut self) {
         let port = self.port;
         self.server.start(|_| answers(port));
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory can be made");
+    for file in std::fs::read_dir(from).expect("a directory of files").map_while(Result::ok) {
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("a file can be copied");
     }
 }
 

@@ -164,6 +164,11 @@ impl Slot {
         &self.positions
     }
 
+    /// Where the marker stands in the sources: what is caused before is published.
+    pub fn floor(&self) -> &[Position] {
+        &self.floor
+    }
+
     /// The marker's number, as last known.
     pub fn covered(&self) -> CommitNo {
         self.covered

@@ -119,7 +119,12 @@ impl Lane {
             let spec = &self.config.sources[usize::from(feed.source.0)];
             let known = find(&inner.positions, feed.source, feed.partition).ok();
             let known = known.map(|i| inner.positions[i].offset);
-            let begins = known.or(spec.starts.get(feed.partition as usize).copied());
+            // What the marker has seen was read before, and the store has forgotten all of it: from the first record on, or
+            // not at all if that is gone.
+            let was_read = find(inner.machine.floor(), feed.source, feed.partition).is_ok();
+            let start =
+                spec.starts.get(feed.partition as usize).map(|start| if was_read { 0 } else { *start });
+            let begins = known.or(start);
             let rewound = spec.rewound.iter().find(|(partition, _)| *partition == feed.partition);
             let wanted = rewound.map_or(begins, |(_, to)| begins.max(Some(*to)));
             if let Some(offset) = wanted.filter(|offset| known != Some(*offset)) {

@@ -5,4 +5,6 @@
 
 mod arrows;
 mod kit;
+mod outages;
+mod rollback;
 mod sample;

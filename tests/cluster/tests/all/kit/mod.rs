@@ -1,6 +1,7 @@
 //! What the tests share: servers, silos, load, and what must hold at the end.
 
 pub mod load;
+pub mod proxy;
 pub mod published;
 pub mod rig;
 pub mod silo;

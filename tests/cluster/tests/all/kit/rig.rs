@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Cursor;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use granary_cluster::{Batch, Log as _};
 use granary_core::{Clock as _, Span, id};
@@ -11,6 +12,7 @@ use granary_harness::{Kafka, Redis, unique};
 use granary_kafka::{KafkaLog, Settings};
 use granary_streams::inject::{self, Injector};
 
+use super::proxy::Proxy;
 use super::published::Published;
 use super::silo::Silo;
 use super::until;
@@ -33,13 +35,14 @@ pub enum Partitioning {
 pub struct Rig {
     pub kafka: Broker,
     pub redis: Redis,
-    pub log: KafkaLog,
+    pub log: Arc<KafkaLog>,
     pub cluster: String,
     pub input: String,
     pub output: String,
     pub directory: tempfile::TempDir,
     pub listen: String,
     pub gateway: String,
+    proxy: Option<Proxy>,
 }
 
 /// The broker all tests share, or one that may be killed.
@@ -68,6 +71,8 @@ pub struct Setup {
     /// Lines of the configuration, each with its section.
     pub configuration: Vec<(&'static str, String)>,
     pub redis: Vec<(&'static str, &'static str)>,
+    /// The silo reaches Redis by a way that can be cut.
+    pub is_proxied: bool,
 }
 
 impl Default for Setup {
@@ -78,6 +83,7 @@ impl Default for Setup {
             pipeline: vec![("idle_after: 10s", "idle_after: 1s".into())],
             configuration: Vec::new(),
             redis: Vec::new(),
+            is_proxied: false,
         }
     }
 }
@@ -94,10 +100,12 @@ impl Rig {
         let cluster = unique("test");
         let (input, output) = (unique("input"), unique("output"));
         let log = KafkaLog::new(Settings::new(&cluster, kafka.brokers())).expect("settings without mistakes");
+        let log = Arc::new(log);
         log.create(&input, setup.partitions).expect("an input topic");
         let directory = tempfile::tempdir().expect("a directory");
         let (listen, gateway) = (free_address(), free_address());
-        let rig = Rig { kafka, redis, log, cluster, input, output, directory, listen, gateway };
+        let proxy = setup.is_proxied.then(|| Proxy::to(redis.address()));
+        let rig = Rig { kafka, redis, log, cluster, input, output, directory, listen, gateway, proxy };
         rig.write(&setup);
         rig
     }
@@ -133,7 +141,9 @@ impl Rig {
             self.listen,
             self.gateway,
             section("silo"),
-            self.redis.url(),
+            self.proxy
+                .as_ref()
+                .map_or_else(|| self.redis.url(), |proxy| format!("redis://{}/0", proxy.address())),
             section("store"),
             self.kafka.brokers(),
             section("log"),
@@ -164,38 +174,19 @@ impl Rig {
     }
 
     /// Writes all messages in steps, and is called between them with how many steps there have been.
-    pub fn inject_as(
-        &self,
-        options: &inject::Options,
-        partitioning: Partitioning,
-        mut between: impl FnMut(u64),
-    ) {
-        let partitions = self.log.partitions(&self.input).expect("brokers").expect("an input topic");
-        let mut injector = Injector::new(options.clone());
-        let clock = granary::clock::SystemClock::start();
-        let (mut sent, mut steps) = (0u64, 0);
-        let mut batches = vec![Batch::default(); partitions as usize];
-        while let Some(message) = injector.next() {
-            let device = message.key.expect("messages have their device as the key");
-            let (partition, key) = match partitioning {
-                Partitioning::Murmur2 => (id::positive_murmur2(device) % partitions, Some(device)),
-                Partitioning::Crc32 => (crc32(device) % partitions, Some(device)),
-                Partitioning::Keyless => ((sent % u64::from(partitions)) as u32, None),
-            };
-            batches[partition as usize].push(0, clock.now(), key, message.value);
-            sent += 1;
-            if sent.is_multiple_of(STEP_MESSAGES) {
-                self.write_batches(&mut batches);
-                steps += 1;
-                between(steps);
-            }
-        }
-        self.write_batches(&mut batches);
+    pub fn inject_as(&self, options: &inject::Options, partitioning: Partitioning, between: impl FnMut(u64)) {
+        inject_to(&self.log, &self.input, options, partitioning, between);
     }
 
-    fn write_batches(&self, batches: &mut [Batch]) {
-        self.log.append_all(&self.input, batches).expect("the brokers take messages");
-        batches.iter_mut().for_each(Batch::clear);
+    /// A command to Redis itself.
+    #[track_caller]
+    pub fn redis_says(&self, command: &[&str]) {
+        self.redis.says(command);
+    }
+
+    /// The silo's way to Redis.
+    pub fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("a rig made with a proxy")
     }
 
     /// Waits until the published results equal the truth.
@@ -251,6 +242,43 @@ impl Rig {
     pub fn until_read(&self, silo: &Silo) {
         until("all records are read", || silo.metric("granary_source_lag_records") == Some(0.0));
     }
+}
+
+/// Writes all messages to a topic in steps, and is called between them with how many steps there have been.
+pub fn inject_to(
+    log: &KafkaLog,
+    topic: &str,
+    options: &inject::Options,
+    partitioning: Partitioning,
+    mut between: impl FnMut(u64),
+) {
+    let partitions = log.partitions(topic).expect("brokers").expect("an input topic");
+    let mut injector = Injector::new(options.clone());
+    let clock = granary::clock::SystemClock::start();
+    let (mut sent, mut steps) = (0u64, 0);
+    let mut batches = vec![Batch::default(); partitions as usize];
+    let write = |batches: &mut [Batch]| {
+        // The topic's own writer is no part of what is tested: it tries until the brokers are back. What it tries again
+        // after an unknown outcome may be there twice, which is what resends are for.
+        until("the brokers take messages", || log.append_all(topic, batches).is_ok());
+        batches.iter_mut().for_each(Batch::clear);
+    };
+    while let Some(message) = injector.next() {
+        let device = message.key.expect("messages have their device as the key");
+        let (partition, key) = match partitioning {
+            Partitioning::Murmur2 => (id::positive_murmur2(device) % partitions, Some(device)),
+            Partitioning::Crc32 => (crc32(device) % partitions, Some(device)),
+            Partitioning::Keyless => ((sent % u64::from(partitions)) as u32, None),
+        };
+        batches[partition as usize].push(0, clock.now(), key, message.value);
+        sent += 1;
+        if sent.is_multiple_of(STEP_MESSAGES) {
+            write(&mut batches);
+            steps += 1;
+            between(steps);
+        }
+    }
+    write(&mut batches);
 }
 
 /// Messages written in one step.
