@@ -33,7 +33,8 @@ const RECENT_SHARE: u64 = 4;
 const JOURNALS_BYTES_MAX: u64 = 512 << 20;
 /// Log batches above this size lie in value files of their own and are not moved by compaction.
 const SEPARATE_BYTES_MIN: u32 = 4096;
-const WORKERS: usize = 2;
+/// Of several, the first would take no compaction but hand it back to the queue, over and over, while another is at one.
+const WORKERS: usize = 1;
 /// How often and how long apart a taken lock is tried.
 const LOCK_TRIES_MAX: usize = 10;
 const LOCK_WAIT: Duration = Duration::from_millis(50);

@@ -1,8 +1,8 @@
 //! Says "surely not stored" about cells without touching the disk: a blocked Bloom filter over the keys of the sorted
 //! tables. One cache line per question.
 //!
-//! Invariant: a key that was added is never denied. Adding needs no lock; a reader that learnt of a table by a lock
-//! sees every bit added before that table was announced.
+//! Invariant: a key that was added is never denied. One thread adds, without a lock; a reader that learnt of a table by
+//! a lock sees every bit added before that table was announced.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +13,12 @@ const PROBES: u32 = 6;
 const BITS_PER_KEY: usize = 12;
 /// The smallest filter, in keys.
 pub const KEYS_MIN: usize = 1 << 20;
+
+/// The hash of a cell, for its filter and for those that keep it in memory.
+#[inline]
+pub fn hash_of(slot: u16, cell: &[u8]) -> u64 {
+    xxh3_64_with_seed(cell, u64::from(slot))
+}
 
 /// A filter sized for a number of keys.
 #[derive(Debug)]
@@ -34,19 +40,20 @@ impl Filter {
         self.keys_max
     }
 
-    /// Adds a cell.
-    pub fn add(&self, slot: u16, cell: &[u8]) {
-        let (block, mut bits) = self.place(slot, cell);
+    /// Adds the cell of this hash. Only one thread may add: then no locked operation is needed.
+    pub fn add(&self, hash: u64) {
+        let (block, mut bits) = self.place(hash);
         for _ in 0..PROBES {
-            self.words[block + (bits & 7) as usize].fetch_or(1 << ((bits >> 3) & 63), Ordering::Relaxed);
+            let word = &self.words[block + (bits & 7) as usize];
+            word.store(word.load(Ordering::Relaxed) | 1 << ((bits >> 3) & 63), Ordering::Relaxed);
             bits >>= 9;
         }
     }
 
-    /// Whether the cell may be stored; false is certain.
+    /// Whether the cell of this hash may be stored; false is certain.
     #[inline]
-    pub fn may_hold(&self, slot: u16, cell: &[u8]) -> bool {
-        let (block, mut bits) = self.place(slot, cell);
+    pub fn may_hold(&self, hash: u64) -> bool {
+        let (block, mut bits) = self.place(hash);
         for _ in 0..PROBES {
             let word = self.words[block + (bits & 7) as usize].load(Ordering::Relaxed);
             if word & (1 << ((bits >> 3) & 63)) == 0 {
@@ -59,8 +66,7 @@ impl Filter {
 
     /// The first word of the key's block, and 54 bits for the probes inside it.
     #[inline]
-    fn place(&self, slot: u16, cell: &[u8]) -> (usize, u64) {
-        let hash = xxh3_64_with_seed(cell, u64::from(slot));
+    fn place(&self, hash: u64) -> (usize, u64) {
         let blocks = (self.words.len() / WORDS) as u64;
         let block = ((u128::from(hash) * u128::from(blocks)) >> 64) as usize;
         (block * WORDS, hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 10)
@@ -74,13 +80,10 @@ mod tests {
     #[test]
     fn it_denies_no_key_it_holds_and_most_others() {
         let filter = Filter::new(100_000);
-        let key = |i: u32| format!("Window/d-{i}/cat-1/totals");
-        for i in 0..100_000 {
-            filter.add((i % 96) as u16, key(i).as_bytes());
-        }
-        assert!((0..100_000).all(|i| filter.may_hold((i % 96) as u16, key(i).as_bytes())));
-        let wrong =
-            (100_000..200_000).filter(|i| filter.may_hold((*i % 96) as u16, key(*i).as_bytes())).count();
+        let hash = |i: u32| hash_of((i % 96) as u16, format!("Window/d-{i}/cat-1/totals").as_bytes());
+        (0..100_000).for_each(|i| filter.add(hash(i)));
+        assert!((0..100_000).all(|i| filter.may_hold(hash(i))));
+        let wrong = (100_000..200_000).filter(|i| filter.may_hold(hash(*i))).count();
         assert!(wrong < 2_000, "{wrong} of 100000 absent keys are not denied");
     }
 }

@@ -11,9 +11,9 @@ use fjall::PersistMode;
 use granary_core::Result;
 
 use crate::disk::{self, engine_error};
-use crate::filter::Filter;
+use crate::filter::{Filter, hash_of};
+use crate::hashed::Cells;
 use crate::options::Durability;
-use crate::recent::Cells;
 use crate::rows;
 use crate::shared::Shared;
 
@@ -92,7 +92,7 @@ fn build(shared: &Shared) -> Result<(Arc<Filter>, usize)> {
     for item in shared.engine.cells.iter() {
         let key = item.key().map_err(failed)?;
         let (slot, cell) = key.split_at_checked(2).ok_or_else(|| rows::damaged("cell key"))?;
-        filter.add(rows::read_u16(slot)?, cell);
+        filter.add(hash_of(rows::read_u16(slot)?, cell));
         keys += 1;
     }
     Ok((Arc::new(filter), keys))
@@ -105,14 +105,14 @@ fn fold(shared: &Shared, job: &Job, filter: Option<&Filter>) -> Result<usize> {
     let mut added = 0;
     let mut ingestion = engine.cells.start_ingestion().map_err(failed)?;
     for (slot, cells) in &job.frozen {
-        for (cell, value) in cells.iter() {
-            let key = rows::cell_key(*slot, cell);
-            match value {
+        for kept in cells.sorted() {
+            let key = rows::cell_key(*slot, kept.key());
+            match kept.value() {
                 Some(value) => {
                     if let Some(filter) = filter {
-                        filter.add(*slot, cell);
+                        filter.add(kept.hash);
                     }
-                    ingestion.write(key, &**value).map_err(failed)?;
+                    ingestion.write(key, value).map_err(failed)?;
                     added += 1;
                 }
                 None => ingestion.write_tombstone(key).map_err(failed)?,

@@ -16,7 +16,7 @@
 //! against its slot's row, puts all that wait into one atomic batch (rows, cells, output records), syncs once, then
 //! answers. So a commit's state, positions and outputs are there together or not at all.
 //!
-//! Cells of recent commits are written as they come, one value per batch, and kept in memory in order (`recent`).
+//! Cells of recent commits are written as they come, one value per batch, and kept in memory (`recent`, by hash).
 //! At half of the memory they are folded into sorted tables by bulk ingestion. Panes of windows live for seconds: most
 //! are deleted before a fold and never reach a table. A filter in memory answers for cells that are nowhere.
 //!
@@ -38,6 +38,7 @@ pub mod export;
 mod filter;
 mod fold;
 mod group;
+mod hashed;
 mod journal;
 pub mod log;
 pub mod memory;

@@ -6,18 +6,13 @@
 //!
 //! Invariant: a cell is looked for here first, then in what is being folded, then in the tables: it only moves down.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::filter::Filter;
+use crate::filter::{Filter, hash_of};
+use crate::hashed::{Cells, Kept};
 
-/// Cells by key; `None` hides one of the tables.
-pub type Cells = BTreeMap<Box<[u8]>, Option<Box<[u8]>>>;
 /// A cell's key and value; no value hides one of the tables.
 pub type Cell = (Box<[u8]>, Option<Box<[u8]>>);
-/// What a cell here costs beyond its bytes, about.
-const ENTRY_BYTES: usize = 72;
 
 /// The cells of one slot.
 #[derive(Debug, Default)]
@@ -25,7 +20,6 @@ pub struct View {
     active: Cells,
     frozen: Option<Arc<Cells>>,
     filter: Option<Arc<Filter>>,
-    bytes: usize,
 }
 
 /// Where a cell was found.
@@ -43,48 +37,37 @@ impl View {
     /// Looks a cell up, appending its value.
     #[inline]
     pub fn find(&self, slot: u16, cell: &[u8], value: &mut Vec<u8>) -> Sight {
-        let here = self.active.get(cell).or_else(|| self.frozen.as_ref()?.get(cell));
-        match here {
+        let hash = hash_of(slot, cell);
+        let here = self.active.get(hash, cell).or_else(|| self.frozen.as_ref()?.get(hash, cell));
+        match here.map(Kept::value) {
             Some(Some(bytes)) => {
                 value.extend_from_slice(bytes);
                 Sight::Found
             }
             Some(None) => Sight::Absent,
-            None if self.below(slot, cell) => Sight::Below,
+            None if self.below(hash) => Sight::Below,
             None => Sight::Absent,
         }
     }
 
-    fn below(&self, slot: u16, cell: &[u8]) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.may_hold(slot, cell))
+    fn below(&self, hash: u64) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.may_hold(hash))
     }
 
     /// Writes or deletes a cell.
     pub fn set(&mut self, slot: u16, cell: &[u8], value: Option<&[u8]>) {
-        let hides = value.is_none()
-            && (self.frozen.as_ref().is_some_and(|frozen| frozen.contains_key(cell))
-                || self.below(slot, cell));
-        if value.is_none() && !hides {
-            if let Some((_, Some(old))) = self.active.remove_entry(cell) {
-                self.bytes -= cost(cell, Some(&old));
-            }
-            return;
-        }
-        self.bytes += cost(cell, value);
-        match self.active.get_mut(cell) {
-            Some(place) => {
-                self.bytes -= cost(cell, place.as_deref());
-                *place = value.map(Into::into);
-            }
-            None => {
-                self.active.insert(cell.into(), value.map(Into::into));
-            }
+        let hash = hash_of(slot, cell);
+        let is_frozen = || self.frozen.as_ref().is_some_and(|frozen| frozen.get(hash, cell).is_some());
+        if value.is_some() || is_frozen() || self.below(hash) {
+            self.active.set(hash, cell, value);
+        } else {
+            self.active.remove(hash, cell); // there is nothing to hide
         }
     }
 
     /// Bytes of the cells that can still change.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.active.bytes()
     }
 
     /// Sets what can change aside for folding. Nothing may be set aside already.
@@ -92,7 +75,6 @@ impl View {
         assert!(self.frozen.is_none(), "one fold at a time");
         let frozen = Arc::new(std::mem::take(&mut self.active));
         self.frozen = Some(Arc::clone(&frozen));
-        self.bytes = 0;
         frozen
     }
 
@@ -109,23 +91,19 @@ impl View {
 
     /// The cells here that start with `prefix` and are greater than `after`, in order, copied.
     pub fn range(&self, prefix: &[u8], after: Option<&[u8]>) -> Vec<Cell> {
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let mut found = Cells::new();
-        for cells in self.frozen.as_deref().into_iter().chain([&self.active]) {
-            let matching = cells
-                .range::<[u8], _>((start, Bound::Unbounded))
-                .take_while(|(cell, _)| cell.starts_with(prefix));
-            found.extend(matching.map(|(cell, value)| (cell.clone(), value.clone())));
+        let is_asked_for =
+            |kept: &&Kept| kept.key().starts_with(prefix) && after.is_none_or(|after| kept.key() > after);
+        let mut found: Vec<(bool, &Kept)> = Vec::new();
+        for (is_older, cells) in [(false, Some(&self.active)), (true, self.frozen.as_deref())] {
+            let cells = cells.into_iter().flat_map(Cells::iter);
+            found.extend(cells.filter(is_asked_for).map(|kept| (is_older, kept)));
         }
-        found.into_iter().collect()
+        found.sort_unstable_by(|(a_is_older, a), (b_is_older, b)| {
+            a.key().cmp(b.key()).then(a_is_older.cmp(b_is_older))
+        });
+        found.dedup_by(|(_, later), (_, first)| later.key() == first.key());
+        found.into_iter().map(|(_, kept)| (kept.key().into(), kept.value().map(Into::into))).collect()
     }
-}
-
-fn cost(cell: &[u8], value: Option<&[u8]>) -> usize {
-    ENTRY_BYTES + cell.len() + value.map_or(0, <[u8]>::len)
 }
 
 /// The cells of every slot, each slot under its own lock.
@@ -175,13 +153,13 @@ mod tests {
         assert_eq!(sight(&view, b"a"), (Sight::Found, b"22".to_vec()));
         view.set(0, b"a", None);
         assert_eq!(sight(&view, b"a"), (Sight::Absent, vec![]));
-        assert_eq!((view.active.len(), view.bytes()), (0, 0));
+        assert_eq!((view.active.iter().count(), view.bytes()), (0, 0));
     }
 
     #[test]
     fn a_deletion_hides_what_lies_below() {
         let filter = Arc::new(Filter::new(10));
-        filter.add(0, b"old");
+        filter.add(hash_of(0, b"old"));
         let mut view = View { filter: Some(filter), ..View::default() };
         view.set(0, b"new", Some(b"1"));
         assert_eq!(sight(&view, b"old").0, Sight::Below);
