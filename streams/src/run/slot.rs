@@ -214,8 +214,9 @@ impl Slot {
                 Some(&buffers.id[..])
             }
         };
-        let values: ArrayVec<Value<'_>, INPUTS_MAX> =
-            window.inputs.iter().map(|column| decoded.value(*column, raw)).collect();
+        // Filled in place: it has room for many, and collecting would move all of it.
+        let mut values: ArrayVec<Value<'_>, INPUTS_MAX> = ArrayVec::new();
+        window.inputs.iter().for_each(|column| values.push(decoded.value(*column, raw)));
         let event = Event {
             key: routed.key(&prepared.plan.sources[step.source], raw),
             by: &buffers.by,

@@ -64,8 +64,13 @@ impl Plan {
 
     /// Makes `accumulators` those of an empty pane.
     pub(crate) fn reset(&self, accumulators: &mut Vec<Accumulator>) {
-        accumulators.clear();
-        accumulators.extend(self.kinds.iter().map(|(kind, _)| Accumulator::new(*kind)));
+        if accumulators.len() == self.kinds.len() {
+            let used = accumulators.iter_mut().zip(&self.kinds);
+            used.for_each(|(accumulator, (kind, _))| accumulator.reset(*kind));
+        } else {
+            accumulators.clear();
+            accumulators.extend(self.kinds.iter().map(|(kind, _)| Accumulator::new(*kind)));
+        }
     }
 
     /// Takes an event in; returns how many bytes of memory were newly taken, about.
@@ -178,6 +183,15 @@ impl Accumulator {
             Kind::First | Kind::Last => Accumulator::Placed(None),
             Kind::Top(_) | Kind::Sorted => Accumulator::Several(Vec::new()),
             Kind::Collect(_) => Accumulator::Arrived(Vec::new()),
+        }
+    }
+
+    /// Makes it empty; those that most panes have need no memory of their own, and are not made anew.
+    fn reset(&mut self, kind: Kind) {
+        match self {
+            Accumulator::Count(n) => *n = 0,
+            Accumulator::Total(n, total) => (*n, *total) = (0, Total::Empty),
+            _ => *self = Accumulator::new(kind),
         }
     }
 

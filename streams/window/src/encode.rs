@@ -5,7 +5,7 @@ use crate::Corrupt;
 use crate::value::Datum;
 
 /// The version every cell begins with.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// Appends an unsigned number, seven bits a byte.
 #[inline]
@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn cell(bytes: &'a [u8]) -> Result<Self, Corrupt> {
         let mut reader = Reader { rest: bytes };
         if reader.byte()? != VERSION {
-            return Err(Corrupt { what: "cell version 1 expected" });
+            return Err(Corrupt { what: "cell version 2 expected" });
         }
         Ok(reader)
     }
@@ -93,12 +93,17 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(Corrupt { what: "bytes after the end" }) }
     }
 
+    /// The bytes that are left.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
     /// How many bytes are left.
     pub(crate) fn left(&self) -> usize {
         self.rest.len()
     }
 
-    fn take(&mut self, n: usize) -> Result<&'a [u8], Corrupt> {
+    pub(crate) fn take(&mut self, n: usize) -> Result<&'a [u8], Corrupt> {
         let (head, rest) = self.rest.split_at_checked(n).ok_or(Corrupt { what: "more bytes expected" })?;
         self.rest = rest;
         Ok(head)

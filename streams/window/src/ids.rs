@@ -96,15 +96,34 @@ impl Ids {
         self.for_each(|id| id.iter().for_each(|half| out.extend_from_slice(&half.to_le_bytes())));
     }
 
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+    pub(crate) fn of(encoded: Encoded<'_>) -> Ids {
         let mut ids = Ids::None;
-        for _ in 0..reader.count()? {
-            let id = read_id(reader)?;
+        for id in encoded.iter() {
             if !ids.contains(&id) {
                 ids.insert(id);
             }
         }
-        Ok(ids)
+        ids
+    }
+}
+
+/// Ids as a cell holds them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encoded<'a>(&'a [u8]);
+
+impl<'a> Encoded<'a> {
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, Corrupt> {
+        let n = reader.count()?;
+        reader.take(n * size_of::<Id>()).map(Encoded)
+    }
+
+    pub(crate) fn contains(self, id: &Id) -> bool {
+        self.iter().any(|held| held == *id)
+    }
+
+    fn iter(self) -> impl Iterator<Item = Id> + 'a {
+        let half = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("half of an id has 8 bytes"));
+        self.0.chunks_exact(size_of::<Id>()).map(move |id| [half(&id[..8]), half(&id[8..])])
     }
 }
 

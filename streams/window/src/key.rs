@@ -169,8 +169,10 @@ impl Key {
         if let Some(id) = ids_of_panes {
             for &(start, end) in windows.iter() {
                 let Ok(at) = find(&self.slices, start) else { continue };
-                let slice = &mut self.slices[at];
-                slice.unpack(rules, stage.pool);
+                let slice = &self.slices[at];
+                if slice.has_packed(arrival.by, end, &id) {
+                    return Outcome::Duplicate;
+                }
                 let Some(i) = slice.find(arrival.by, end) else { continue };
                 if slice.panes[i].ids.contains(&id) {
                     return Outcome::Duplicate;
@@ -216,8 +218,8 @@ impl Key {
         }
     }
 
-    /// The cell: what must be known before any slice is.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    /// The cell: what must be known before any slice is, and the newest slice itself if that lies with the key.
+    pub(crate) fn encode(&self, rules: &Rules, out: &mut Vec<u8>) {
         out.push(VERSION);
         put_i64(out, self.clock);
         put_i64(out, self.last_event);
@@ -231,13 +233,16 @@ impl Key {
         for slice in listed() {
             put_i64(out, slice.start.wrapping_sub(last));
             put_i64(out, slice.next.wrapping_sub(slice.start));
-            out.push(u8::from(slice.pending));
+            out.push(u8::from(slice.pending) | u8::from(slice.with_key) << 1);
             last = slice.start;
+        }
+        if let Some(slice) = self.slices.back().filter(|slice| slice.with_key) {
+            slice.encode(rules, out);
         }
     }
 
-    /// Reads the cell; its slices have entries, but are not in memory.
-    pub(crate) fn decode(&mut self, bytes: &[u8]) -> Result<(), Corrupt> {
+    /// Reads the cell; its slices have entries, but only the one that lies with the key is in memory.
+    pub(crate) fn decode(&mut self, rules: &Rules, bytes: &[u8]) -> Result<(), Corrupt> {
         let mut reader = Reader::cell(bytes)?;
         self.clock = reader.i64()?;
         self.last_event = reader.i64()?;
@@ -255,13 +260,23 @@ impl Key {
             }
             let mut slice = Slice::new(start, false);
             slice.next = start.wrapping_add(reader.i64()?);
-            slice.pending = reader.byte()? != 0;
-            slice.stored = true;
+            let flags = reader.byte()?;
+            (slice.pending, slice.with_key) = (flags & 1 != 0, flags & 2 != 0);
+            slice.stored = !slice.with_key;
             self.next = self.next.min(slice.next);
             slices.push_back(slice);
         }
-        reader.finish()?;
-        self.absent = slices.len() as u32;
+        self.absent = slices.iter().filter(|slice| !slice.with_key).count() as u32;
+        match slices.back_mut().filter(|slice| slice.with_key) {
+            Some(newest) => {
+                newest.decode(rules, reader.rest())?;
+                newest.stored = false;
+            }
+            None => reader.finish()?,
+        }
+        if slices.iter().any(|slice| slice.with_key != slice.loaded) {
+            return Err(Corrupt { what: "only the newest slice with its key expected" });
+        }
         self.slices = slices;
         self.flags.loaded = true;
         Ok(())

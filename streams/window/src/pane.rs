@@ -5,7 +5,7 @@ use granary_core::Timestamp;
 use crate::Corrupt;
 use crate::aggregate::{Accumulator, Sample};
 use crate::encode::{Reader, put_bytes, put_i64, put_u64};
-use crate::ids::{Id, Ids};
+use crate::ids::{Encoded, Id, Ids};
 use crate::row::{Op, Output, Reason, Row};
 use crate::rules::{Layout, Rules, length, next_multiple};
 use crate::spec::{Early, Emit};
@@ -289,9 +289,10 @@ impl Pane {
         size_of::<Pane>() + self.accumulators.len() * size_of::<Accumulator>() + self.heap_bytes()
     }
 
-    pub(crate) fn encode(&self, rules: &Rules, out: &mut Vec<u8>) {
+    /// Appends all but the accumulators; `base` is the start of its slice.
+    pub(crate) fn encode_head(&self, base: i64, out: &mut Vec<u8>) {
         put_bytes(out, self.by.bytes());
-        put_i64(out, self.start);
+        put_i64(out, self.start.wrapping_sub(base));
         put_u64(out, self.end.abs_diff(self.start));
         let flags = u8::from(self.fired)
             | u8::from(self.published) << 1
@@ -309,12 +310,43 @@ impl Pane {
             former.iter().for_each(|value| value.encode(out));
         }
         self.ids.encode(out);
+    }
+
+    pub(crate) fn encode_accumulators(&self, rules: &Rules, out: &mut Vec<u8>) {
         rules.plan.encode(&self.accumulators, out);
     }
 
-    pub(crate) fn decode(rules: &Rules, reader: &mut Reader<'_>) -> Result<Pane, Corrupt> {
-        let by = Segments::new(reader.bytes()?);
-        let start = reader.i64()?;
+    pub(crate) fn decode_accumulators(
+        &mut self,
+        rules: &Rules,
+        reader: &mut Reader<'_>,
+    ) -> Result<(), Corrupt> {
+        let left = reader.left();
+        self.accumulators = rules.plan.decode(reader)?;
+        self.long_bytes = left - reader.left();
+        Ok(())
+    }
+}
+
+/// What a cell says of a pane before its accumulators.
+#[derive(Debug)]
+pub(crate) struct Head<'a> {
+    pub(crate) by: &'a [u8],
+    start: i64,
+    pub(crate) end: i64,
+    flags: u8,
+    revision: u32,
+    since: u32,
+    alarm: i64,
+    former: Option<Box<[Former]>>,
+    pub(crate) ids: Encoded<'a>,
+}
+
+impl<'a> Head<'a> {
+    /// Reads what [`Pane::encode_head`] wrote.
+    pub(crate) fn read(base: i64, reader: &mut Reader<'a>) -> Result<Self, Corrupt> {
+        let by = reader.bytes()?;
+        let start = base.wrapping_add(reader.i64()?);
         let end = start.saturating_add_unsigned(reader.u64()?);
         let flags = reader.byte()?;
         let (revision, since) = (reader.u32()?, reader.u32()?);
@@ -325,25 +357,26 @@ impl Pane {
         } else {
             None
         };
-        let ids = Ids::decode(reader)?;
-        let left = reader.left();
-        let accumulators = rules.plan.decode(reader)?;
-        let long_bytes = left - reader.left();
-        let (fired, published) = (flags & 1 != 0, flags & 2 != 0);
+        let ids = Encoded::read(reader)?;
+        Ok(Head { by, start, end, flags, revision, since, alarm, former, ids })
+    }
+
+    /// The pane, whose accumulators are to be read yet.
+    pub(crate) fn pane(self) -> Result<Pane, Corrupt> {
         Ok(Pane {
-            by,
-            start,
-            end,
-            accumulators,
-            ids,
-            alarm,
-            former,
-            revision,
-            since,
-            fired,
-            published,
-            reason: Reason::of_code(flags >> 4)?,
-            long_bytes,
+            by: Segments::new(self.by),
+            start: self.start,
+            end: self.end,
+            accumulators: Vec::new(),
+            ids: Ids::of(self.ids),
+            alarm: self.alarm,
+            former: self.former,
+            revision: self.revision,
+            since: self.since,
+            fired: self.flags & 1 != 0,
+            published: self.flags & 2 != 0,
+            reason: Reason::of_code(self.flags >> 4)?,
+            long_bytes: 0,
         })
     }
 }

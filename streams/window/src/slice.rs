@@ -7,7 +7,8 @@ use hashbrown::HashTable;
 
 use crate::Corrupt;
 use crate::encode::{Reader, VERSION, put_bytes, put_datum, put_i64, put_u64};
-use crate::pane::{Pane, Segments};
+use crate::ids::Id;
+use crate::pane::{Head, Pane, Segments};
 use crate::pool::Pool;
 use crate::rules::{Layout, Rules};
 use crate::value::{Datum, Value};
@@ -36,6 +37,8 @@ pub(crate) struct Slice {
     pub(crate) dirty: bool,
     /// The store has a cell of it.
     pub(crate) stored: bool,
+    /// Its content lies in its key's cell instead.
+    pub(crate) with_key: bool,
     /// Used since the eviction last passed.
     pub(crate) touched: bool,
     /// The last commit it went into.
@@ -91,6 +94,7 @@ impl Slice {
             loaded,
             dirty: false,
             stored: false,
+            with_key: false,
             touched: true,
             sealed: 0,
         }
@@ -101,6 +105,11 @@ impl Slice {
         let (next, pending, sealed) = (self.next, self.pending, self.sealed);
         *self =
             Slice { next, pending, sealed, stored: true, touched: false, ..Slice::new(self.start, false) };
+    }
+
+    /// Whether it changes with nearly every event of its key, when it is the newest: then it belongs into the key's cell.
+    pub(crate) fn is_hot(&self, rules: &Rules) -> bool {
+        self.pending && self.loaded && rules.layout.ends_together()
     }
 
     /// Where the pane of these segments and this end is.
@@ -225,6 +234,22 @@ impl Slice {
         self.rare = None;
     }
 
+    /// Whether it is packed and its pane of these segments and this end has seen the id. The bytes are searched as they
+    /// lie: most copies come when the window has given its result.
+    pub(crate) fn has_packed(&self, by: &[u8], end: i64, id: &Id) -> bool {
+        let Some(bytes) = &self.packed else { return false };
+        let seen = Reader::cell(bytes).and_then(|mut reader| {
+            for _ in 0..reader.count()? {
+                let head = Head::read(self.start, &mut reader)?;
+                if head.end == end && head.by == by {
+                    return Ok(head.ids.contains(id));
+                }
+            }
+            Ok(false)
+        });
+        seen.expect("bytes packed here can be read")
+    }
+
     /// Makes panes of its bytes again.
     pub(crate) fn unpack(&mut self, rules: &Rules, pool: &mut Pool) {
         if let Some(bytes) = self.packed.take() {
@@ -263,7 +288,8 @@ impl Slice {
     pub(crate) fn encode(&self, rules: &Rules, out: &mut Vec<u8>) {
         out.push(VERSION);
         put_u64(out, self.panes.len() as u64);
-        self.panes.iter().for_each(|pane| pane.encode(rules, out));
+        self.panes.iter().for_each(|pane| pane.encode_head(self.start, out));
+        self.panes.iter().for_each(|pane| pane.encode_accumulators(rules, out));
         put_u64(out, self.logs().len() as u64);
         for log in self.logs() {
             put_bytes(out, log.by.bytes());
@@ -277,8 +303,9 @@ impl Slice {
     /// Fills an entry from its cell.
     pub(crate) fn decode(&mut self, rules: &Rules, bytes: &[u8]) -> Result<(), Corrupt> {
         let mut reader = Reader::cell(bytes)?;
-        let n = reader.count()?;
-        let panes = (0..n).map(|_| Pane::decode(rules, &mut reader)).collect::<Result<Vec<_>, _>>()?;
+        let heads = (0..reader.count()?).map(|_| Head::read(self.start, &mut reader)?.pane());
+        let mut panes = heads.collect::<Result<Vec<_>, _>>()?;
+        panes.iter_mut().try_for_each(|pane| pane.decode_accumulators(rules, &mut reader))?;
         let mut logs = Vec::new();
         for _ in 0..reader.count()? {
             let by = Segments::new(reader.bytes()?);

@@ -1,27 +1,24 @@
-//! Which cells an input needs, taking them, and writing those that changed.
+//! Which cells an input needs, and taking them; `seal` writes those that changed.
 //!
 //! | cell | key after the step's prefix | holds |
 //! |---|---|---|
 //! | root | `R` | the wall clock, the partitions' watermarks, the list of index buckets |
 //! | bucket | `I`, number | names of keys with a result to come |
-//! | key | `K`, name | clock, counters, the slices that time will change |
+//! | key | `K`, name | clock, counters, which slices time will change, the newest of them while a result is to come |
 //! | ids | `H`, name | ids a key remembers for a length of time |
 //! | slice | `S`, name, start (8 bytes, sorted) | panes |
 
 use super::Operator;
 use super::closing::Closing;
 use crate::Corrupt;
-use crate::encode::{Reader, VERSION, put_i64};
+use crate::encode::Reader;
 use crate::event::{Event, Input};
 use crate::key::{Key, NOT_LISTED, REMEMBERED_BYTES};
 use crate::rules::Rules;
 use crate::slice::{Slice, WHOLE};
 
-/// Takes a changed cell: its key, and its value or `None` for a deletion.
-pub type Put<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
-
-const ROOT: u8 = b'R';
-const BUCKET: u8 = b'I';
+pub(super) const ROOT: u8 = b'R';
+pub(super) const BUCKET: u8 = b'I';
 pub(super) const KEY: u8 = b'K';
 pub(super) const IDS: u8 = b'H';
 const SLICE: u8 = b'S';
@@ -227,10 +224,10 @@ impl Operator {
             return Ok(());
         }
         match value {
-            Some(bytes) => key.decode(bytes)?,
+            Some(bytes) => key.decode(&self.rules, bytes)?,
             None => key.flags.loaded = true,
         }
-        self.pool.bytes += key.slices.len() * size_of::<Slice>();
+        self.pool.bytes += key.slices.iter().map(Slice::memory_bytes).sum::<usize>();
         if !self.rules.per_key {
             self.enqueue(place);
         }
@@ -281,62 +278,6 @@ impl Operator {
             }
         }
         Ok(())
-    }
-
-    /// Hands the cells changed since the last seal to `put`, `None` for a deletion: they belong to commit `n`. Each
-    /// cell is named once. A window opened and closed since then costs nothing.
-    pub fn seal(&mut self, n: u64, put: &mut Put<'_>) {
-        let (mut name, mut value) = (Vec::new(), Vec::new());
-        for (place, start) in std::mem::take(&mut self.pool.deleted) {
-            let key = self.keys.get(place);
-            if key.slice_at(start).is_err() {
-                name_slice(&mut name, &self.prefix, key.name.bytes(), start);
-                put(&name, None);
-            }
-        }
-        for place in std::mem::take(&mut self.dirty) {
-            let key = self.keys.get_mut(place);
-            key.flags.dirty = false;
-            key.sealed = n;
-            for slice in key.slices.iter_mut().filter(|slice| slice.dirty) {
-                slice.dirty = false;
-                slice.stored = true;
-                slice.sealed = n;
-                name_slice(&mut name, &self.prefix, key.name.bytes(), slice.start);
-                slice.pack(&self.rules, &mut self.pool);
-                if let Some(packed) = slice.packed() {
-                    put(&name, Some(packed));
-                    continue;
-                }
-                value.clear();
-                slice.encode(&self.rules, &mut value);
-                put(&name, Some(&value));
-            }
-            if let Some(remembered) = key.remembered.as_mut().filter(|remembered| remembered.dirty) {
-                remembered.dirty = false;
-                name_cell(&mut name, &self.prefix, IDS, key.name.bytes());
-                value.clear();
-                value.push(VERSION);
-                remembered.encode(&mut value);
-                put(&name, Some(&value));
-            }
-            name_cell(&mut name, &self.prefix, KEY, key.name.bytes());
-            value.clear();
-            key.encode(&mut value);
-            put(&name, Some(&value));
-        }
-        let Operator { index, keys, prefix, root, .. } = self;
-        root.dirty |= index.seal(keys, |bucket, value| put(&cell(prefix, BUCKET, &[bucket]), value));
-        if std::mem::take(&mut root.dirty) {
-            value.clear();
-            value.push(VERSION);
-            put_i64(&mut value, root.now);
-            value.push(u8::from(root.ended));
-            root.partitions.encode(&mut value);
-            index.encode_root(&mut value);
-            root.closing.encode(&mut value);
-            put(&cell(prefix, ROOT, b""), Some(&value));
-        }
     }
 
     /// Commit `n` is stored: what it held may leave memory.
@@ -395,14 +336,14 @@ pub(super) fn slice_cell(prefix: &[u8], name: &[u8], start: i64) -> Vec<u8> {
     key
 }
 
-fn name_cell(into: &mut Vec<u8>, prefix: &[u8], tag: u8, name: &[u8]) {
+pub(super) fn name_cell(into: &mut Vec<u8>, prefix: &[u8], tag: u8, name: &[u8]) {
     into.clear();
     into.extend_from_slice(prefix);
     into.push(tag);
     into.extend_from_slice(name);
 }
 
-fn name_slice(into: &mut Vec<u8>, prefix: &[u8], name: &[u8], start: i64) {
+pub(super) fn name_slice(into: &mut Vec<u8>, prefix: &[u8], name: &[u8], start: i64) {
     name_cell(into, prefix, SLICE, name);
     into.extend_from_slice(&(start as u64 ^ (1 << 63)).to_be_bytes());
 }

@@ -42,6 +42,7 @@ impl Operator {
         key.slices.retain_mut(|slice| {
             if !slice.loaded
                 || slice.dirty
+                || slice.with_key
                 || slice.sealed > acknowledged
                 || std::mem::take(&mut slice.touched)
             {
@@ -57,10 +58,10 @@ impl Operator {
             true
         });
         let is_cold = !touched && !key.flags.dirty && key.sealed <= acknowledged;
-        if !is_cold || key.slices.iter().any(|slice| slice.loaded) {
+        if !is_cold || key.slices.iter().any(|slice| slice.loaded && !slice.with_key) {
             return;
         }
-        pool.less(key.slices.len() * size_of::<Slice>());
+        pool.less(key.slices.iter().map(Slice::memory_bytes).sum());
         pool.less(key.remembered.as_ref().map_or(0, |remembered| remembered.len() * REMEMBERED_BYTES));
         if key.listed_at == NOT_LISTED {
             pool.less(key.own_bytes());

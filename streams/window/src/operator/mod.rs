@@ -3,7 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `mod` | inputs and what they do |
-//! | `cells` | which cells are needed, taken and written |
+//! | `cells` | which cells are needed, and taking them |
+//! | `seal` | writing those that changed |
 //! | `closing` | what falls due at once is published in portions |
 //! | `look` | reading ahead of an event |
 //! | `memory` | what leaves memory |
@@ -15,11 +16,12 @@ mod closing;
 mod look;
 mod memory;
 mod peek;
+mod seal;
 mod time;
 
-pub use cells::Put;
 pub use closing::PORTION_WINDOWS;
 pub use look::LINKS;
+pub use seal::Put;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
