@@ -116,7 +116,11 @@ impl Assembly {
         }
         config.sources = self.sources(backing)?;
         let read = config.sources.iter().map(|source| source.topic.clone()).collect();
-        let written = self.streams().into_iter().map(|stream| stream.topic).collect();
+        let mut written: Vec<String> = self.streams().into_iter().map(|stream| stream.topic).collect();
+        if let Some(external) = backing.as_external() {
+            config.journal = Some(StreamId(written.len() as u16));
+            written.push(external.kafka.settings().slots_topic());
+        }
         config.producer = backing.producer(written, read);
         Ok(config)
     }

@@ -197,6 +197,16 @@ impl Pipeline for Subscribed {
         self.inner.as_mut().map_or(Ok(Applied::Done), |inner| inner.end(slot, cause, effects))
     }
 
+    fn replay(
+        &mut self,
+        slot: SlotId,
+        input: &[u8],
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> std::result::Result<Applied, Failure> {
+        self.inner.as_mut().map_or(Ok(Applied::Done), |inner| inner.replay(slot, input, cause, effects))
+    }
+
     fn go_on(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
         self.inner.as_mut().map_or(Ok(Applied::Done), |inner| inner.go_on(slot, cause, effects))
     }

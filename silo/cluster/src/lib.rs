@@ -37,7 +37,7 @@ pub use commit::{
 #[cfg(feature = "defects")]
 pub use defects::Defect;
 pub use port::{
-    Applied, Batch, Effects, Failure, Foreseen, Log, Lookup, OnRun, Pipeline, Record, Reply, Script, Store,
-    Verdict,
+    Applied, Batch, ByClock, Effects, Failure, Foreseen, Log, Lookup, OnRun, Pipeline, Record, Reply, Script,
+    Store, Verdict,
 };
 pub use producer::{Ended, Producer};

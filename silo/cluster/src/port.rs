@@ -261,6 +261,18 @@ pub struct Effects {
     pub tells: Vec<(GrainId, Box<str>, Vec<u8>)>,
     /// Cells that must be supplied before the record can be applied.
     pub missing: Vec<Vec<u8>>,
+    /// What was done that no record caused, if anything.
+    pub by_clock: Option<ByClock>,
+}
+
+/// A step of a slot that no record caused. Steps are numbered; with the same records and the same inputs of the clock between
+/// them a slot takes the same steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ByClock {
+    /// It follows from the slot's state alone.
+    Derived,
+    /// The wall clock decided: taking the step again, by [`Pipeline::replay`], needs these bytes.
+    Input(Vec<u8>),
 }
 
 /// What records need that memory lacks.
@@ -362,6 +374,18 @@ pub trait Pipeline {
     /// anything else is applied to it, and goes on where its last commit ended.
     fn go_on(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
         let _ = (slot, cause, effects);
+        Ok(Applied::Done)
+    }
+
+    /// Takes a step again that the wall clock once decided, by the bytes it left in [`ByClock::Input`].
+    fn replay(
+        &mut self,
+        slot: SlotId,
+        input: &[u8],
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
+        let _ = (slot, input, cause, effects);
         Ok(Applied::Done)
     }
 

@@ -5,6 +5,8 @@
 //!
 //! [`Outlet::Log`]: crate::slot::Outlet::Log
 
+use std::ops::Range;
+
 use granary_core::{Result, SlotId};
 
 use crate::commit::{Marker, TxIds};
@@ -38,6 +40,10 @@ pub trait Producer: Send {
     /// The slot's marker by a stable read: one that waits until open transactions holding it have ended. `None` when
     /// there has never been one.
     fn marker(&mut self, slot: SlotId, done: Answer<Option<Marker>>);
+
+    /// The slot's inputs of the clock, published with a number in `numbers`, in order: values of its journal, whose keys are
+    /// their numbers.
+    fn journal(&mut self, slot: SlotId, numbers: Range<u64>, done: Answer<Vec<Vec<u8>>>);
 
     /// Publishes in one transaction: all outputs in order, then the markers, then the end.
     fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>);

@@ -100,6 +100,9 @@ pub struct Config {
     /// Outputs leave through transactions of an external log; `None` when the store publishes them in the step of their
     /// commit.
     pub producer: Option<MakeProducer>,
+    /// The stream of the slots' journals: with an external log, inputs of the wall clock go there. Its partitions are the
+    /// slots.
+    pub journal: Option<StreamId>,
     /// Reads of the store are round trips: cells that are surely needed are looked up together, before they are.
     pub store_is_remote: bool,
     /// Output bytes of a slot that may wait for the log; beyond, its sources pause and emits are refused.
@@ -140,6 +143,7 @@ impl Config {
             kinds,
             store,
             producer: None,
+            journal: None,
             store_is_remote: false,
             outbox_bytes_max: granary_cluster::slot::OUTBOX_BYTES_MAX,
             clock,

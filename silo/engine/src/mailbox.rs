@@ -69,6 +69,8 @@ pub(crate) enum Word {
     Record(SlotId, Ask, Result<Stored>),
     /// The marker a slot asked for.
     Marker(SlotId, Ask, Result<Option<Marker>>),
+    /// What a slot has to take again of the clock's inputs.
+    Journal(SlotId, Result<Vec<Vec<u8>>>),
     /// The ids that slots asked to be fenced are.
     Fenced(Result<()>),
     /// The lane's producer is initialised.

@@ -13,6 +13,7 @@ use granary_core::{GrainId, SlotId, Timestamp};
 use crate::answers::Answers;
 use crate::config::Config;
 use crate::keyed::Keyed;
+use crate::lane::clock::Replay;
 use crate::mailbox::Call;
 use crate::reminders::Reminders;
 use crate::table::Table;
@@ -113,6 +114,8 @@ pub(crate) struct Inner {
     pub caution: Option<Caution>,
     /// The position that is noted and may be applied.
     pub noted: Option<Position>,
+    /// Inputs of the clock that are taken again.
+    pub replay: Option<Replay>,
     pub backlog: VecDeque<Call>,
     pub timers: Timers,
     pub reminders: Reminders,
@@ -175,6 +178,7 @@ impl SlotHost {
                 culprit: Culprit::default(),
                 caution: None,
                 noted: None,
+                replay: None,
                 backlog: VecDeque::new(),
                 timers: Timers::default(),
                 reminders: Reminders::default(),

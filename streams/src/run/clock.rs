@@ -1,8 +1,10 @@
 //! The passing of time in a slot: silent keys, early results that wait for the wall clock, the end of the input.
 
-use granary_cluster::{Applied, Cause, Effects, Failure};
-use granary_core::{Span, Timestamp};
+use granary_cluster::{Applied, ByClock, Cause, Effects, Failure};
+use granary_core::{Span, Timestamp, codec};
 use granary_window::{Early, Input, Operator, PORTION_WINDOWS, Row};
+
+use serde::{Deserialize, Serialize};
 
 use super::emit::{Causes, Emit};
 use super::prepared::Prepared;
@@ -10,6 +12,21 @@ use super::slot::Slot;
 
 /// Silent keys named by one tick at most: the others follow with the next one.
 const IDLE_KEYS_MAX: usize = 4_096;
+
+/// What the wall clock decided in one step, for the step to be taken again: by operators, in their order.
+#[derive(Debug, Serialize, Deserialize)]
+enum Decided {
+    /// It was so late; these operators heard of it, those were silent as a whole.
+    Time { now_ms: i64, heard: Vec<u16>, silent: Vec<u16> },
+    /// These keys of an operator were silent.
+    Keys { operator: u16, keys: Vec<Box<[u8]>> },
+}
+
+impl Decided {
+    fn into_step(self) -> ByClock {
+        ByClock::Input(codec::to_bytes(&self).expect("numbers and bytes can be encoded"))
+    }
+}
 
 impl Slot {
     /// The wall clock: early results that wait for it come, silent keys are named and closed with [`Slot::go_on`].
@@ -47,20 +64,100 @@ impl Slot {
         if effects.missing.len() > missing {
             return Ok(Applied::Missing);
         }
+        let heard = self.numbers(waits_for_the_wall_clock);
+        let silent = self.numbers(Operator::is_idle_stream);
+        if heard.is_empty() && silent.is_empty() {
+            return Ok(self.applied());
+        }
+        self.time_passes(prepared, now, &heard, &silent, cause, effects)?;
+        effects.by_clock = Some(Decided::Time { now_ms: now.ms(), heard, silent }.into_step());
+        Ok(self.applied())
+    }
+
+    fn numbers(&self, is: impl Fn(&Operator) -> bool) -> Vec<u16> {
+        (0..).zip(&self.operators).filter(|(_, operator)| is(operator)).map(|(i, _)| i).collect()
+    }
+
+    fn time_passes(
+        &mut self,
+        prepared: &Prepared,
+        now: Timestamp,
+        heard: &[u16],
+        silent: &[u16],
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Result<(), Failure> {
         let (mut causes, mut failed) = (Causes(cause), None);
         for (i, operator) in self.operators.iter_mut().enumerate() {
             let window = &prepared.windows[i];
             let (tally, time) = (&mut self.tally, now);
             let (causes, failed) = (&mut causes, &mut failed);
             let mut emit = Emit { prepared, window, tally, causes, effects, time, failed };
-            if waits_for_the_wall_clock(operator) {
-                operator.apply(&wall_clock, &mut emit);
+            if heard.contains(&(i as u16)) {
+                operator.apply(&Input::ProcessingTime(now), &mut emit);
             }
-            if operator.is_idle_stream() {
+            if silent.contains(&(i as u16)) {
                 operator.apply(&Input::CloseIdleStream, &mut emit);
             }
         }
-        failed.map_or(Ok(self.applied()), Err)
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes a step of [`Slot::tick`] or [`Slot::go_on`] again.
+    pub fn replay(
+        &mut self,
+        prepared: &Prepared,
+        input: &[u8],
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
+        let decided = codec::from_bytes::<Decided>(input)
+            .map_err(|error| Failure { message: format!("an input of the clock: {error}") })?;
+        let missing = effects.missing.len();
+        match &decided {
+            Decided::Time { now_ms, heard, silent } => {
+                let now = Timestamp(*now_ms);
+                for (i, operator) in (0..).zip(&mut self.operators) {
+                    if heard.contains(&i) {
+                        operator.missing(&Input::ProcessingTime(now), &mut effects.missing);
+                    }
+                    if silent.contains(&i) {
+                        operator.missing_index(&mut effects.missing);
+                        operator.missing(&Input::CloseIdleStream, &mut effects.missing);
+                    }
+                }
+                if effects.missing.len() > missing {
+                    return Ok(Applied::Missing);
+                }
+                self.time_passes(prepared, now, heard, silent, cause, effects)?;
+            }
+            Decided::Keys { operator, keys } => {
+                let i = usize::from(*operator);
+                let Some(operator) = self.operators.get_mut(i) else {
+                    return Err(Failure {
+                        message: format!("the clock knew a step {i} that the plan lacks"),
+                    });
+                };
+                for key in keys {
+                    operator.missing(&Input::CloseIdle { key }, &mut effects.missing);
+                }
+                if effects.missing.len() > missing {
+                    return Ok(Applied::Missing);
+                }
+                let (mut causes, mut failed) = (Causes(cause), None);
+                let (window, tally, time) = (&prepared.windows[i], &mut self.tally, Timestamp::MAX);
+                let (causes, seen) = (&mut causes, &mut failed);
+                let mut emit = Emit { prepared, window, tally, causes, effects, time, failed: seen };
+                for key in keys {
+                    operator.apply(&Input::CloseIdle { key }, &mut emit);
+                }
+                if let Some(failed) = failed {
+                    return Err(failed);
+                }
+            }
+        }
+        effects.by_clock = Some(decided.into_step());
+        Ok(self.applied())
     }
 
     /// The input has ended: what that makes due comes with [`Slot::go_on`].
@@ -107,11 +204,14 @@ impl Slot {
         let (window, tally, time) = (&prepared.windows[i], &mut self.tally, Timestamp::MAX);
         let (causes, seen) = (&mut causes, &mut failed);
         let mut emit = Emit { prepared, window, tally, causes, effects, time, failed: seen };
-        if operator.is_closing() {
+        let step = if operator.is_closing() {
             operator.apply(&Input::GoOn, &mut emit);
+            ByClock::Derived
         } else {
-            close_idle(operator, idle, ready, &mut emit);
-        }
+            let keys = close_idle(operator, idle, ready, &mut emit);
+            Decided::Keys { operator: i as u16, keys }.into_step()
+        };
+        effects.by_clock = Some(step);
         failed.map_or(Ok(self.applied()), Err)
     }
 
@@ -144,8 +244,13 @@ fn keys_with_cells(operator: &mut Operator, idle: &[Box<[u8]>], missing: &mut Ve
     ready
 }
 
-/// Closes a portion of the silent keys, of the first `ready` ones, in the order in which they were named.
-fn close_idle(operator: &mut Operator, idle: &mut Vec<Box<[u8]>>, ready: usize, emit: &mut Emit<'_>) {
+/// Closes a portion of the silent keys, of the first `ready` ones, in the order in which they were named. Returns them.
+fn close_idle(
+    operator: &mut Operator,
+    idle: &mut Vec<Box<[u8]>>,
+    ready: usize,
+    emit: &mut Emit<'_>,
+) -> Vec<Box<[u8]>> {
     let outputs = |emit: &Emit<'_>| emit.effects.outbox.len() + emit.effects.tells.len();
     let before = outputs(emit);
     let mut closed = 0;
@@ -157,7 +262,7 @@ fn close_idle(operator: &mut Operator, idle: &mut Vec<Box<[u8]>>, ready: usize, 
             break;
         }
     }
-    idle.drain(..closed);
+    idle.drain(..closed).collect()
 }
 
 /// Whether the step shows early results after some time of the wall clock.

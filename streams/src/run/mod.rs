@@ -187,6 +187,17 @@ impl Pipeline for Slots {
         slot.go_on(prepared, cause, effects)
     }
 
+    fn replay(
+        &mut self,
+        slot: SlotId,
+        input: &[u8],
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
+        let (slot, prepared, ..) = self.slot(slot);
+        slot.replay(prepared, input, cause, effects)
+    }
+
     fn open_cells(&self, slot: SlotId) -> usize {
         let slot = self.slots[usize::from(slot.0)].as_ref();
         slot.map_or(0, |slot| slot.operators.iter().map(Operator::open_cells).sum())

@@ -8,7 +8,7 @@ use granary_core::{Clock, HandClock, KindInfo, Span, Timestamp};
 use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec, Stats};
 use granary_store::{Memory, Stream};
 
-use crate::broker::{Broker, MemoryProducer};
+use crate::broker::{Broker, JOURNAL, MemoryProducer};
 use crate::faults::Faults;
 use crate::pipeline::{self, Teller};
 
@@ -51,7 +51,7 @@ impl Rig {
 
     /// An empty store whose outputs go to an empty log with transactions.
     pub fn behind_a_log() -> Rig {
-        let broker = Broker::new(&STREAMS, 1);
+        let broker = Broker::new(&[STREAMS[0], STREAMS[1], STREAMS[2], JOURNAL], 1);
         broker.create("in", PARTITIONS).expect("the topic is new");
         let memory = Memory::behind_a_log(SLOTS);
         Rig { memory, broker: Some(broker), clock: HandClock::at(START), lives: AtomicU64::new(0) }
@@ -99,6 +99,7 @@ impl Rig {
                 Box::new(MemoryProducer::start(broker.clone(), id, faults.clone())) as Box<dyn Producer>
             }));
             config.store_is_remote = true;
+            config.journal = Some(StreamId(STREAMS.len() as u16));
         }
         set(&mut config);
         let engine = Engine::start(config).expect("the engine starts");

@@ -33,6 +33,8 @@ pub(crate) enum Alarm {
     Resend(SlotId),
     /// A question of this slot was not answered.
     AskAgain(SlotId, Ask),
+    /// A slot's journal could not be read.
+    Journal(SlotId),
     /// The log's producer could not be initialised.
     InitProducer,
     /// A transaction may begin.
@@ -154,6 +156,11 @@ impl Lane {
             Alarm::AskAgain(slot, ask) => self.with(slot, |host| {
                 self.machine(host, |machine, out| machine.hear(Heard::NoAnswer(ask), out));
             }),
+            Alarm::Journal(slot) => {
+                if let Some(host) = self.slot(slot) {
+                    self.read_journal(&host);
+                }
+            }
             Alarm::InitProducer => self.init_producer(),
             Alarm::Publish => {} // the round looks
             Alarm::RenewMarkers => self.renew_markers(),

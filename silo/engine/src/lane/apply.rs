@@ -4,15 +4,13 @@ use std::cell::RefMut;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use granary_cluster::{Applied, Cause, Failure, Lookup, Pipeline, Position, Record};
+use granary_cluster::{Applied, Failure, Lookup, Pipeline, Position, Record};
 use granary_core::call::{Options, Origin};
 use granary_core::{Error, ErrorKind, GrainId, Key, KindId, MethodInfo, Result};
 use tokio::sync::oneshot;
 
 use crate::slot::{Blame, Inner, SlotHost};
 
-use super::feed::cause;
-use super::host::NO_SOURCE;
 use super::{Lane, panic_message};
 
 /// Why a record, or the clock, could not be applied.
@@ -41,7 +39,7 @@ impl Lane {
     }
 
     /// Supplies missing cells until the pipeline is done; a panic is a failure.
-    fn until_done(
+    pub(super) fn until_done(
         &self,
         host: &SlotHost,
         inner: &mut Inner,
@@ -177,32 +175,6 @@ impl Lane {
         false
     }
 
-    /// Time passes for the slots that stand at the end of all their inputs.
-    pub(super) fn tick_slots(&self) {
-        if self.config.finite || self.is_stopping.get() {
-            return;
-        }
-        let now = self.now.get();
-        for host in self.slots.iter().flatten() {
-            let at_end = self.feeds.borrow().iter().filter(|f| f.feeds(host.id)).all(|f| f.is_idle());
-            let mut inner = host.inner.borrow_mut();
-            let is_free = host.is_running.get() && !host.is_closing.get();
-            let is_full = host.is_batch_full(&inner) || inner.machine.is_outbox_full();
-            if !at_end || !is_free || host.stream_turns.get() > 0 || is_full {
-                continue;
-            }
-            let before = inner.effects.outbox.len();
-            let ticked = self.by_clock(host, &mut inner, |pipeline, cause, inner| {
-                pipeline.tick(host.id, now, cause, &mut inner.effects)
-            });
-            host.is_closing.set(ticked == Some(Applied::More));
-            if inner.effects.outbox.len() > before {
-                host.has_changes.set(true);
-            }
-            self.tell_decided(host, inner);
-        }
-    }
-
     /// The calls of grains that the clock caused.
     pub(super) fn tell_decided(&self, host: &Rc<SlotHost>, mut inner: RefMut<'_, Inner>) {
         inner.applying = None;
@@ -211,35 +183,6 @@ impl Lane {
         if !tells.is_empty() {
             host.has_changes.set(true);
             self.tell_all(host, tells);
-        }
-    }
-
-    /// One step that no record causes; `None` when it failed, and the slot goes back.
-    pub(super) fn by_clock(
-        &self,
-        host: &Rc<SlotHost>,
-        inner: &mut Inner,
-        mut step: impl FnMut(&mut dyn Pipeline, Cause, &mut Inner) -> Result<Applied, Failure>,
-    ) -> Option<Applied> {
-        let at = Position {
-            source: NO_SOURCE,
-            partition: u32::from(host.id.0),
-            offset: inner.machine.open_commit().0,
-        };
-        let cause = cause(at, inner.effects.outbox.len() as u32);
-        match self.until_done(host, inner, b"pipeline/the clock.apply", |pipeline, inner| {
-            step(pipeline, cause, inner)
-        }) {
-            Ok(applied) => Some(applied),
-            Err(fault) => {
-                let (reason, blame) = match fault {
-                    Fault::Store(error) => (error.to_string(), Blame::Store),
-                    Fault::Lacks => ("cells are missing".into(), Blame::Store),
-                    Fault::Handler(reason) => (reason, Blame::Slot),
-                };
-                host.break_with(reason, blame);
-                None
-            }
         }
     }
 }

@@ -46,7 +46,7 @@ impl Lane {
         self.slots.iter().flatten().filter(|host| is_under_way(host)).count() >= CLOSING_SLOTS_MAX
     }
 
-    fn may_go_on(&self, host: &SlotHost) -> bool {
+    pub(super) fn may_go_on(&self, host: &SlotHost) -> bool {
         let inner = host.inner.borrow();
         host.is_running.get()
             && host.stream_turns.get() == 0

@@ -155,6 +155,7 @@ impl Lane {
         host.closed_in.set(0);
         host.has_changes.set(false);
         self.begin_positions(host);
+        self.begin_replay(host);
         let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
         let positions = &opened.positions;
         tracing::debug!(slot = %host.id, n = %opened.n, epoch = %opened.epoch, ?positions, "slot open");

@@ -252,6 +252,9 @@ impl Lane {
         if waits || host.is_batch_full(&inner) || inner.machine.is_outbox_full() {
             return Fed::Waits;
         }
+        if inner.waits_for_clock(at) {
+            return Fed::Waits;
+        }
         let mode = self.mode(&inner);
         if inner.records_open as usize >= (mode.records_max() as usize).min(self.config.batch_records_max) {
             inner.is_single_full = true;
@@ -347,7 +350,8 @@ fn find(positions: &[Position], source: SourceId, partition: u32) -> Result<usiz
     positions.binary_search_by_key(&(source, partition), |p| (p.source, p.partition))
 }
 
-fn set_offset(positions: &mut Vec<Position>, at: Position) {
+/// The record, or step, at this place is done with.
+pub(super) fn set_offset(positions: &mut Vec<Position>, at: Position) {
     set_offset_to(positions, Position { offset: at.offset + 1, ..at });
 }
 

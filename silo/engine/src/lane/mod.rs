@@ -11,6 +11,7 @@
 //! | `publish` | an external log: fencing, markers, transactions, trimming |
 //! | `reads` | rows, outboxes and cells from the store |
 //! | `feed`, `chunk`, `apply` | records from sources to slots, and what they do there |
+//! | `clock` | steps that no record causes, and their journal |
 //! | `closing` | what falls due in a mass, a portion at a time |
 //! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
 //! | `route` | which lane holds which slot |
@@ -26,6 +27,7 @@ mod apply;
 mod ask;
 pub(crate) mod cell;
 mod chunk;
+pub(crate) mod clock;
 mod closing;
 mod commit;
 mod decided;
@@ -230,6 +232,7 @@ impl Lane {
         more |= self.pump_all();
         self.undo_broken();
         self.close_due();
+        self.replay_clock();
         more |= self.feed();
         self.undo_broken();
         if self.is_tick_due.take() {

@@ -172,6 +172,13 @@ impl Lane {
             .marker(slot, Box::new(move |marker| mailbox.tell(Word::Marker(slot, ask, marker))));
     }
 
+    /// Asks the lane's producer, if it has one.
+    pub(super) fn ask_producer(&self, ask: impl FnOnce(&mut dyn Producer)) {
+        if let Some(mut publisher) = self.publisher() {
+            ask(&mut *publisher.producer);
+        }
+    }
+
     pub(super) fn marker(&self, slot: SlotId, ask: Ask, marker: Result<Option<Marker>>) {
         self.answered(slot, ask, "read its marker", marker.map(|marker| Heard::Marker(ask, marker)));
     }

@@ -17,6 +17,7 @@ impl Lane {
                 Word::Row(slot, row) => self.row(slot, row),
                 Word::Record(slot, ask, stored) => self.record(slot, ask, stored),
                 Word::Marker(slot, ask, marker) => self.marker(slot, ask, marker),
+                Word::Journal(slot, values) => self.journal(slot, values),
                 Word::Fenced(done) => self.fenced(done),
                 Word::Inited(done) => self.inited(done),
                 Word::Run(run) => self.connected(run),

@@ -4,14 +4,17 @@
 //! |---|---|
 //! | `publish` | one transaction: outputs, markers, end |
 //! | `fence` | init of other ids; the registry of all ids |
+//! | `journal` | what the wall clock decided in a slot |
 //! | `offsets` | stable reads of markers |
 
 mod fence;
+mod journal;
 mod offsets;
 mod publish;
 
 pub use publish::ID_HEADER;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread;
@@ -52,6 +55,7 @@ enum Request {
     Init(Answer<()>),
     Fence(TxIds, Answer<()>),
     Marker(SlotId, Answer<Option<Marker>>),
+    Journal(SlotId, Range<u64>, Answer<Vec<Vec<u8>>>),
     Publish(Vec<(SlotId, Publication)>, Box<dyn FnOnce(Ended) + Send>),
 }
 
@@ -86,6 +90,7 @@ impl Request {
         match self {
             Request::Init(done) | Request::Fence(_, done) => done(Err(error())),
             Request::Marker(_, done) => done(Err(error())),
+            Request::Journal(_, _, done) => done(Err(error())),
             Request::Publish(_, done) => done(Ended::Aborted),
         }
     }
@@ -104,6 +109,10 @@ impl Producer for LaneProducer {
         self.ask(Request::Marker(slot, done));
     }
 
+    fn journal(&mut self, slot: SlotId, numbers: Range<u64>, done: Answer<Vec<Vec<u8>>>) {
+        self.ask(Request::Journal(slot, numbers, done));
+    }
+
     fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>) {
         self.ask(Request::Publish(publications, done));
     }
@@ -117,6 +126,7 @@ fn serve(mut publisher: Publisher, requests: &Receiver<Request>) {
             Request::Init(done) => done(publisher.init()),
             Request::Fence(ids, done) => done(publisher.fence(&ids)),
             Request::Publish(publications, done) => done(publisher.publish(&publications)),
+            Request::Journal(slot, numbers, done) => done(journal::read(publisher.log(), slot, &numbers)),
             Request::Marker(slot, done) => {
                 // A silo that starts asks for the markers of all its slots: they come in one answer.
                 let mut asked = vec![(slot, done)];

@@ -158,16 +158,22 @@ impl Publisher {
         publications: &[(SlotId, Publication)],
         deadline: Instant,
     ) -> Result<(), Failure> {
-        for (_, publication) in publications {
+        let journal = self.log.settings().slots_topic();
+        let is_journal: Vec<bool> = self.lane.streams.iter().map(|topic| *topic == journal).collect();
+        for (slot, publication) in publications {
             for outbox in publication.commits.iter().map(|pending| pending.outbox()) {
                 for entry in outbox.entries() {
                     let stream = usize::from(entry.stream.0);
                     let (count, _) =
                         self.counts[stream].expect("partitions are counted before a transaction");
                     let key = outbox.key(entry);
+                    let partition = match is_journal[stream] {
+                        true => i32::from(slot.0),
+                        false => (positive_murmur2(key) % count) as i32,
+                    };
                     let id = Header { key: ID_HEADER, value: Some(outbox.id(entry)) };
                     let record = BaseRecord::with_opaque_to(&self.lane.streams[stream], 0)
-                        .partition((positive_murmur2(key) % count) as i32)
+                        .partition(partition)
                         .key(key)
                         .payload(outbox.value(entry))
                         .timestamp(entry.time.0.max(0))

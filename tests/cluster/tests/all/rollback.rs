@@ -89,3 +89,31 @@ fn redis_is_emptied() {
     silo.stop();
     rig.must_be_right(&options);
 }
+
+/// Fault 37: silent keys were closed by the wall clock, then Redis went back to before that, then their next events are read
+/// again: they are closed again at the same place, as the same rows.
+#[test]
+fn redis_forgets_what_silence_closed() {
+    let mut rig = Rig::new();
+    let options = rig.load(20, 80);
+    let silo = rig.silo();
+    let (log, input) = (rig.log.clone(), rig.input.clone());
+    let mut older = None;
+    inject_to(&log, &input, &options, Partitioning::Murmur2, |step| match step {
+        2 => older = Some(rig.redis.copy()),
+        3 | 4 => {
+            rig.until_read(&silo);
+            std::thread::sleep(Duration::from_secs(3)); // `idle_after` is a second: silence closes what is open
+        }
+        5 => {
+            rig.redis.kill();
+            rig.redis.put_back(older.as_ref().unwrap());
+            rig.redis.restart();
+        }
+        _ => std::thread::sleep(Duration::from_millis(150)),
+    });
+    rig.until_right(&options);
+    assert!(silo.log().contains("inputs of the clock were taken again"), "the journal was read");
+    silo.stop();
+    rig.must_be_right(&options);
+}

@@ -7,10 +7,12 @@
 mod producer;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use granary_cluster::slot::Publication;
+use granary_cluster::slots::SLOTS_DEFAULT;
 use granary_cluster::{Batch, Log, Marker, SourceId, TxId};
 use granary_core::id::positive_murmur2;
 use granary_core::{Error, ErrorKind, Result, SlotId, Timestamp};
@@ -19,6 +21,9 @@ pub use producer::MemoryProducer;
 
 /// The broker aborts a transaction that has been open for so long, and fences its producer.
 const TRANSACTION_MAX: Duration = Duration::from_secs(5);
+
+/// The stream of the slots' journals: a partition for each.
+pub const JOURNAL: &str = "journal";
 
 /// Another producer of the same id was initialised since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +98,7 @@ impl Broker {
         let streams: Vec<String> = streams.iter().map(|name| (*name).to_string()).collect();
         let broker = Broker { inner: Mutex::default(), changed: Condvar::new(), streams: streams.clone() };
         for topic in streams {
+            let partitions = if topic == JOURNAL { u32::from(SLOTS_DEFAULT) } else { partitions };
             broker.create(&topic, partitions).expect("the topics of streams are new");
         }
         Arc::new(broker)
@@ -117,6 +123,16 @@ impl Broker {
             value: kept.value.clone(),
         })
         .collect()
+    }
+
+    /// What a slot's journal holds of these numbers.
+    fn journal(&self, slot: SlotId, numbers: &Range<u64>) -> Vec<Vec<u8>> {
+        let number = |seen: &Visible| {
+            let key = seen.key.as_deref().and_then(|key| std::str::from_utf8(key).ok());
+            key.and_then(|key| key.parse().ok()).expect("keys of a journal are numbers")
+        };
+        let seen = self.visible(JOURNAL, u32::from(slot.0));
+        seen.into_iter().filter(|seen| numbers.contains(&number(seen))).map(|seen| seen.value).collect()
     }
 
     /// The marker of a slot, as committed.
@@ -162,13 +178,22 @@ impl Broker {
         Ok(())
     }
 
-    fn send(&self, id: TxId, generation: u64, publication: &Publication) -> Result<(), ProducerFenced> {
+    fn send(
+        &self,
+        id: TxId,
+        generation: u64,
+        slot: SlotId,
+        publication: &Publication,
+    ) -> Result<(), ProducerFenced> {
         let mut inner = self.inner();
         for outbox in publication.commits.iter().map(|pending| pending.outbox()) {
             for entry in outbox.entries() {
                 let topic = &self.streams[usize::from(entry.stream.0)];
                 let key = outbox.key(entry);
-                let partition = positive_murmur2(key) % inner.topics[topic].len() as u32;
+                let partition = match topic == JOURNAL {
+                    true => u32::from(slot.0),
+                    false => positive_murmur2(key) % inner.topics[topic].len() as u32,
+                };
                 let open = inner.of(id, generation)?.open.as_mut().ok_or(ProducerFenced)?;
                 open.touched.insert((topic.clone(), partition));
                 inner.push(

@@ -1,5 +1,6 @@
 //! A lane's producer on the log in memory: requests are carried out in order on a thread of its own.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -15,6 +16,7 @@ enum Request {
     Init(Answer<()>),
     Fence(TxIds, Answer<()>),
     Marker(SlotId, Answer<Option<Marker>>),
+    Journal(SlotId, Range<u64>, Answer<Vec<Vec<u8>>>),
     Publish(Vec<(SlotId, Publication)>, Box<dyn FnOnce(Ended) + Send>),
 }
 
@@ -70,6 +72,10 @@ impl Producer for MemoryProducer {
         self.ask(Request::Marker(slot, done));
     }
 
+    fn journal(&mut self, slot: SlotId, numbers: Range<u64>, done: Answer<Vec<Vec<u8>>>) {
+        self.ask(Request::Journal(slot, numbers, done));
+    }
+
     fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>) {
         self.ask(Request::Publish(publications, done));
     }
@@ -97,6 +103,7 @@ impl Worker {
                 done(fenced);
             }
             Request::Marker(slot, done) => done(self.broker.stable_marker(slot)),
+            Request::Journal(slot, numbers, done) => done(Ok(self.broker.journal(slot, &numbers))),
             Request::Publish(publications, done) => {
                 let ended = self.publish(&publications)?;
                 done(ended);
@@ -135,8 +142,8 @@ impl Worker {
         let begun = self.broker.begin(self.id, self.generation);
         self.pass("begin.after")?;
         self.pass("send.before")?;
-        let send = |(_, publication): &(SlotId, Publication)| {
-            self.broker.send(self.id, self.generation, publication)
+        let send = |(slot, publication): &(SlotId, Publication)| {
+            self.broker.send(self.id, self.generation, *slot, publication)
         };
         let sent = begun.and_then(|()| publications.iter().try_for_each(send));
         self.pass("send.after")?;
