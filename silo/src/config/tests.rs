@@ -105,17 +105,16 @@ fn a_mistake_names_its_place() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_said() {
+fn what_does_not_fit_together_is_said() {
     let file = TestFile::new(
         r#"
         [store]
         kind = "redis"
-        url = "redis://127.0.0.1:6379/0"
         [log]
         kind = "kafka"
-        brokers = "127.0.0.1:9092,b:9092"
         [log.kafka]
         "security.protocol" = "SASL_SSL"
+        "isolation.level" = "read_uncommitted"
         [commit]
         interval_min_ms = 50
         interval_max_ms = 20
@@ -124,13 +123,25 @@ fn what_this_version_cannot_do_is_said() {
     assert_eq!(
         problems(file.load(&[], &[])),
         [
-            "store.kind: `redis`: this version has `embedded` only",
-            "log.kind: `kafka`: this version has `embedded` only",
+            "store.url: it is not set; Redis is at an address such as redis://127.0.0.1:6379/0",
+            "log.brokers: it is not set; brokers are given as \"host:port,host:port\"",
+            "log.kafka.isolation.level: cannot be set: only committed records are read",
             "commit.interval_min_ms: 50 is more than interval_max_ms, which is 20",
         ]
     );
-    let embedded = ["store.kind=embedded", "log.kind=embedded", "commit.interval_min_ms=5"];
-    assert!(file.load(&[], &embedded).is_ok());
+    let right = [
+        "log.kafka.isolation.level=",
+        "store.kind=embedded",
+        "log.kind=embedded",
+        "commit.interval_min_ms=5",
+    ];
+    assert!(file.load(&[], &right).is_ok());
+    let half = ["store.kind=embedded", "log.brokers=b:9092", "commit.interval_min_ms=5"];
+    let mistakes = problems(file.load(&[], &half));
+    assert!(
+        mistakes.contains(&"store.kind: `embedded` goes with log.kind = \"embedded\": choose `redis`".into()),
+        "{mistakes:?}"
+    );
 }
 
 #[test]

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)] // tests: a failed expectation ends the test
 
 mod arrows;
+mod inputs;
+mod kills;
 mod kit;
 mod outages;
 mod rollback;

@@ -11,6 +11,9 @@ use granary_core::{Clock as _, Span, id};
 use granary_harness::{Kafka, Redis, unique};
 use granary_kafka::{KafkaLog, Settings};
 use granary_streams::inject::{self, Injector};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 
 use super::proxy::Proxy;
 use super::published::Published;
@@ -29,6 +32,8 @@ pub enum Partitioning {
     Crc32,
     /// No key, any partition.
     Keyless,
+    /// As `Murmur2`, but what goes to this partition is held back until everything else was written.
+    Murmur2Holding(u32),
 }
 
 /// A cluster and its input.
@@ -210,14 +215,29 @@ impl Rig {
     /// aside.
     #[track_caller]
     pub fn must_be_right(&self, options: &inject::Options) {
-        let published = self.published();
-        published.must_be_once();
-        let report = self.compare(options, &published);
-        assert_eq!(report.exceptions, 0, "of {}: {:?}", report.of, report.first);
+        self.must_equal_truth(options, &self.published());
         for name in ["rejected", "late", "poisoned"] {
             let topic = self.set_aside(name);
             assert_eq!(Published::read(self.kafka.brokers(), &topic).rows.len(), 0, "{topic}");
         }
+    }
+
+    /// These rows are each there once, and equal the truth.
+    #[track_caller]
+    pub fn must_equal_truth(&self, options: &inject::Options, published: &Published) {
+        published.must_be_once();
+        let report = self.compare(options, published);
+        assert_eq!(report.exceptions, 0, "of {}: {:?}", report.of, report.first);
+    }
+
+    /// The input gets more partitions.
+    pub fn add_partitions(&self, count: usize) {
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", self.kafka.brokers()).create().expect("a client");
+        let more = NewPartitions::new(&self.input, count);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let added = runtime.block_on(admin.create_partitions([&more], &AdminOptions::new()));
+        assert!(added.is_ok_and(|each| each.iter().all(Result::is_ok)), "partitions can be added");
     }
 
     /// The topic of a set-aside stream.
@@ -257,6 +277,9 @@ pub fn inject_to(
     let clock = granary::clock::SystemClock::start();
     let (mut sent, mut steps) = (0u64, 0);
     let mut batches = vec![Batch::default(); partitions as usize];
+    let mut held = Batch::default();
+    let held_of =
+        if let Partitioning::Murmur2Holding(partition) = partitioning { Some(partition) } else { None };
     let write = |batches: &mut [Batch]| {
         // The topic's own writer is no part of what is tested: it tries until the brokers are back. What it tries again
         // after an unknown outcome may be there twice, which is what resends are for.
@@ -266,11 +289,14 @@ pub fn inject_to(
     while let Some(message) = injector.next() {
         let device = message.key.expect("messages have their device as the key");
         let (partition, key) = match partitioning {
-            Partitioning::Murmur2 => (id::positive_murmur2(device) % partitions, Some(device)),
+            Partitioning::Murmur2 | Partitioning::Murmur2Holding(_) => {
+                (id::positive_murmur2(device) % partitions, Some(device))
+            }
             Partitioning::Crc32 => (crc32(device) % partitions, Some(device)),
             Partitioning::Keyless => ((sent % u64::from(partitions)) as u32, None),
         };
-        batches[partition as usize].push(0, clock.now(), key, message.value);
+        let batch = if held_of == Some(partition) { &mut held } else { &mut batches[partition as usize] };
+        batch.push(0, clock.now(), key, message.value);
         sent += 1;
         if sent.is_multiple_of(STEP_MESSAGES) {
             write(&mut batches);
@@ -279,6 +305,10 @@ pub fn inject_to(
         }
     }
     write(&mut batches);
+    if let Some(partition) = held_of {
+        batches[partition as usize] = held;
+        write(&mut batches);
+    }
 }
 
 /// Messages written in one step.
