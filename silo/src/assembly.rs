@@ -172,14 +172,6 @@ impl Assembly {
             return Err(Error::invalid(message));
         }
         self.check_sinks()?;
-        let mut sources = self.plan.iter().flat_map(|plan| &plan.sources);
-        if let Some(source) = sources.find(|source| source.start != Start::Earliest)
-            && backing.as_external().is_none()
-        {
-            let message =
-                format!("source `{}`: the embedded log is read from the earliest record only", source.name);
-            return Err(Error::invalid(message));
-        }
         let outputs = self.outputs();
         let mut config = Config::new(backing.store.clone(), self.clock.clone(), self.kinds.clone());
         config.store_is_remote = backing.as_external().is_some();
@@ -298,6 +290,11 @@ impl Assembly {
             Some(external) => {
                 external.check_identity(topic)?;
                 external.starts(topic, partitions, start)?
+            }
+            None if start != Start::Earliest => {
+                let message =
+                    format!("topic `{topic}`: the embedded log is read from the earliest record only");
+                return Err(Error::invalid(message));
             }
             None => Vec::new(),
         };

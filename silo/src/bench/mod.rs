@@ -4,8 +4,12 @@
 //! |---|---|
 //! | `grains` | turns in a slot, calls between lanes, activations, memory of idle grains |
 //! | `streams` | windows from a log to a log, beside reading and decoding alone |
+//! | `servers` | the same from Kafka to Kafka with state in Redis, beside reading the topic alone |
+//! | `load` | the messages of both |
 
 pub mod grains;
+mod load;
+pub mod servers;
 pub mod streams;
 
 use std::path::PathBuf;

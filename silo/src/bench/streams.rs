@@ -1,10 +1,9 @@
 //! Windows from a log to a log: 5-second sums per device and category, exactly once, results checked.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use granary_cluster::{Batch, Log, Record, SourceId};
-use granary_core::{Error, ErrorKind, Result, Timestamp, id};
+use granary_core::{Error, ErrorKind, Result};
 use granary_engine::{LogSource, Source, SourceSpec};
 use granary_store::{Durability, Embedded, Options as StoreOptions};
 use granary_streams::decode::{Decoded, decode};
@@ -14,17 +13,12 @@ use granary_streams::{Plan, file};
 use crate::assembly::{Assembly, Running};
 use crate::backing::Backing;
 
+use super::load::{Load, Sums};
 use super::{Figure, Scratch, Watch};
 
 /// Partitions of the input.
 const PARTITIONS: u32 = 12;
-/// Messages written to the log in one step.
-const BATCH_MESSAGES: usize = 50_000;
-/// A copy comes so many periods after its message.
-const COPY_AFTER: u64 = 3;
-const START_MS: i64 = 1_700_000_000_000;
-
-const PIPELINE: &str = "
+pub(super) const PIPELINE: &str = "
 pipeline: bench
 sources:
   measurements:
@@ -69,14 +63,6 @@ pub struct Options {
     pub devices: u64,
     /// Lanes; one per core when 0.
     pub lanes: u16,
-}
-
-/// What the results have to add up to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sums {
-    rows: u64,
-    count: u64,
-    m1: i64,
 }
 
 /// Measures, telling figures; an error when the results are not right.
@@ -163,60 +149,15 @@ impl Source for ToTheEnd {
 fn write_input(scratch: &Scratch, options: Options) -> Result<(Arc<Embedded>, Sums)> {
     let store = Embedded::open(scratch.0.join("input"), StoreOptions::new(96).durability(Durability::None))?;
     store.create("measurements", PARTITIONS)?;
-    let mut batches = vec![Batch::default(); PARTITIONS as usize];
-    let (mut waiting, mut line) = (0, Vec::with_capacity(160));
-    let per_device = options.events / options.devices;
-    let mut expected = Sums::default();
-    for period in 0..per_device + COPY_AFTER {
-        for device in 0..options.devices {
-            let original = (period < per_device).then_some(period);
-            let copied = period.checked_sub(COPY_AFTER).filter(|p| *p < per_device && is_copied(device, *p));
-            for (number, is_copy) in original.map(|p| (p, false)).into_iter().chain(copied.map(|p| (p, true)))
-            {
-                message(device, number, &mut line);
-                let key = format!("device-{device}");
-                let partition = id::positive_murmur2(key.as_bytes()) % PARTITIONS;
-                batches[partition as usize].push(0, Timestamp(START_MS), Some(key.as_bytes()), &line);
-                waiting += 1;
-                if !is_copy {
-                    expected.count += 1;
-                    expected.m1 += m1(device, number);
-                }
-            }
+    let load = Load { events: options.events, devices: options.devices, categories: 4 };
+    let expected = load.write(PARTITIONS, &mut |batches| {
+        for (partition, batch) in batches.iter_mut().enumerate().filter(|(_, b)| !b.is_empty()) {
+            store.append("measurements", partition as u32, batch)?;
+            batch.clear();
         }
-        if waiting >= BATCH_MESSAGES || period + 1 == per_device + COPY_AFTER {
-            for (partition, batch) in batches.iter_mut().enumerate().filter(|(_, b)| !b.is_empty()) {
-                store.append("measurements", partition as u32, batch)?;
-                batch.clear();
-            }
-            waiting = 0;
-        }
-    }
-    // five messages of a device fall into a window, the first and the last of them into the same category
-    let (windows, rest) = (per_device / 5, per_device % 5);
-    expected.rows = options.devices * (windows * 4 + rest.min(4));
+        Ok(())
+    })?;
     Ok((store, expected))
-}
-
-fn m1(device: u64, number: u64) -> i64 {
-    ((device * 31 + number * 7) % 100) as i64
-}
-
-/// About one in twenty.
-fn is_copied(device: u64, number: u64) -> bool {
-    (device * 2_654_435_761 + number * 40_503).is_multiple_of(20)
-}
-
-fn message(device: u64, number: u64, line: &mut Vec<u8>) {
-    line.clear();
-    let at = START_MS + (number * 1_000 + device % 1_000) as i64;
-    let (category, m1, m2) =
-        (number % 5 % 4 + 1, m1(device, number), (device % 977) as f64 + number as f64 / 8.0);
-    write!(
-        line,
-        r#"{{"id":"{device}-{number}","di":"device-{device}","dt":"{at}","c":"cat-{category}","m1":{m1},"m2":{m2}}}"#
-    )
-    .expect("a vector takes everything");
 }
 
 fn messages(input: &Embedded) -> Result<u64> {
@@ -280,13 +221,6 @@ fn on_threads(
 /// Adds up the last revision of every result.
 fn read_results(store: &Arc<Embedded>, topic: &str) -> Result<Sums> {
     let mut sums = Sums::default();
-    crate::results::each_last(store, topic, &mut |row| {
-        let row: serde_json::Value = serde_json::from_slice(row)
-            .map_err(|e| Error::new(ErrorKind::Codec, format!("a row is no JSON: {e}")))?;
-        sums.rows += 1;
-        sums.count += row["count"].as_u64().unwrap_or(0);
-        sums.m1 += row["m1_sum"].as_i64().unwrap_or(0);
-        Ok(())
-    })?;
+    crate::results::each_last(store, topic, &mut |row| sums.add(row))?;
     Ok(sums)
 }

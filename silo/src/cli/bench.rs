@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use granary_core::Result;
 
-use crate::bench::{Figure, grains, streams};
+use crate::bench::{Figure, grains, servers, streams};
 
 use super::{YES, block_on};
 
@@ -15,7 +15,7 @@ pub(crate) enum BenchArguments {
         #[arg(long)]
         big: bool,
     },
-    /// Windows from a log to a log, beside reading and decoding alone
+    /// Windows from a log to a log, beside reading and decoding alone; with --brokers and --redis on those
     Streams {
         /// Messages, copies not counted
         #[arg(long, default_value_t = 5_000_000)]
@@ -26,6 +26,18 @@ pub(crate) enum BenchArguments {
         /// Lanes; one per core when not given
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         lanes: u16,
+        /// Kafka's brokers, host:port
+        #[arg(long, requires = "redis")]
+        brokers: Option<String>,
+        /// The address of Redis
+        #[arg(long, requires = "brokers")]
+        redis: Option<String>,
+        /// Partitions of the topic in Kafka
+        #[arg(long, default_value_t = 12, requires = "brokers")]
+        partitions: u32,
+        /// Categories of a device in Kafka's topic: 1 or 4
+        #[arg(long, default_value_t = 4, requires = "brokers")]
+        categories: u64,
     },
 }
 
@@ -48,8 +60,22 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
     block_on(async {
         match arguments {
             BenchArguments::Grains { big } => grains::all(big, tell).await?,
-            BenchArguments::Streams { events, devices, lanes } => {
-                streams::run(streams::Options { events, devices, lanes }, tell).await?;
+            BenchArguments::Streams { events, devices, lanes, brokers, redis, partitions, categories } => {
+                match brokers.zip(redis) {
+                    Some((brokers, redis)) => {
+                        let options = servers::Options {
+                            events,
+                            devices,
+                            categories,
+                            lanes,
+                            partitions,
+                            brokers,
+                            redis,
+                        };
+                        servers::run(options, tell).await?;
+                    }
+                    None => streams::run(streams::Options { events, devices, lanes }, tell).await?,
+                }
             }
         }
         Ok(YES)

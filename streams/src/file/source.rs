@@ -112,10 +112,8 @@ fn start(node: &Node, mistakes: &mut Mistakes) -> Option<Start> {
     let found = read::text(node, "start", mistakes)?;
     match (found, rfc3339(found)) {
         ("earliest", _) => Some(Start::Earliest),
-        ("latest", _) | (_, Some(_)) => {
-            mistakes.add(node.place, format!("start: `{found}` is not supported yet: write earliest"));
-            None
-        }
+        ("latest", _) => Some(Start::Latest),
+        (_, Some(time)) => Some(Start::At(time)),
         _ => {
             mistakes.unknown(node.place, "start", found, &["earliest", "latest", "2026-01-31T00:00:00Z"]);
             None
