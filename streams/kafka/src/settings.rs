@@ -13,6 +13,10 @@ use crate::errors::failed;
 /// stable reads of markers, wait at most about as long for a producer that died.
 pub const TRANSACTION_TIMEOUT_MS: u32 = 10_000;
 
+/// Records of a transaction wait so long for others to share a request with: a transaction is gathered as a whole, and small
+/// requests cost the client and the broker several times as much.
+const TRANSACTION_LINGER_MS: &str = "5";
+
 /// Prefetched records of all partitions of a consumer, about; then fetching pauses until some are read.
 pub const PREFETCH_RECORDS_MAX: u32 = 400_000;
 
@@ -187,6 +191,7 @@ impl Settings {
         config
             .set("transactional.id", id)
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
+            .set("linger.ms", self.passed_on.get("linger.ms").map_or(TRANSACTION_LINGER_MS, String::as_str))
             .set("delivery.report.only.error", "true");
         config
     }

@@ -6,30 +6,62 @@ use granary_core::{Result, Timestamp};
 use crate::rows::damaged;
 use crate::varint::{Reader, put, put_bytes, put_signed};
 
-/// The first byte: another layout takes another.
-const LAYOUT: u8 = 1;
+/// The first byte: the outputs as they are.
+const PLAIN: u8 = 1;
+/// The first byte: the length of the outputs, then the outputs by LZ4.
+const COMPRESSED: u8 = 2;
+
+/// Fewer bytes are stored as they are: compressing them saves nothing.
+const COMPRESS_BYTES_MIN: usize = 512;
 
 /// Appends the outputs, in order.
 pub fn encode(outbox: &Outbox, out: &mut Vec<u8>) {
-    out.reserve(outbox.bytes() + 16 * outbox.len());
-    out.push(LAYOUT);
+    let mut plain = Vec::with_capacity(1 + outbox.bytes() + 16 * outbox.len());
+    plain.push(PLAIN);
     for entry in outbox.entries() {
-        put(out, u64::from(entry.stream.0));
-        put(out, u64::from(entry.cause.source.0));
-        put(out, u64::from(entry.cause.partition));
-        put(out, entry.cause.offset);
-        put(out, u64::from(entry.cause.index));
-        put_signed(out, entry.time.0);
-        put_bytes(out, outbox.key(entry));
-        put_bytes(out, outbox.id(entry));
-        put_bytes(out, outbox.value(entry));
+        put(&mut plain, u64::from(entry.stream.0));
+        put(&mut plain, u64::from(entry.cause.source.0));
+        put(&mut plain, u64::from(entry.cause.partition));
+        put(&mut plain, entry.cause.offset);
+        put(&mut plain, u64::from(entry.cause.index));
+        put_signed(&mut plain, entry.time.0);
+        put_bytes(&mut plain, outbox.key(entry));
+        put_bytes(&mut plain, outbox.id(entry));
+        put_bytes(&mut plain, outbox.value(entry));
     }
+    if plain.len() < COMPRESS_BYTES_MIN {
+        return out.append(&mut plain);
+    }
+    // Rows are text, one much like the other: the server gets, syncs and keeps a fraction of it.
+    out.push(COMPRESSED);
+    put(out, plain.len() as u64);
+    let start = out.len();
+    out.resize(start + lz4_flex::block::get_maximum_output_size(plain.len()), 0);
+    let length =
+        lz4_flex::block::compress_into(&plain, &mut out[start..]).expect("there is room for the worst case");
+    out.truncate(start + length);
 }
 
 /// Reads what [`encode`] wrote.
 pub fn decode(bytes: &[u8]) -> Result<Outbox> {
+    if bytes.first() != Some(&COMPRESSED) {
+        return decode_plain(bytes);
+    }
+    let mut reader = Reader::new(bytes, 1);
+    let length = usize::try_from(reader.number()?).map_err(|_| damaged("outbox"))?;
+    if length > OUTBOX_BYTES_MAX {
+        return Err(damaged("outbox"));
+    }
+    let plain = lz4_flex::block::decompress(&bytes[reader.at()..], length).map_err(|_| damaged("outbox"))?;
+    decode_plain(&plain)
+}
+
+/// The outputs of one commit are never so long: what says so is damaged.
+const OUTBOX_BYTES_MAX: usize = 1 << 28;
+
+fn decode_plain(bytes: &[u8]) -> Result<Outbox> {
     let mut reader = Reader::new(bytes, 0);
-    if reader.byte()? != LAYOUT {
+    if reader.byte()? != PLAIN {
         return Err(damaged("outbox"));
     }
     let mut outbox = Outbox::default();
@@ -77,7 +109,7 @@ mod tests {
             let mut bytes = Vec::new();
             encode(&outbox, &mut bytes);
             prop_assert_eq!(&decode(&bytes).unwrap(), &outbox);
-            for end in 0..bytes.len() {
+            for end in (0..bytes.len()).step_by(1 + bytes.len() / 200) {
                 if let Ok(part) = decode(&bytes[..end]) {
                     prop_assert!(part.len() < outbox.len());
                 }
