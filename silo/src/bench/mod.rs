@@ -5,9 +5,11 @@
 //! | `grains` | turns in a slot, calls between lanes, activations, memory of idle grains |
 //! | `streams` | windows from a log to a log, beside reading and decoding alone |
 //! | `servers` | the same from Kafka to Kafka with state in Redis, beside reading the topic alone |
+//! | `latency` | how long an alert takes from record to reader, from Kafka to Kafka |
 //! | `load` | the messages of both |
 
 pub mod grains;
+pub mod latency;
 mod load;
 pub mod servers;
 pub mod streams;

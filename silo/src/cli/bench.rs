@@ -1,9 +1,11 @@
 //! Figures of this machine.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use granary_core::Result;
 
-use crate::bench::{Figure, grains, servers, streams};
+use crate::bench::{Figure, grains, latency, servers, streams};
 
 use super::{YES, block_on};
 
@@ -38,6 +40,24 @@ pub(crate) enum BenchArguments {
         /// Categories of a device in Kafka's topic: 1 or 4
         #[arg(long, default_value_t = 4, requires = "brokers")]
         categories: u64,
+    },
+    /// How long an alert on a record takes, from Kafka to Kafka with Redis
+    Latency {
+        /// Messages a second
+        #[arg(long, default_value_t = 20_000)]
+        rate: u32,
+        /// Seconds that are measured, after 10 that are not
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+        /// Lanes; one per core when not given
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        lanes: u16,
+        /// Kafka's brokers, host:port
+        #[arg(long)]
+        brokers: String,
+        /// The address of Redis
+        #[arg(long)]
+        redis: String,
     },
 }
 
@@ -76,6 +96,11 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
                     }
                     None => streams::run(streams::Options { events, devices, lanes }, tell).await?,
                 }
+            }
+            BenchArguments::Latency { rate, seconds, lanes, brokers, redis } => {
+                let (warm_up, measured) = (Duration::from_secs(10), Duration::from_secs(seconds));
+                latency::run(latency::Options { rate, warm_up, measured, lanes, brokers, redis }, tell)
+                    .await?;
             }
         }
         Ok(YES)

@@ -35,7 +35,7 @@ mod settings;
 mod source;
 mod topics;
 
-pub use crate::log::KafkaLog;
+pub use crate::log::{KafkaLog, Sender};
 pub use crate::marker::{METADATA_BYTES_MAX, POSITIONS_MAX};
 pub use crate::producer::{ID_HEADER, Lane, LaneProducer, REQUESTS_MAX};
 pub use crate::settings::{PREFETCH_BYTES_MAX, PREFETCH_RECORDS_MAX, Settings, TRANSACTION_TIMEOUT_MS};

@@ -170,6 +170,16 @@ impl KafkaLog {
         self.append_batches(topic, (0..).zip(batches)).map(drop)
     }
 
+    /// Sends records one by one and at once, without waiting for each.
+    pub fn sender(&self, topic: &str) -> Result<Sender> {
+        let mut config = self.settings.producer();
+        // A linger below some milliseconds makes the client's thread spin for all of it.
+        config.set("linger.ms", "0");
+        let producer = BaseProducer::from_config_and_context(&config, Deliveries::default())
+            .map_err(|error| failed(format!("cannot append to topic `{topic}`"), &error))?;
+        Ok(Sender { producer, topic: topic.to_owned() })
+    }
+
     /// The offset of the first record of the first batch.
     fn append_batches<'b>(
         &self,
@@ -215,6 +225,36 @@ impl KafkaLog {
             return Ok(());
         }
         Err(out_of_range(topic, partition, from, first as i64, end as i64))
+    }
+}
+
+/// Sends records to a topic, outside of transactions: each once and in order as long as this lives.
+pub struct Sender {
+    producer: BaseProducer<Deliveries>,
+    topic: String,
+}
+
+impl Sender {
+    /// Hands a record to the client, which sends it soon.
+    pub fn send(&self, partition: u32, time: Timestamp, key: &[u8], value: &[u8]) -> Result<()> {
+        let record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&self.topic, 0)
+            .partition(partition as i32)
+            .timestamp(time.0)
+            .key(key)
+            .payload(value);
+        self.producer.poll(Duration::ZERO);
+        send(&self.producer, record, Instant::now() + ANSWER_WAIT).map_err(|error| self.cannot(&error))
+    }
+
+    /// Waits until the brokers have all of them.
+    pub fn finish(&self) -> Result<()> {
+        let delivered = wait_delivered(&self.producer, Instant::now() + ANSWER_WAIT);
+        delivered.map_err(|error| self.cannot(&error))?;
+        self.producer.context().take().failure.map_or(Ok(()), |error| Err(self.cannot(&error)))
+    }
+
+    fn cannot(&self, error: &KafkaError) -> Error {
+        failed(format!("cannot append to topic `{}`", self.topic), error)
     }
 }
 

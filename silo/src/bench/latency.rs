@@ -1,0 +1,167 @@
+//! How long an alert on a record takes, from the record's sending to a reader of committed records.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use granary_cluster::{Batch, Log as _, SourceId};
+use granary_core::{Error, ErrorKind, Result, Timestamp, id};
+use granary_kafka::{KafkaLog, Sources};
+
+use crate::assembly::Running;
+use crate::backing::Backing;
+
+use super::servers::Site;
+use super::{Figure, Watch};
+
+/// One message in eleven is an alert.
+const PIPELINE: &str = "
+pipeline: latency
+sources:
+  measurements:
+    topic: measurements
+    decode:
+      format: json
+      fields:
+        id:     {type: text, chars: 1..128}
+        device: {from: di, type: text, chars: 1..128}
+        at:     {from: dt, type: time_ms, digits: 1..15}
+        m1:     {type: integer, range: 0..1000}
+    key: device
+    event_time: at
+    watermark: {per: key, out_of_orderness: 0s, idle_after: none, future_guard: none}
+steps:
+  high: {from: measurements, filter: m1 > 99}
+sinks:
+  found: {from: high, topic: results, delivery: exactly_once}
+";
+
+/// Values of `m1`: those above 99 are alerts.
+const VALUES: u64 = 110;
+
+/// Devices that send.
+const DEVICES: u64 = 10_000;
+
+/// Partitions of both topics.
+const PARTITIONS: u32 = 4;
+
+/// Messages that fall due within so long are sent together.
+const PACE: Duration = Duration::from_millis(1);
+
+/// What to measure, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Messages a second.
+    pub rate: u32,
+    /// Nothing is measured before.
+    pub warm_up: Duration,
+    /// Then so long.
+    pub measured: Duration,
+    /// Lanes; one per core when 0.
+    pub lanes: u16,
+    /// Kafka's brokers.
+    pub brokers: String,
+    /// The address of Redis.
+    pub redis: String,
+}
+
+/// Measures, telling figures.
+pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
+    let site = Site::new(&options.brokers, &options.redis, options.lanes)?;
+    for topic in [&site.input, &site.output] {
+        site.kafka.create(topic, PARTITIONS)?;
+    }
+    let assembly = site.assembly(PIPELINE, PARTITIONS)?;
+    let backing = Backing::open(&site.settings, &assembly)?;
+    let config = assembly.prepare(&backing)?;
+    let running = Running::start(assembly, config, backing)?;
+    while running.handle().stats().slots_running < u64::from(running.handle().slots()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let watch = Watch::start();
+    let (log, topics) = (site.kafka.clone(), (site.input.clone(), site.output.clone()));
+    let of = options.clone();
+    let measured = tokio::task::spawn_blocking(move || measure(&log, &topics.0, &topics.1, &of)).await;
+    let measured = measured.map_err(|e| Error::new(ErrorKind::Poisoned, e.to_string()))??;
+    let seen = measured.len();
+    if seen == 0 {
+        return Err(Error::new(ErrorKind::Timeout, "no alert has come"));
+    }
+    let sent = (options.warm_up + options.measured).as_secs() * u64::from(options.rate);
+    let note = format!("{seen} alerts at {} messages/s, {PARTITIONS} partitions, fsync", options.rate);
+    for (name, share) in [("alert, median", 0.5), ("alert, 99 %", 0.99), ("alert, 99.9 %", 0.999)] {
+        let at = ((seen as f64 * share) as usize).min(seen - 1);
+        tell(&Figure { name: name.into(), value: measured[at], unit: "ms", note: note.clone() });
+    }
+    tell(&watch.rate("messages", sent, "with the generator and the reader in the same process"));
+    running.stop().await;
+    Ok(())
+}
+
+/// Sends at a steady rate and reads alerts; milliseconds of each, sorted.
+fn measure(log: &Arc<KafkaLog>, input: &str, output: &str, options: &Options) -> Result<Vec<f64>> {
+    let began = Instant::now();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(log, output, began, options.warm_up, &is_over));
+        let sent = send(log, input, began, options);
+        is_over.store(true, Ordering::SeqCst);
+        let read =
+            reader.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Poisoned, "the reader panicked")));
+        sent.and(read)
+    })
+}
+
+/// The time of a message is when it was handed to the client, in microseconds since the beginning.
+fn send(log: &KafkaLog, topic: &str, began: Instant, options: &Options) -> Result<()> {
+    let sender = log.sender(topic)?;
+    let total = (options.warm_up + options.measured).as_secs() * u64::from(options.rate);
+    for n in 0..total {
+        let due = Duration::from_secs_f64(n as f64 / f64::from(options.rate));
+        if let Some(early) = due.checked_sub(began.elapsed()).filter(|early| *early > PACE) {
+            std::thread::sleep(early);
+        }
+        let device = format!("device-{}", n % DEVICES);
+        let (at, m1) = (began.elapsed().as_micros(), n * 7 % VALUES);
+        let value = format!(r#"{{"id":"{n}","di":"{device}","dt":{at},"m1":{m1}}}"#);
+        let partition = id::positive_murmur2(device.as_bytes()) % PARTITIONS;
+        sender.send(partition, Timestamp(1_700_000_000_000), device.as_bytes(), value.as_bytes())?;
+    }
+    sender.finish()
+}
+
+fn read(
+    log: &KafkaLog,
+    topic: &str,
+    began: Instant,
+    warm_up: Duration,
+    is_over: &AtomicBool,
+) -> Result<Vec<f64>> {
+    let sources = Sources::new(log.settings().clone(), None);
+    let mut readers: Vec<_> = (0..PARTITIONS).map(|partition| (sources.open(topic, partition), 0)).collect();
+    let (mut latencies, mut batch, mut quiet_since) = (Vec::new(), Batch::default(), Instant::now());
+    while !is_over.load(Ordering::SeqCst) || quiet_since.elapsed() < Duration::from_secs(2) {
+        let mut any = false;
+        for (reader, next) in &mut readers {
+            batch.clear();
+            reader.read(*next, 1 << 20, &mut batch)?;
+            let now = began.elapsed();
+            for record in batch.iter(SourceId(0), 0) {
+                let row: serde_json::Value = serde_json::from_slice(record.value)
+                    .map_err(|e| Error::new(ErrorKind::Codec, format!("a row is no JSON: {e}")))?;
+                let sent = Duration::from_micros(row["at"].as_u64().unwrap_or(0));
+                if sent >= warm_up {
+                    latencies.push((now - sent).as_secs_f64() * 1e3);
+                }
+                *next = record.offset + 1;
+                any = true;
+            }
+        }
+        match any {
+            true => quiet_since = Instant::now(),
+            false => std::thread::sleep(Duration::from_micros(200)),
+        }
+    }
+    latencies.sort_unstable_by(f64::total_cmp);
+    Ok(latencies)
+}
