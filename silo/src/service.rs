@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_client::serve::{Feed, Gone, Reply, Service};
-use granary_cluster::{Batch, Log, SourceId};
+use granary_cluster::{Batch, Log};
 use granary_core::call::Options;
 use granary_core::{Clock, Error, ErrorKind, GrainId, Key, Ran, Result, codec, id};
 use granary_engine::Handle;
+use granary_kafka::KafkaLog;
 use granary_store::Embedded;
 use granary_wire as wire;
 use tokio::sync::Notify;
@@ -75,12 +76,15 @@ impl Service for SiloService {
 
     fn tail(&self, tail: wire::Tail<'_>, feed: Feed) {
         match self.topic(tail.stream) {
-            Ok((topic, partitions)) => match self.backing.as_embedded().cloned() {
-                Some(store) => drop(tokio::spawn(follow(store, topic, partitions, tail.start, feed))),
-                None => {
-                    let log = self.backing.log.clone();
-                    drop(tokio::spawn(follow_log(log, topic, partitions, tail.start, feed)));
+            Ok((topic, partitions)) => match (self.backing.as_embedded(), self.backing.as_external()) {
+                (Some(store), _) => {
+                    drop(tokio::spawn(follow(store.clone(), topic, partitions, tail.start, feed)));
                 }
+                (None, Some(external)) => {
+                    let log = external.kafka.clone();
+                    drop(tokio::spawn(follow_kafka(log, topic, partitions, tail.start, feed)));
+                }
+                (None, None) => {}
             },
             Err(error) => feed.fail(error),
         }
@@ -143,11 +147,26 @@ async fn follow(store: Arc<Embedded>, topic: String, partitions: u32, start: wir
     }
 }
 
-/// Feeds the records of a topic of another log, which is looked at now and then.
-async fn follow_log(log: Arc<dyn Log>, topic: String, partitions: u32, start: wire::Start, mut feed: Feed) {
+/// A record of a topic of Kafka, on its way to a tail.
+struct Seen {
+    offset: u64,
+    key: Option<Vec<u8>>,
+    id: Option<String>,
+    value: Vec<u8>,
+}
+
+/// Feeds the records of a topic of Kafka, which is looked at now and then.
+async fn follow_kafka(
+    log: Arc<KafkaLog>,
+    topic: String,
+    partitions: u32,
+    start: wire::Start,
+    mut feed: Feed,
+) {
+    let ended = || Error::new(ErrorKind::Closed, "the silo ends");
     let (asked, of) = (log.clone(), topic.clone());
     let first = tokio::task::spawn_blocking(move || first_offsets(&*asked, &of, partitions, &start)).await;
-    let mut next = match first.unwrap_or_else(|_| Err(Error::new(ErrorKind::Closed, "the silo ends"))) {
+    let mut next = match first.unwrap_or_else(|_| Err(ended())) {
         Ok(next) => next,
         Err(error) => return feed.fail(error),
     };
@@ -155,17 +174,14 @@ async fn follow_log(log: Arc<dyn Log>, topic: String, partitions: u32, start: wi
         let mut any = false;
         for partition in 0..partitions {
             let (asked, of, from) = (log.clone(), topic.clone(), next[partition as usize]);
-            let read = tokio::task::spawn_blocking(move || {
-                let mut batch = Batch::default();
-                asked.read(&of, partition, from, TAIL_BYTES, &mut batch).map(|()| batch)
-            });
-            let batch = match read.await.unwrap_or_else(|_| Ok(Batch::default())) {
-                Ok(batch) => batch,
+            let read = tokio::task::spawn_blocking(move || read_some(&asked, &of, partition, from)).await;
+            let seen = match read.unwrap_or_else(|_| Err(ended())) {
+                Ok(seen) => seen,
                 Err(error) => return feed.fail(error),
             };
-            for kept in batch.iter(SourceId(0), partition) {
-                let (offset, key, value) = (kept.offset, kept.key, kept.value);
-                let record = wire::Record { partition, offset, key, id: None, value };
+            for Seen { offset, key, id, value } in seen {
+                let (key, id) = (key.as_deref(), id.as_deref());
+                let record = wire::Record { partition, offset, key, id, value: &value };
                 loop {
                     match feed.try_send(&record) {
                         Ok(true) => break,
@@ -185,6 +201,15 @@ async fn follow_log(log: Arc<dyn Log>, topic: String, partitions: u32, start: wi
             }
         }
     }
+}
+
+fn read_some(log: &KafkaLog, topic: &str, partition: u32, from: u64) -> Result<Vec<Seen>> {
+    let mut seen = Vec::new();
+    log.read_with_ids(topic, partition, from, TAIL_BYTES, |offset, key, id, value| {
+        let id = id.map(|id| String::from_utf8_lossy(id).into_owned());
+        seen.push(Seen { offset, key: key.map(<[u8]>::to_vec), id, value: value.to_vec() });
+    })?;
+    Ok(seen)
 }
 
 fn first_offsets(store: &dyn Log, topic: &str, partitions: u32, start: &wire::Start) -> Result<Vec<u64>> {

@@ -8,14 +8,16 @@ use granary_cluster::{Batch, Log, SourceId};
 use granary_core::{Error, ErrorKind, Result, Timestamp};
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::{TopicPartitionList, error::KafkaError, error::RDKafkaErrorCode as Code};
 
 use crate::context::{Deliveries, Logs};
 use crate::errors::failed;
+use crate::producer::ID_HEADER;
 use crate::settings::Settings;
-use crate::source::{Partition, Sources, out_of_range};
+use crate::source::{Partition, Sources, out_of_range, time};
 use crate::topics::{self, ASK_WAIT, TopicIdentity};
 
 /// Partitions that stay assigned after they were read by [`Log::read`], so that reading on is quick.
@@ -115,29 +117,10 @@ impl Log for KafkaLog {
         bytes_max: usize,
         batch: &mut Batch,
     ) -> Result<()> {
-        let name = (topic.to_owned(), partition);
-        let mut readers = self.readers();
-        let known = readers.remove(&name);
-        if known.is_none() && readers.len() >= READERS_MAX {
-            readers.pop_first();
-        }
-        drop(readers);
-        let mut reader = known.unwrap_or_else(|| self.sources.open(topic, partition));
-        reader.doubt_end();
-        let (had, deadline) = (batch.len(), Instant::now() + ANSWER_WAIT);
-        loop {
-            reader.read_within(Duration::from_millis(100), from, bytes_max, batch)?;
-            if batch.len() > had || reader.is_at_end() {
-                self.readers().insert(name, reader);
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    format!("no answer about topic `{topic}` partition {partition} for {ANSWER_WAIT:?}"),
-                ));
-            }
-        }
+        self.read_each(topic, partition, from, bytes_max, &mut |message| {
+            let (offset, value) = (message.offset() as u64, message.payload().unwrap_or_default());
+            batch.push(offset, time(message), message.key(), value);
+        })
     }
 
     /// The first kept offset, and the one after the last committed record.
@@ -164,6 +147,58 @@ impl Log for KafkaLog {
 }
 
 impl KafkaLog {
+    /// As [`Log::read`], with the identities of outputs: hands over offset, key, identity and value.
+    pub fn read_with_ids(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+        mut each: impl FnMut(u64, Option<&[u8]>, Option<&[u8]>, &[u8]),
+    ) -> Result<()> {
+        self.read_each(topic, partition, from, bytes_max, &mut |message| {
+            let headers = message.headers().into_iter().flat_map(Headers::iter);
+            let id = headers.filter(|header| header.key == ID_HEADER).find_map(|header| header.value);
+            each(message.offset() as u64, message.key(), id, message.payload().unwrap_or_default());
+        })
+    }
+
+    fn read_each(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        bytes_max: usize,
+        take: &mut dyn FnMut(&BorrowedMessage<'_>),
+    ) -> Result<()> {
+        let name = (topic.to_owned(), partition);
+        let mut readers = self.readers();
+        let known = readers.remove(&name);
+        if known.is_none() && readers.len() >= READERS_MAX {
+            readers.pop_first();
+        }
+        drop(readers);
+        let mut reader = known.unwrap_or_else(|| self.sources.open(topic, partition));
+        reader.doubt_end();
+        let (mut any, deadline) = (false, Instant::now() + ANSWER_WAIT);
+        loop {
+            reader.read_each(Duration::from_millis(100), from, bytes_max, &mut |message| {
+                any = true;
+                take(message);
+            })?;
+            if any || reader.is_at_end() {
+                self.readers().insert(name, reader);
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!("no answer about topic `{topic}` partition {partition} for {ANSWER_WAIT:?}"),
+                ));
+            }
+        }
+    }
+
     /// Appends records to partitions by their places in the list, all at the same time, and waits until the brokers have
     /// them.
     pub fn append_all(&self, topic: &str, batches: &[Batch]) -> Result<()> {

@@ -88,7 +88,8 @@ const SOUGHT: u64 = u64::MAX;
 
 /// One thing a queue gave.
 enum Got {
-    Record,
+    /// A record of so many bytes, 1 at least.
+    Record(usize),
     End,
     Nothing,
 }
@@ -108,6 +109,20 @@ impl Partition {
         bytes_max: usize,
         batch: &mut Batch,
     ) -> Result<()> {
+        self.read_each(wait, from, bytes_max, &mut |message| {
+            let offset = message.offset() as u64;
+            batch.push(offset, time(message), message.key(), message.payload().unwrap_or_default());
+        })
+    }
+
+    /// Hands each record over as the client has it.
+    pub(crate) fn read_each(
+        &mut self,
+        wait: Duration,
+        from: u64,
+        bytes_max: usize,
+        take: &mut dyn FnMut(&BorrowedMessage<'_>),
+    ) -> Result<()> {
         if self.outages != self.consumers.outages() {
             self.doubt_end();
         }
@@ -116,16 +131,18 @@ impl Partition {
         if let Some(error) = reading.failure.take() {
             return Err(self.fail(from, error));
         }
-        let (start, mut wait) = (batch.bytes(), wait);
-        let had = batch.len();
-        while batch.bytes() - start < bytes_max {
-            match reading.take(wait, batch) {
-                Ok(Got::Record) => self.is_at_end = false,
+        let (mut bytes, mut wait) = (0, wait);
+        while bytes < bytes_max {
+            match reading.take(wait, take) {
+                Ok(Got::Record(of_record)) => {
+                    self.is_at_end = false;
+                    bytes += of_record;
+                }
                 Ok(Got::End) => self.is_at_end = true,
                 Ok(Got::Nothing) => break,
                 Err(error) => {
                     let error = explain(&reading.assigned, &self.topic, self.partition, reading.next, &error);
-                    if batch.len() == had {
+                    if bytes == 0 {
                         return Err(self.fail(from, error));
                     }
                     reading.failure = Some(error);
@@ -202,16 +219,20 @@ impl Source for Partition {
 }
 
 impl Reading {
-    fn take(&mut self, wait: Duration, batch: &mut Batch) -> Result<Got, KafkaError> {
+    fn take(
+        &mut self,
+        wait: Duration,
+        take: &mut dyn FnMut(&BorrowedMessage<'_>),
+    ) -> Result<Got, KafkaError> {
         match self.assigned.queue.poll(wait) {
             None => Ok(Got::Nothing),
             Some(Ok(message)) => {
                 let offset = message.offset() as u64;
                 if offset >= self.next {
-                    batch.push(offset, time(&message), message.key(), message.payload().unwrap_or_default());
+                    take(&message);
                     self.next = offset + 1;
                 }
-                Ok(Got::Record)
+                Ok(Got::Record(1 + message.key_len() + message.payload_len()))
             }
             Some(Err(KafkaError::PartitionEOF(_))) => Ok(Got::End),
             Some(Err(error)) => Err(error),
@@ -219,7 +240,7 @@ impl Reading {
     }
 }
 
-fn time(message: &BorrowedMessage<'_>) -> Timestamp {
+pub(crate) fn time(message: &BorrowedMessage<'_>) -> Timestamp {
     Timestamp(message.timestamp().to_millis().unwrap_or(0))
 }
 
