@@ -51,6 +51,8 @@ pub struct Faults {
     ends: Mutex<VecDeque<EndFault>>,
     log_delay_ms: AtomicU64,
     read_delay_ms: AtomicU64,
+    holds_reads: AtomicBool,
+    holds_log: AtomicBool,
     dies_at: Mutex<Option<(String, u64)>>,
 }
 
@@ -75,6 +77,8 @@ impl Faults {
             ends: Mutex::default(),
             log_delay_ms: AtomicU64::new(0),
             read_delay_ms: AtomicU64::new(0),
+            holds_reads: AtomicBool::new(false),
+            holds_log: AtomicBool::new(false),
             dies_at: Mutex::default(),
         })
     }
@@ -200,9 +204,26 @@ impl Faults {
         self.read_delay_ms.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 
-    /// For the producer: how long a transaction waits.
-    pub fn log_delay(&self) -> Duration {
-        Duration::from_millis(self.log_delay_ms.load(Ordering::SeqCst))
+    /// Every read of the store waits, until this is taken back.
+    pub fn set_reads_held(&self, are_held: bool) {
+        self.holds_reads.store(are_held, Ordering::SeqCst);
+    }
+
+    /// Every transaction waits before it begins, until this is taken back.
+    pub fn set_log_held(&self, is_held: bool) {
+        self.holds_log.store(is_held, Ordering::SeqCst);
+    }
+
+    /// For the producer: a transaction waits as long as it is told to.
+    pub fn wait_for_log(&self) {
+        std::thread::sleep(Duration::from_millis(self.log_delay_ms.load(Ordering::SeqCst)));
+        self.wait_while(&self.holds_log);
+    }
+
+    fn wait_while(&self, held: &AtomicBool) {
+        while held.load(Ordering::SeqCst) && !self.is_cut_off() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// The process dies at the `passing`-th passing of this point: of the store's `commit` and `trim`, of the log's
@@ -232,6 +253,7 @@ impl Faults {
 
     fn read(&self) -> Result<()> {
         std::thread::sleep(Duration::from_millis(self.read_delay_ms.load(Ordering::SeqCst)));
+        self.wait_while(&self.holds_reads);
         if self.is_away.load(Ordering::SeqCst) { Err(unavailable()) } else { Ok(()) }
     }
 

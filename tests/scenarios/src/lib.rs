@@ -19,4 +19,4 @@ pub mod wait;
 pub use broker::Broker;
 pub use faults::{EndFault, Fault, Faults};
 pub use silo::{Rig, Silo};
-pub use wait::{eventually, soon, within};
+pub use wait::{SOON, eventually, soon, within};

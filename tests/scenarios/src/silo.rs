@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use granary_cluster::{Incarnation, Log, Producer, StreamId};
-use granary_core::{Clock, HandClock, KindInfo, Span, Timestamp};
+use granary_cluster::{Batch, Incarnation, Log, Producer, Record, SourceId, Store, StreamId};
+use granary_core::id::slot_of;
+use granary_core::{Clock, HandClock, KindInfo, SlotId, Span, Timestamp};
 use granary_engine::{Config, Engine, Handle, LogSource, SourceSpec, Stats};
 use granary_store::{Memory, Stream};
 
@@ -70,11 +71,21 @@ impl Rig {
         self.start_with(kinds, |_| {})
     }
 
-    /// Starts a silo whose store cannot be reached until [`Faults::set_away`] says otherwise.
-    pub fn start_away(&self, kinds: Vec<&'static KindInfo>) -> Silo {
+    /// Starts a silo with what it is going to suffer planted before it begins: afterwards it may be past it already.
+    pub fn start_planted(&self, kinds: Vec<&'static KindInfo>, plant: impl FnOnce(&Faults)) -> Silo {
+        self.start_planted_with(kinds, plant, |_| {})
+    }
+
+    /// The same with other settings.
+    pub fn start_planted_with(
+        &self,
+        kinds: Vec<&'static KindInfo>,
+        plant: impl FnOnce(&Faults),
+        set: impl FnOnce(&mut Config),
+    ) -> Silo {
         let faults = Faults::of(self.memory.clone());
-        faults.set_away(true);
-        self.start_on(faults, kinds, |_| {})
+        plant(&faults);
+        self.start_on(faults, kinds, set)
     }
 
     /// The same with other settings.
@@ -113,20 +124,20 @@ impl Rig {
         teller: Teller,
         set: impl FnOnce(&mut Config),
     ) -> Silo {
-        self.start_cut(kinds, teller, u64::MAX, set)
+        self.start_doomed(kinds, teller, |_| {}, set)
     }
 
-    /// The same, cut off from its store after so many batches with a commit.
-    pub fn start_cut(
+    /// The same, with what it is going to suffer planted before it begins.
+    pub fn start_doomed(
         &self,
         kinds: Vec<&'static KindInfo>,
         teller: Teller,
-        commits: u64,
+        plant: impl FnOnce(&Faults),
         set: impl FnOnce(&mut Config),
     ) -> Silo {
         let log = self.log();
         let faults = Faults::of(self.memory.clone());
-        faults.cut_off_after(commits);
+        plant(&faults);
         self.start_on(faults, kinds, |config| {
             config.sources = vec![SourceSpec {
                 topic: "in".into(),
@@ -146,6 +157,24 @@ impl Rig {
     /// Appends a record with this key to the topic `in`, where the default partitioner puts it.
     pub fn append(&self, key: &str, value: &str) -> u64 {
         pipeline::append(&*self.log(), "in", PARTITIONS, key, value)
+    }
+
+    /// How many records of the topic `in` the stored positions of their slots cover.
+    pub fn records_stored(&self) -> usize {
+        let positions = |slot| self.memory.record(slot).expect("the memory can be read").positions;
+        let stored: Vec<_> = (0..SLOTS).map(|slot| positions(SlotId(slot))).collect();
+        let of_partition = |partition| {
+            let mut batch = Batch::default();
+            self.log().read("in", partition, 0, usize::MAX, &mut batch).expect("the topic exists");
+            let is_stored = |record: &Record<'_>| {
+                let slot = slot_of(record.key.unwrap_or_default(), SLOTS);
+                stored[usize::from(slot.0)]
+                    .iter()
+                    .any(|at| at.partition == partition && record.offset < at.offset)
+            };
+            batch.iter(SourceId(0), partition).filter(is_stored).count()
+        };
+        (0..PARTITIONS).map(of_partition).sum()
     }
 
     /// Identities and values in the topic of a stream, in the order of the identities: a log of several slots has no

@@ -4,11 +4,11 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a slow, busy machine.
-const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(60);
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// Awaits `what` for ten seconds at most.
+/// Awaits `what` for [`SOON`] at most.
 ///
 /// # Panics
 /// When it takes longer; the message names `expected`.
@@ -27,7 +27,7 @@ pub async fn within<F: Future>(limit: Duration, expected: &str, what: F) -> F::O
     }
 }
 
-/// Looks until `holds` says yes, for ten seconds at most.
+/// Looks until `holds` says yes, for [`SOON`] at most.
 ///
 /// # Panics
 /// When it never does; the message names `expected`.

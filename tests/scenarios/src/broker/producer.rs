@@ -119,7 +119,7 @@ impl Worker {
 
     fn publish(&self, publications: &[(SlotId, Publication)]) -> std::result::Result<Ended, Dead> {
         let fault = self.faults.next_end();
-        std::thread::sleep(self.faults.log_delay());
+        self.faults.wait_for_log();
         if self.send(publications)?.is_err() {
             return Ok(Ended::Lost);
         }

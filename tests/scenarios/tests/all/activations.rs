@@ -1,12 +1,10 @@
 //! Activations: hooks, leaving, coming back.
 
-use std::time::Duration;
-
 use granary_core::time::{mins, secs};
 use granary_core::{ErrorKind, Ran};
 use granary_scenarios::eventually;
 
-use crate::kinds::{Brief, Guest, HOOKS, answer, joined, kinds, send};
+use crate::kinds::{Brief, Guest, HOOKS, answer, joined, kinds, send, settle};
 
 fn hooks_of(key: &str) -> Vec<String> {
     let all = HOOKS.lock().unwrap();
@@ -20,7 +18,7 @@ async fn an_idle_activation_leaves_through_its_hook_and_comes_back_with_its_stat
     let guest = || silo.handle.grain::<Guest>("idle-1");
     assert_eq!(answer(guest().visit()).await, Ok(1));
     silo.advance(secs(30));
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    settle(&silo).await;
     assert_eq!(silo.stats().deactivated, 0, "not idle for a minute yet");
     silo.advance(secs(31));
     silo.advance(mins(1));
@@ -42,7 +40,7 @@ async fn calls_that_come_while_an_activation_leaves_get_the_next_one() {
     let leaving = send(guest().leave());
     eventually("its commit is on its way", || silo.faults.held() > 0).await;
     let after = send(guest().visit());
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    eventually("the next activation", || hooks_of("leaver").len() >= 3).await;
     assert_eq!(hooks_of("leaver"), ["in at 0", "out at 2", "in at 2"]);
     silo.faults.release();
     assert_eq!((joined(leaving).await, joined(after).await), (Ok(2), Ok(3)));
@@ -91,7 +89,7 @@ async fn short_memory_makes_cold_grains_leave() {
     }
     for _ in 0..10 {
         silo.advance(mins(1)); // far from the quarter of an hour after which they would leave anyway
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        settle(&silo).await;
     }
     eventually("most have left", || silo.stats().active < 600).await;
     silo.stop().await;

@@ -6,7 +6,10 @@ use granary_core::time::{hours, millis, secs};
 use granary_core::{ErrorKind, Key, Ran};
 use granary_scenarios::{Rig, Silo, eventually, soon};
 
-use crate::kinds::{Brief, Counter, Doc, Ring, Spinner, answer, at_gate, joined, kinds, open, send};
+use crate::kinds::{
+    Brief, Counter, Doc, Ring, Spinner, answer, at_gate, holds_lane, joined, kinds, let_go, open, send,
+    settle,
+};
 
 fn start() -> (Rig, Silo) {
     let rig = crate::rig();
@@ -19,7 +22,7 @@ fn start() -> (Rig, Silo) {
 async fn a_cycle_is_refused_at_once_and_named() {
     let (_rig, silo) = start();
     let mut quickest = Duration::MAX;
-    for _ in 0..5 {
+    for _ in 0..50 {
         let began = Instant::now();
         let path = ["b", "c", "a"].map(String::from).to_vec();
         let error = answer(silo.handle.grain::<Ring>("a").go(path)).await.unwrap_err();
@@ -27,7 +30,7 @@ async fn a_cycle_is_refused_at_once_and_named() {
         assert_eq!((error.kind(), error.did_run()), (ErrorKind::CallCycle, Some(Ran::No)), "{error}");
         assert!(error.message().contains("Ring/a.go -> Ring/b.go -> Ring/c.go -> Ring/a.go"), "{error}");
     }
-    assert!(quickest < Duration::from_millis(100), "the quickest of five took {quickest:?}");
+    assert!(quickest < Duration::from_millis(100), "the quickest of fifty took {quickest:?}");
     let path = vec!["a/y".to_string(), "a/x".to_string()];
     let error = answer(silo.handle.grain::<Ring>(Key::parse("a/x")).go(path)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CallCycle, "inside one slot, too");
@@ -53,7 +56,7 @@ async fn reads_overlap_and_keep_writers_out() {
     at_gate(&silo, "g", 2).await;
     let edit = send(doc().edit());
     let late_read = send(doc().read_at("h".into()));
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    settle(&silo).await;
     assert!(!edit.is_finished(), "a writer waits for the reads");
     open(&silo, "g").await;
     for read in reads {
@@ -62,7 +65,7 @@ async fn reads_overlap_and_keep_writers_out() {
     assert_eq!(joined(edit).await, Ok(1));
     at_gate(&silo, "h", 1).await;
     let second = send(doc().edit());
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    settle(&silo).await;
     assert!(!second.is_finished());
     open(&silo, "h").await;
     assert_eq!(joined(late_read).await, Ok(1), "it came after the first edit and saw it whole");
@@ -77,7 +80,7 @@ async fn a_writer_is_alone() {
     let edit = send(doc().edit_at("g".into()));
     at_gate(&silo, "g", 1).await;
     let (read, look) = (send(doc().edits()), send(doc().look()));
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    settle(&silo).await;
     assert!(!read.is_finished() && !look.is_finished(), "nothing overlaps with a writer");
     open(&silo, "g").await;
     assert_eq!((joined(edit).await, joined(read).await, joined(look).await), (Ok(1), Ok(1), Ok(1)));
@@ -94,7 +97,7 @@ async fn interleaved_turns_overlap_and_see_one_another() {
     let second = send(doc().bump_around("g".into()));
     at_gate(&silo, "g", 2).await;
     let read = send(doc().edits());
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    settle(&silo).await;
     assert!(!read.is_finished(), "a plain read does not overlap with them");
     open(&silo, "g").await;
     assert_eq!((joined(first).await, joined(second).await), (Ok((1, 2)), Ok((2, 2))));
@@ -111,8 +114,7 @@ async fn a_queued_call_that_expires_never_runs() {
     at_gate(&silo, "g", 1).await;
     let first = send(counter().add(100).timeout(millis(500)));
     let second = send(counter().add(1_000).timeout(hours(1)));
-    eventually("both wait in the queue", || silo.handle.stats().turns > 0).await;
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    settle(&silo).await;
     silo.advance(secs(3));
     let error = joined(first).await.unwrap_err();
     assert_eq!((error.kind(), error.did_run()), (ErrorKind::Timeout, Some(Ran::No)));
@@ -163,7 +165,7 @@ async fn a_call_dropped_before_it_is_sent_or_in_the_queue_never_runs() {
     let holds = send(counter().add_around(1, "g".into()));
     at_gate(&silo, "g", 1).await;
     let queued = counter().add(100).into_future();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    settle(&silo).await;
     drop(queued);
     open(&silo, "g").await;
     assert_eq!(joined(holds).await, Ok(2));
@@ -253,9 +255,12 @@ async fn the_watchdog_names_the_turn_that_holds_its_lane() {
         config.turn_max = millis(80);
         config.stuck = report;
     });
-    assert_eq!(answer(silo.handle.grain::<Spinner>("s-1").hold_lane(600)).await, Ok(600));
+    let held = send(silo.handle.grain::<Spinner>("stuck").hold_lane());
+    eventually("the watchdog's report", || !REPORTS.lock().unwrap().is_empty()).await;
+    let_go("stuck");
+    assert_eq!(joined(held).await, Ok(()));
     let reports = REPORTS.lock().unwrap().clone();
-    let named = reports.iter().any(|r| r.contains("silo-1") && r.contains("Spinner/s-1.hold_lane"));
+    let named = reports.iter().any(|r| r.contains("silo-1") && r.contains("Spinner/stuck.hold_lane"));
     assert!(named, "{reports:?}");
     silo.stop().await;
 }
@@ -264,10 +269,11 @@ async fn the_watchdog_names_the_turn_that_holds_its_lane() {
 #[tokio::test]
 async fn a_full_inbox_refuses_and_says_when_to_come_back() {
     let (_rig, silo) = start();
-    let held = send(silo.handle.grain::<Spinner>("s").hold_lane(400));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let held = send(silo.handle.grain::<Spinner>("full").hold_lane());
+    eventually("the lane is held", || holds_lane("full")).await;
     let calls: Vec<_> =
         (0..20_000_u64).map(|i| silo.handle.grain::<Counter>(i % 50).add(1).into_future()).collect();
+    let_go("full");
     let (mut answered, mut refused) = (0, 0);
     for call in calls {
         match soon("an answer", call).await {
@@ -279,7 +285,7 @@ async fn a_full_inbox_refuses_and_says_when_to_come_back() {
             }
         }
     }
-    assert_eq!(joined(held).await, Ok(400));
+    assert_eq!(joined(held).await, Ok(()));
     assert!(refused >= 3_000 && answered >= 16_000, "{answered} answered, {refused} refused");
     silo.stop().await;
 }

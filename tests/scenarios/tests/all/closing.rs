@@ -11,7 +11,7 @@ use granary_core::{Result, Timestamp};
 use granary_engine::config::OpenSource;
 use granary_engine::{Config, LogSource, Source, SourceSpec};
 use granary_scenarios::silo::{PARTITIONS, SLOTS};
-use granary_scenarios::{Rig, Silo, eventually};
+use granary_scenarios::{Faults, Rig, Silo, eventually};
 use granary_streams::{Slots, file};
 
 /// Several portions in every slot.
@@ -80,13 +80,17 @@ fn filled(jumps: bool) -> Rig {
 }
 
 fn start(rig: &Rig, finite: bool) -> Silo {
+    start_doomed(rig, finite, |_| {})
+}
+
+fn start_doomed(rig: &Rig, finite: bool, plant: impl FnOnce(&Faults)) -> Silo {
     let log: Arc<dyn Log> = rig.memory.clone();
     let plan = Arc::new(file::parse(PIPELINE).unwrap_or_else(|mistakes| panic!("{mistakes}")));
     let ending: OpenSource = {
         let log = log.clone();
         Arc::new(move |partition| Ok(Box::new(Finite { log: log.clone(), partition })))
     };
-    rig.start_with(Vec::new(), |config: &mut Config| {
+    rig.start_planted_with(Vec::new(), plant, |config: &mut Config| {
         config.finite = finite;
         config.sources = vec![SourceSpec {
             topic: "in".into(),
@@ -133,8 +137,7 @@ async fn scenario_49_a_crash_between_two_portions_changes_nothing() {
         let rig = filled(!finite);
         let mut between = 0;
         for life in 0..1_000 {
-            let silo = start(&rig, finite);
-            silo.faults.cut_off_after(1 + life % 4);
+            let silo = start_doomed(&rig, finite, |faults| faults.cut_off_after(1 + life % 4));
             eventually("its last commit is stored", || {
                 silo.advance(millis(20));
                 silo.faults.is_cut_off() || count(&rig) == DEVICES

@@ -123,7 +123,10 @@ impl Bench {
         for _ in 0..span.ms() / 1_000 {
             self.clock.advance(secs(1));
             self.running.handle().look();
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            for _ in 0..3 {
+                self.device("nobody").await; // a lane that answered three times in a row has begun a round since
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         }
     }
 

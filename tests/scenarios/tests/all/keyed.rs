@@ -4,7 +4,7 @@ use granary_core::time::hours;
 use granary_core::{ErrorKind, Ran};
 use granary_scenarios::{Fault, eventually};
 
-use crate::kinds::{Counter, answer, at_gate, joined, kinds, open, send};
+use crate::kinds::{Counter, answer, at_gate, joined, kinds, open, send, settle};
 
 /// Scenario 29: three sendings, two of them after a kill; one effect, equal answers.
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_retry_joins_the_attempt_that_runs() {
     at_gate(&silo, "g", 1).await;
     let retries: Vec<_> =
         (0..3).map(|_| send(counter().add_around(5, "g".into()).idempotency_key("pay-1"))).collect();
-    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    settle(&silo).await;
     at_gate(&silo, "g", 1).await;
     open(&silo, "g").await;
     assert_eq!(joined(first).await, Ok(10));
@@ -99,7 +99,7 @@ async fn who_joined_an_attempt_that_panicked_takes_its_place() {
     let first = send(counter().panic_after(5, "g".into()).idempotency_key("pay-1"));
     at_gate(&silo, "g", 1).await;
     let joins = send(counter().panic_after(5, "g".into()).idempotency_key("pay-1"));
-    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    settle(&silo).await;
     open(&silo, "g").await;
     assert_eq!(joined(first).await.unwrap_err().kind(), ErrorKind::Poisoned);
     assert_eq!(joined(joins).await.unwrap_err().kind(), ErrorKind::Poisoned);
@@ -121,7 +121,7 @@ async fn a_key_that_waits_while_its_activation_is_dropped_still_runs() {
     let panics = send(counter().panic_after(1, "g".into()));
     at_gate(&silo, "g", 1).await;
     let waits = send(counter().add(5).idempotency_key("pay-1"));
-    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    settle(&silo).await;
     open(&silo, "g").await;
     assert!(joined(panics).await.is_err());
     assert_eq!(joined(waits).await, Ok(5));

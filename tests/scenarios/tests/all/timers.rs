@@ -6,7 +6,7 @@ use granary_core::host::CatchUp;
 use granary_core::time::{hours, millis, mins, secs};
 use granary_scenarios::{Silo, eventually, soon};
 
-use crate::kinds::{Bill, Ticker, answer, at_gate, joined, kinds, open, send};
+use crate::kinds::{Bill, Ticker, answer, at_gate, joined, kinds, open, send, settle};
 
 async fn ticks(silo: &Silo, key: &str) -> u64 {
     answer(silo.handle.grain::<Ticker>(key).ticks()).await.unwrap().0
@@ -23,15 +23,13 @@ async fn until_ticks(silo: &Silo, key: &str, n: u64) {
 
 async fn until_sent(silo: &Silo, n: u64) {
     soon(&format!("{n} bills"), async {
-        while answer(silo.handle.grain::<Bill>("b").sent()).await.unwrap() < n {
+        // it cannot be read for a while after a read has failed
+        while answer(silo.handle.grain::<Bill>("b").sent()).await.unwrap_or_default() < n {
             tokio::time::sleep(Duration::from_millis(2)).await;
+            silo.advance(millis(1)); // what waits before it is tried again waits on this clock
         }
     })
     .await;
-}
-
-async fn settle() {
-    tokio::time::sleep(Duration::from_millis(30)).await;
 }
 
 #[tokio::test]
@@ -44,7 +42,7 @@ async fn a_timer_ticks_again_and_again_until_it_is_taken_back() {
     }
     assert_eq!(answer(silo.handle.grain::<Ticker>("t").stop()).await, Ok(true));
     silo.advance(secs(10));
-    settle().await;
+    settle(&silo).await;
     assert_eq!(ticks(&silo, "t").await, 3);
     silo.stop().await;
 }
@@ -67,12 +65,16 @@ async fn a_timer_never_overlaps_itself() {
     silo.advance(millis(1_000));
     at_gate(&silo, "g", 1).await;
     silo.advance(secs(5));
-    settle().await;
+    settle(&silo).await;
     assert_eq!(ticks(&silo, "t").await, 1, "the first tick still waits");
     open(&silo, "g").await;
-    settle().await;
-    silo.advance(millis(1_000));
-    until_ticks(&silo, "t", 2).await;
+    soon("the second tick", async {
+        while ticks(&silo, "t").await < 2 {
+            silo.advance(millis(500)); // the second is due a second after the end of the first
+            settle(&silo).await;
+        }
+    })
+    .await;
     let most = answer(silo.handle.grain::<Ticker>("t").ticks()).await.unwrap().1;
     assert_eq!(most, 1);
     silo.stop().await;
@@ -85,12 +87,12 @@ async fn a_timer_leaves_with_its_activation() {
     answer(silo.handle.grain::<Ticker>("t").start(hours(1).ms())).await.unwrap();
     for _ in 0..18 {
         silo.advance(mins(1));
-        settle().await;
+        settle(&silo).await;
     }
     eventually("the idle activation has left", || silo.stats().deactivated == 1).await;
     assert_eq!(ticks(&silo, "t").await, 0);
     silo.advance(hours(2));
-    settle().await;
+    settle(&silo).await;
     assert_eq!(ticks(&silo, "t").await, 0, "a new activation has no timers");
     silo.stop().await;
 }
@@ -106,26 +108,25 @@ async fn a_reminder_due_during_an_outage_follows_its_policy_once_for_each_occurr
         rig.clock.advance(secs(35));
 
         // the first silo back is killed with the firings done and their commit not stored
-        let silo = rig.start(kinds());
-        silo.faults.lose_commits();
+        let silo = rig.start_planted(kinds(), |faults| faults.lose_commits());
         if at_return > 0 {
             eventually("it fires", || silo.stats().reminders >= 1).await;
         }
-        settle().await;
+        settle(&silo).await;
         silo.crash();
 
         let silo = rig.start(kinds());
         until_sent(&silo, at_return).await;
-        settle().await;
+        settle(&silo).await;
         assert_eq!(answer(silo.handle.grain::<Bill>("b").sent()).await, Ok(at_return), "{policy:?}");
         silo.advance(secs(5));
         until_sent(&silo, at_return + 1).await;
-        settle().await;
+        settle(&silo).await;
         assert_eq!(answer(silo.handle.grain::<Bill>("b").sent()).await, Ok(at_return + 1), "{policy:?}");
         silo.crash();
 
         let silo = rig.start(kinds());
-        settle().await;
+        settle(&silo).await;
         assert_eq!(
             answer(silo.handle.grain::<Bill>("b").sent()).await,
             Ok(at_return + 1),
@@ -146,16 +147,16 @@ async fn a_reminder_taken_back_while_its_tick_waits_does_not_tick() {
     at_gate(&silo, "g", 1).await;
     silo.advance(millis(1_500));
     eventually("the reminder fires into the queue", || silo.stats().reminders == 1).await;
-    settle().await;
+    settle(&silo).await;
     open(&silo, "g").await;
     assert_eq!(joined(cancels).await, Ok(true));
     silo.advance(secs(5));
-    settle().await;
+    settle(&silo).await;
     assert_eq!(answer(bill().sent()).await, Ok(0), "no tick after it was taken back");
     silo.crash();
     let silo = rig.start(kinds());
     silo.advance(secs(5));
-    settle().await;
+    settle(&silo).await;
     assert_eq!(answer(silo.handle.grain::<Bill>("b").sent()).await, Ok(0));
     silo.stop().await;
 }
@@ -172,12 +173,12 @@ async fn a_reminder_set_anew_and_taken_back_is_gone() {
         assert_eq!(joined(calls.1).await, Ok(true));
         silo.advance(millis(1_100));
     }
-    settle().await;
+    settle(&silo).await;
     assert_eq!(answer(bill().sent()).await, Ok(0));
     silo.stop().await;
     let silo = rig.start(kinds());
     silo.advance(secs(9));
-    settle().await;
+    settle(&silo).await;
     assert_eq!(answer(silo.handle.grain::<Bill>("b").sent()).await, Ok(0));
     silo.stop().await;
 }
@@ -190,13 +191,13 @@ async fn a_reminder_is_set_when_its_turn_ends() {
     let half = send(bill().remind_around(1_000, "shut".into()));
     at_gate(&silo, "shut", 1).await;
     silo.advance(secs(3));
-    settle().await;
+    settle(&silo).await;
     assert_eq!(silo.stats().reminders, 0, "its turn has not ended");
     silo.crash();
     assert!(joined(half).await.is_err());
     let silo = rig.start(kinds());
     silo.advance(secs(3));
-    settle().await;
+    settle(&silo).await;
     assert_eq!(answer(silo.handle.grain::<Bill>("b").sent()).await, Ok(0));
     silo.stop().await;
 }
@@ -209,15 +210,14 @@ async fn a_reminder_whose_grain_cannot_be_read_fires_when_it_can() {
     answer(silo.handle.grain::<Bill>("b").remind(60_000, CatchUp::Once)).await.unwrap();
     silo.stop().await;
     let silo = rig.start(kinds());
-    eventually("the slots are open", || silo.faults.loads() == 0).await;
-    settle().await;
+    settle(&silo).await; // its slots are open
     silo.faults.next_reads(1);
     silo.advance(secs(60));
     eventually("it could not fire", || silo.faults.are_spent()).await;
-    settle().await;
+    settle(&silo).await;
     silo.advance(secs(2));
     until_sent(&silo, 1).await;
-    settle().await;
+    settle(&silo).await;
     assert_eq!(answer(silo.handle.grain::<Bill>("b").sent()).await, Ok(1));
     silo.stop().await;
 }

@@ -1,5 +1,8 @@
 //! Kinds that are called: counters, rings, documents.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use granary_core::{Cx, Error, Key, Result, Shared};
 use granary_macros::grain;
 use serde::{Deserialize, Serialize};
@@ -172,14 +175,31 @@ impl Brief {
     }
 }
 
+/// The spinners that have held their lane, and whether they still do.
+static HELD: Mutex<BTreeMap<Key, bool>> = Mutex::new(BTreeMap::new());
+
+/// Whether the spinner has its lane in hand.
+pub fn holds_lane(spinner: &str) -> bool {
+    HELD.lock().expect("no test panics with it").get(&Key::parse(spinner)) == Some(&true)
+}
+
+/// Ends the spinner's turn.
+pub fn let_go(spinner: &str) {
+    HELD.lock().expect("no test panics with it").insert(Key::parse(spinner), false);
+}
+
 /// A grain whose turns hold the lane.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Spinner;
 
 #[grain(volatile, crate = granary_core)]
 impl Spinner {
-    pub fn hold_lane(&self, ms: u64) -> u64 {
-        std::thread::sleep(std::time::Duration::from_millis(ms));
-        ms
+    /// Holds its lane until [`let_go`].
+    pub fn hold_lane(&self, cx: &mut Cx) {
+        let is_held = || HELD.lock().expect("no test panics with it").get(cx.key()) == Some(&true);
+        HELD.lock().expect("no test panics with it").insert(cx.key().clone(), true);
+        while is_held() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 }

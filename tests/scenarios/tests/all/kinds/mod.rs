@@ -5,10 +5,10 @@ mod gate;
 mod timed;
 mod told;
 
-use granary_core::{Call, Grain, Key, KindInfo, Method, Result, Span};
+use granary_core::{Call, Grain, GrainId, Key, KindInfo, Method, Result, Span};
 use granary_engine::Handle;
 
-pub use called::{Brief, Counter, Doc, Ring, Spinner};
+pub use called::{Brief, Counter, Doc, Ring, Spinner, holds_lane, let_go};
 pub use gate::Gate;
 pub use timed::{Bill, Ticker};
 pub use told::{Guest, HOOKS, Tally};
@@ -56,6 +56,18 @@ pub async fn at_gate(silo: &granary_scenarios::Silo, gate: &str, turns: u64) {
         }
     })
     .await;
+}
+
+/// Waits until the lane of a silo with one lane has looked at its clock and taken all it was sent: a lane that answered
+/// three times in a row has begun a round since.
+pub async fn settle(silo: &granary_scenarios::Silo) {
+    for _ in 0..3 {
+        let nobody = GrainId::new("Nobody", "settle");
+        let asked = silo.handle.call(nobody, "is_there", Vec::new(), Default::default());
+        let answer = granary_scenarios::soon("an answer from the lane", asked).await;
+        assert!(matches!(answer, Ok(Err(_))), "there is nobody");
+        tokio::time::sleep(Span(1).into()).await;
+    }
 }
 
 /// Opens a gate for good.
