@@ -130,6 +130,16 @@ fn sensor() -> GrainId {
     GrainId::new("Sensor", "d-7")
 }
 
+/// Waits until it holds.
+async fn until(holds: impl Fn() -> bool, what: &str) {
+    let held = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), held).await.is_ok(), "{what}");
+}
+
 async fn call(client: &Client, method: &str, arguments: &[u8]) -> granary_core::Result<Vec<u8>> {
     client.call(&sensor(), method, arguments, Options::default()).await
 }
@@ -266,7 +276,7 @@ async fn a_stopping_silo_answers_what_is_under_way() {
             tokio::spawn(async move { call(&client, "later", b"\x05").await })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(5)).await;
+    until(|| silo.echo.calls.load(Ordering::SeqCst) == 100, "the calls are under way").await;
     silo.stop.send(()).unwrap();
     for call in calls {
         assert_eq!(call.await.unwrap().unwrap(), b"\x05");
@@ -300,19 +310,19 @@ async fn no_call_fails_while_a_silo_is_exchanged_for_another() {
         .collect();
     let mut silo = first;
     for _ in 0..5 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let echo = silo.echo.clone();
+        until(|| echo.calls.load(Ordering::SeqCst) > 100, "the silo is called").await;
         silo.stop.send(()).unwrap();
         silo.served.await.unwrap().unwrap();
         silo = silo_at(&silo.address).await;
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until(|| silo.echo.calls.load(Ordering::SeqCst) > 100, "the last silo is called").await;
     over.store(true, Ordering::SeqCst);
     let mut calls = 0;
     for caller in callers {
         calls += caller.await.unwrap();
     }
-    assert!(calls > 50, "{calls} calls");
-    assert!(silo.echo.calls.load(Ordering::SeqCst) > 0, "the last silo was called");
+    assert!(calls > 600, "{calls} calls");
 }
 
 #[tokio::test]

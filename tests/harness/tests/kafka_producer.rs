@@ -102,11 +102,21 @@ fn our_partitions_are_those_of_kafkas_partitioner() {
 
 /// A transaction of another program under a lane's id, left open with an output and, perhaps, a marker.
 fn left_open(cluster: &Cluster, incarnation: u64, marker: Option<&TopicPartitionList>) -> BaseProducer {
+    left_open_for(WAIT, cluster, incarnation, marker)
+}
+
+/// The same, until the broker ends it.
+fn left_open_for(
+    timeout: Duration,
+    cluster: &Cluster,
+    incarnation: u64,
+    marker: Option<&TopicPartitionList>,
+) -> BaseProducer {
     let settings = cluster.log.settings();
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &settings.brokers)
         .set("transactional.id", format!("{}/{incarnation}/0", settings.cluster))
-        .set("transaction.timeout.ms", "10000")
+        .set("transaction.timeout.ms", timeout.as_millis().to_string())
         .set("partitioner", "murmur2_random")
         .create()
         .unwrap();
@@ -204,17 +214,18 @@ fn a_stable_read_waits_for_an_open_transaction() {
     let text = "1 1 1/0 ";
 
     let ends = left_open(&cluster, 1, Some(&offset_of(&cluster, 5, 7, text)));
+    let begun = Instant::now();
     let ending = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_secs(1));
         ends.commit_transaction(WAIT).unwrap();
     });
-    let begun = Instant::now();
     assert_eq!(lane.marker(5).unwrap().unwrap().n.0, 7);
     assert!(begun.elapsed() >= Duration::from_millis(900), "answered after {:?}", begun.elapsed());
     ending.join().unwrap();
 
     // One whose producer is dead is ended by the broker.
-    let _dead = left_open(&cluster, 1, Some(&offset_of(&cluster, 5, 8, text)));
+    let dies = Duration::from_secs(10);
+    let _dead = left_open_for(dies, &cluster, 1, Some(&offset_of(&cluster, 5, 8, text)));
     assert_eq!(lane.marker(5).unwrap().unwrap().n.0, 7);
 }
 

@@ -99,6 +99,21 @@ async fn assert_effects(client: &Client, ledger: &Mutex<Ledger>) {
     }
 }
 
+/// Plain calls that were acknowledged.
+fn acknowledged(ledger: &Ledger) -> u64 {
+    ledger.plain.values().map(|calls| calls.acknowledged).sum()
+}
+
+/// Waits until so many were.
+async fn until_acknowledged(ledger: &Mutex<Ledger>, least: u64) {
+    let enough = async {
+        while acknowledged(&*ledger.lock().await) < least {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(kit::PATIENCE, enough).await.expect("the silo answers");
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_survives_kills() {
     what_was_acknowledged_survives(5).await;
@@ -128,6 +143,7 @@ async fn what_was_acknowledged_survives(rounds: u64) {
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(50 + draw.below(450))).await;
+        until_acknowledged(&ledger, acknowledged(&*ledger.lock().await) + 20).await;
         silo.kill();
         is_over.store(true, Ordering::Relaxed);
         for caller in callers {
