@@ -11,8 +11,10 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use fjall::compaction::Leveled;
 use fjall::config::{
     BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PinningPolicy,
 };
@@ -35,6 +37,8 @@ const JOURNALS_BYTES_MAX: u64 = 512 << 20;
 const SEPARATE_BYTES_MIN: u32 = 4096;
 /// Of several, the first would take no compaction but hand it back to the queue, over and over, while another is at one.
 const WORKERS: usize = 1;
+/// So many folds' tables are merged into the next level at once. They live shortly, so they are not compressed.
+const FOLDS_TOGETHER: u8 = 8;
 /// How often and how long apart a taken lock is tried.
 const LOCK_TRIES_MAX: usize = 10;
 const LOCK_WAIT: Duration = Duration::from_millis(50);
@@ -203,6 +207,7 @@ fn cells_options() -> KeyspaceCreateOptions {
         .index_block_pinning_policy(PinningPolicy::all(true))
         .filter_block_partitioning_policy(PinningPolicy::all(false))
         .index_block_partitioning_policy(PinningPolicy::all(false))
-        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+        .data_block_compression_policy(CompressionPolicy::new([CompressionType::None, CompressionType::Lz4]))
+        .compaction_strategy(Arc::new(Leveled::default().with_l0_threshold(FOLDS_TOGETHER)))
         .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0))))
 }

@@ -98,7 +98,7 @@ fn build(shared: &Shared) -> Result<(Arc<Filter>, usize)> {
     Ok((Arc::new(filter), keys))
 }
 
-/// Returns how many cells went into the tables.
+/// Returns how many cells the tables have now that they had not, about.
 fn fold(shared: &Shared, job: &Job, filter: Option<&Filter>) -> Result<usize> {
     let failed = |e: fjall::Error| engine_error("fold recent cells into its tables", e);
     let engine = &shared.engine;
@@ -109,11 +109,13 @@ fn fold(shared: &Shared, job: &Job, filter: Option<&Filter>) -> Result<usize> {
             let key = rows::cell_key(*slot, kept.key());
             match kept.value() {
                 Some(value) => {
+                    if filter.is_none_or(|filter| !filter.may_hold(kept.hash)) {
+                        added += 1; // not a key that the tables have already
+                    }
                     if let Some(filter) = filter {
                         filter.add(kept.hash);
                     }
                     ingestion.write(key, value).map_err(failed)?;
-                    added += 1;
                 }
                 None => ingestion.write_tombstone(key).map_err(failed)?,
             }

@@ -154,18 +154,44 @@ impl Found {
     }
 }
 
+/// The declared fields of a decoded record, wherever they are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fields<'a> {
+    pub items: &'a [Item],
+    pub scratch: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    /// The value of the `i`-th declared field; `raw` is the record it was decoded from.
+    #[inline]
+    pub fn value(self, i: usize, raw: &'a [u8]) -> Value<'a> {
+        self.items.get(i).map_or(Value::Null, |item| self.value_of(item, raw))
+    }
+
+    #[inline]
+    pub fn value_of(self, item: &Item, raw: &'a [u8]) -> Value<'a> {
+        match item {
+            Item::Absent => Value::Null,
+            Item::Bool(value) => Value::Bool(*value),
+            Item::Int(value) => Value::Int(*value),
+            Item::Double(value) => Value::Double(*value),
+            Item::Raw(from, to) => Value::Text(&raw[*from as usize..*to as usize]),
+            Item::Scratch(from, to) => Value::Text(&self.scratch[*from as usize..*to as usize]),
+        }
+    }
+}
+
 impl Decoded {
+    /// All fields.
+    #[inline]
+    pub(crate) fn fields(&self) -> Fields<'_> {
+        Fields { items: &self.items, scratch: &self.scratch }
+    }
+
     /// The value of the `i`-th declared field; `raw` is the record it was decoded from.
     #[inline]
     pub fn value<'a>(&'a self, i: usize, raw: &'a [u8]) -> Value<'a> {
-        match self.items.get(i) {
-            None | Some(Item::Absent) => Value::Null,
-            Some(Item::Bool(value)) => Value::Bool(*value),
-            Some(Item::Int(value)) => Value::Int(*value),
-            Some(Item::Double(value)) => Value::Double(*value),
-            Some(Item::Raw(from, to)) => Value::Text(&raw[*from as usize..*to as usize]),
-            Some(Item::Scratch(from, to)) => Value::Text(&self.scratch[*from as usize..*to as usize]),
-        }
+        self.fields().value(i, raw)
     }
 
     /// The `i`-th field as an integer: times are integers.
@@ -196,12 +222,15 @@ impl Decoded {
             Value::Bool(value) => Item::Bool(value),
             Value::Int(value) => Item::Int(value),
             Value::Double(value) => Item::Double(value),
-            Value::Text(text) => {
-                let start = self.scratch.len() as u32;
-                self.scratch.extend_from_slice(text);
-                Item::Scratch(start, self.scratch.len() as u32)
-            }
+            Value::Text(text) => self.keep(text),
         };
+    }
+
+    /// Keeps a text that is not in the record.
+    pub(crate) fn keep(&mut self, text: &[u8]) -> Item {
+        let start = self.scratch.len() as u32;
+        self.scratch.extend_from_slice(text);
+        Item::Scratch(start, self.scratch.len() as u32)
     }
 
     /// Forgets the fields of the last record, keeping their memory.

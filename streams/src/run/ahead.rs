@@ -7,19 +7,19 @@ use granary_core::SlotId;
 use granary_window::LINKS;
 
 use super::prepared::Prepared;
-use super::route::Routed;
+use super::route::Chunk;
 use super::slot::Slot;
 
 /// Looks; what is found is of no account, and a key that is not there yet is nothing special.
 pub(crate) fn look(
     prepared: &Prepared,
     slots: &[Option<Box<Slot>>],
-    chunk: &[Routed],
+    chunk: &Chunk,
     next: &[(SlotId, usize, Record<'_>)],
 ) {
     let mut seen = 0;
     for (_, place, _) in next {
-        seen ^= chunk[*place].passes.len();
+        seen ^= chunk.at(*place).time().ms() as usize;
     }
     for (i, window) in prepared.windows.iter().enumerate() {
         let source = prepared.plan.steps[window.step].source;
@@ -27,11 +27,11 @@ pub(crate) fn look(
         let mut chains = Vec::with_capacity(next.len());
         for (slot, place, record) in next.iter().filter(|(.., record)| of_source(record)) {
             let Some(Some(slot)) = slots.get(usize::from(slot.0)) else { continue };
-            let routed = &chunk[*place];
+            let routed = chunk.at(*place);
             if routed.is_refused() {
                 continue;
             }
-            let key = routed.key(&prepared.plan.sources[source], record.value);
+            let key = routed.key(record.value);
             if let Some(at) = slot.operators[i].likely_place(key) {
                 chains.push((&slot.operators[i], at));
             }

@@ -38,7 +38,7 @@ use granary_window::Operator;
 
 use crate::plan::Plan;
 use prepared::Prepared;
-use route::Routed;
+use route::Chunk;
 pub(crate) use slot::INPUTS_MAX;
 use slot::{Buffers, Slot};
 
@@ -48,8 +48,8 @@ pub struct Slots {
     prepared: Prepared,
     /// By the slot's number; a slot without memory is `None`.
     slots: Vec<Option<Box<Slot>>>,
-    /// The decoded records of the present chunk, by place; at least one.
-    chunk: Vec<Routed>,
+    /// The decoded records of the present chunk.
+    chunk: Chunk,
     /// The place of the record that was routed or recalled last.
     at: usize,
     buffers: Buffers,
@@ -61,7 +61,7 @@ impl Slots {
         Slots {
             prepared: Prepared::new(plan),
             slots: (0..slots).map(|_| None).collect(),
-            chunk: vec![Routed::default()],
+            chunk: Chunk::default(),
             at: 0,
             buffers: Buffers::default(),
         }
@@ -82,10 +82,10 @@ impl Slots {
         total
     }
 
-    fn slot(&mut self, slot: SlotId) -> (&mut Slot, &Prepared, &Routed, &mut Buffers) {
-        let Slots { prepared, slots, chunk, at, buffers } = self;
+    fn slot(&mut self, slot: SlotId) -> (&mut Slot, &Prepared, &mut Buffers) {
+        let Slots { prepared, slots, buffers, .. } = self;
         let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
-        (slot, prepared, &chunk[*at], buffers)
+        (slot, prepared, buffers)
     }
 }
 
@@ -99,13 +99,9 @@ impl Pipeline for Slots {
     }
 
     fn route_at(&mut self, place: usize, record: &Record<'_>) -> SlotId {
-        if place >= self.chunk.len() {
-            self.chunk.resize_with(place + 1, Routed::default);
-        }
         self.at = place;
-        let routed = &mut self.chunk[place];
-        routed.read(&self.prepared.plan, record);
-        routed.slot(&self.prepared.plan, record, self.slots.len() as u16)
+        self.chunk.read(place, &self.prepared.plan, record);
+        self.chunk.at(place).slot(record, self.slots.len() as u16)
     }
 
     fn recall(&mut self, place: usize, _: &Record<'_>) {
@@ -117,12 +113,11 @@ impl Pipeline for Slots {
     }
 
     fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
-        let routed = &self.chunk[self.at];
+        let routed = self.chunk.at(self.at);
         if routed.is_refused() {
             return record.key.unwrap_or_default().to_vec();
         }
-        let source = &self.prepared.plan.sources[usize::from(record.source.0)];
-        routed.key(source, record.value).to_vec()
+        routed.key(record.value).to_vec()
     }
 
     fn apply(
@@ -131,18 +126,18 @@ impl Pipeline for Slots {
         record: &Record<'_>,
         effects: &mut Effects,
     ) -> Result<Applied, Failure> {
-        debug_assert!(self.chunk[self.at].is(record), "the record applied is the one routed last");
-        let (slot, prepared, routed, buffers) = self.slot(slot);
-        slot.apply(prepared, routed, record, buffers, effects)
+        debug_assert!(self.chunk.holds(self.at, record), "the record applied is the one routed last");
+        let Slots { prepared, slots, chunk, at, buffers } = self;
+        let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
+        slot.apply(prepared, chunk.at(*at), record, buffers, effects)
     }
 
     fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
         let Slots { prepared, slots, chunk, buffers, .. } = self;
-        let Some(routed) = chunk.get(place).filter(|routed| routed.is(record)) else { return };
-        if !routed.is_refused() {
+        if chunk.holds(place, record) && !chunk.at(place).is_refused() {
             let memory = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
             let mut effects = Effects::default();
-            memory.lacks_cells(prepared, routed, record, buffers, &mut effects);
+            memory.lacks_cells(prepared, chunk.at(place), record, buffers, &mut effects);
             foreseen.cells.extend(effects.missing.into_iter().map(|cell| (slot, cell)));
         }
     }

@@ -1,101 +1,183 @@
 //! A record on its way: decoded once, its filters and maps evaluated, its slot known.
 
+use std::ops::Range;
+
 use granary_cluster::Record;
 use granary_core::{SlotId, Timestamp, id::slot_of};
 use granary_window::Value;
 
-use crate::decode::{Decoded, Reject, Rule, decode};
+use crate::decode::{Decoded, Fields, Item, Reject, Rule, decode};
 use crate::plan::expression::Outcome;
-use crate::plan::{Decoder, Does, EventTime, Filter, From, Plan, Source, Step};
+use crate::plan::{Decoder, Does, EventTime, Filter, From, Plan, Step};
 
-/// The record routed last.
+/// The records of a chunk on their way. They are taken up again in another order than they were read in, by when little
+/// of them is in the processor's caches: so they lie flat, a few lines each.
 #[derive(Debug, Default)]
-pub(crate) struct Routed {
-    pub decoded: Decoded,
-    /// Why it is refused, if it is.
-    pub reject: Option<Box<Reject>>,
-    /// For each step whether the event gets to its end; for a window step, whether it gets there.
-    pub passes: Vec<bool>,
-    /// Its event time.
-    pub time: Timestamp,
-    /// A key that is no text, as text.
-    digits: Vec<u8>,
-    key_is_digits: bool,
-    at: Option<(u16, u32, u64)>,
+pub(crate) struct Chunk {
+    heads: Vec<Head>,
+    items: Vec<Item>,
+    scratch: Vec<u8>,
+    passes: Vec<bool>,
+    /// The record being read.
+    reading: Reading,
 }
 
-impl Routed {
-    /// Decodes the record and evaluates what needs no state.
-    pub fn read(&mut self, plan: &Plan, record: &Record<'_>) {
-        let place = usize::from(record.source.0);
-        let source = &plan.sources[place];
-        self.at = Some(name(record));
-        self.reject = match &source.decoder {
-            Decoder::Schema(schema) => decode(schema, record.value, &mut self.decoded),
-            Decoder::Closure(decode) => {
-                self.decoded.reset(source.columns.len());
-                decode(record.value, &mut self.decoded)
-            }
+/// A record of the chunk: what it is, and where its fields begin.
+#[derive(Debug, Default)]
+struct Head {
+    offset: u64,
+    partition: u32,
+    source: u16,
+    /// It was read since the chunk began.
+    is_read: bool,
+    time: Timestamp,
+    reject: Option<Box<Reject>>,
+    /// The routing key.
+    key: Item,
+    items: Range<u32>,
+    scratch: u32,
+    passes: u32,
+}
+
+/// A record on its way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Routed<'a> {
+    pub fields: Fields<'a>,
+    /// For each step whether the event gets to its end; for a window step, whether it gets there.
+    pub passes: &'a [bool],
+    head: &'a Head,
+}
+
+/// The record being read: its memory is used for the next one.
+#[derive(Debug, Default)]
+struct Reading {
+    decoded: Decoded,
+    passes: Vec<bool>,
+}
+
+impl Chunk {
+    /// Reads the record at a place: decodes it and evaluates what needs no state. The first place begins a new chunk,
+    /// places go up.
+    pub fn read(&mut self, place: usize, plan: &Plan, record: &Record<'_>) {
+        if self.heads.len() > place {
+            self.heads.clear();
+            self.items.clear();
+            self.scratch.clear();
+            self.passes.clear();
         }
-        .err();
-        if self.reject.is_some() {
-            return;
-        }
-        self.time = match source.time {
-            EventTime::Ingestion => record.appended_at,
-            EventTime::Column(column) => Timestamp(self.decoded.int(column).unwrap_or(i64::MIN)),
+        self.heads.resize_with(place, Head::default);
+        let mut head = Head {
+            offset: record.offset,
+            partition: record.partition,
+            source: record.source.0,
+            is_read: true,
+            scratch: self.scratch.len() as u32,
+            passes: self.passes.len() as u32,
+            ..Head::default()
         };
-        self.digits.clear();
-        self.key_is_digits = false;
-        match self.decoded.value(source.key, record.value) {
-            Value::Text(_) | Value::Null => {}
-            Value::Int(key) => {
-                self.key_is_digits = true;
-                self.digits.extend_from_slice(itoa::Buffer::new().format(key).as_bytes());
-            }
-            Value::Bool(key) => {
-                self.key_is_digits = true;
-                self.digits.extend_from_slice(if key { b"true" } else { b"false" });
-            }
-            Value::Double(key) => {
-                self.key_is_digits = true;
-                self.digits.extend_from_slice(zmij::Buffer::new().format(key).as_bytes());
-            }
-        }
-        self.reject = self.stages(plan, place, record).err();
+        head.reject = self.reading.read(plan, record, &mut head.time, &mut head.key).err();
+        let Fields { items, scratch } = self.reading.decoded.fields();
+        let start = self.items.len() as u32;
+        head.items = start..start + items.len() as u32;
+        self.items.extend_from_slice(items);
+        self.scratch.extend_from_slice(scratch);
+        self.passes.extend_from_slice(&self.reading.passes);
+        self.heads.push(head);
     }
 
-    /// Whether this is the record that was routed last.
-    pub fn is(&self, record: &Record<'_>) -> bool {
-        self.at == Some(name(record))
+    /// The record at a place, which was read.
+    #[inline]
+    pub fn at(&self, place: usize) -> Routed<'_> {
+        let head = &self.heads[place];
+        let fields = Fields {
+            items: &self.items[head.items.start as usize..head.items.end as usize],
+            scratch: &self.scratch[head.scratch as usize..],
+        };
+        Routed { fields, passes: &self.passes[head.passes as usize..], head }
+    }
+
+    /// Whether the record at this place is this one.
+    pub fn holds(&self, place: usize, record: &Record<'_>) -> bool {
+        self.heads.get(place).is_some_and(|head| head.is(record))
+    }
+}
+
+impl Head {
+    fn is(&self, record: &Record<'_>) -> bool {
+        self.is_read
+            && (self.source, self.partition, self.offset)
+                == (record.source.0, record.partition, record.offset)
+    }
+}
+
+impl<'a> Routed<'a> {
+    /// Its event time.
+    pub fn time(self) -> Timestamp {
+        self.head.time
+    }
+
+    /// Why it is refused, if it is.
+    pub fn reject(self) -> Option<&'a Reject> {
+        self.head.reject.as_deref()
     }
 
     /// The routing key.
     #[inline]
-    pub fn key<'a>(&'a self, source: &Source, raw: &'a [u8]) -> &'a [u8] {
-        if self.key_is_digits {
-            return &self.digits;
+    pub fn key(self, raw: &'a [u8]) -> &'a [u8] {
+        match self.fields.value_of(&self.head.key, raw) {
+            Value::Text(key) => key,
+            _ => &[],
         }
-        self.decoded.text(source.key, raw).unwrap_or_default()
     }
 
     /// Whether it could not be decoded: then it has no key. What a filter or map refuses has one.
-    pub fn is_refused(&self) -> bool {
-        self.reject.as_ref().is_some_and(|reject| !matches!(reject.rule, Rule::Filter | Rule::Map))
+    pub fn is_refused(self) -> bool {
+        self.reject().is_some_and(|reject| !matches!(reject.rule, Rule::Filter | Rule::Map))
     }
 
     /// The slot it belongs to. A refused record has no key: its partition decides.
-    pub fn slot(&self, plan: &Plan, record: &Record<'_>, slots: u16) -> SlotId {
+    pub fn slot(self, record: &Record<'_>, slots: u16) -> SlotId {
         if self.is_refused() {
             return SlotId((record.partition % u32::from(slots)) as u16);
         }
-        let source = &plan.sources[usize::from(record.source.0)];
-        slot_of(self.key(source, record.value), slots)
+        slot_of(self.key(record.value), slots)
+    }
+}
+
+impl Reading {
+    fn read(
+        &mut self,
+        plan: &Plan,
+        record: &Record<'_>,
+        time: &mut Timestamp,
+        key: &mut Item,
+    ) -> Result<(), Box<Reject>> {
+        let place = usize::from(record.source.0);
+        let source = &plan.sources[place];
+        self.passes.clear();
+        match &source.decoder {
+            Decoder::Schema(schema) => decode(schema, record.value, &mut self.decoded)?,
+            Decoder::Closure(decode) => {
+                self.decoded.reset(source.columns.len());
+                decode(record.value, &mut self.decoded)?;
+            }
+        }
+        *time = match source.time {
+            EventTime::Ingestion => record.appended_at,
+            EventTime::Column(column) => Timestamp(self.decoded.int(column).unwrap_or(i64::MIN)),
+        };
+        *key = match self.decoded.value(source.key, record.value) {
+            Value::Null => Item::Absent,
+            Value::Text(_) => self.decoded.fields().items[source.key],
+            Value::Int(key) => self.decoded.keep(itoa::Buffer::new().format(key).as_bytes()),
+            Value::Bool(key) => self.decoded.keep(if key { b"true" } else { b"false" }),
+            Value::Double(key) => self.decoded.keep(zmij::Buffer::new().format(key).as_bytes()),
+        };
+        self.stages(plan, place, record)
     }
 
     /// Filters and maps of all chains of the source, in the order of the plan.
     fn stages(&mut self, plan: &Plan, source: usize, record: &Record<'_>) -> Result<(), Box<Reject>> {
-        self.passes.clear();
         for step in &plan.steps {
             let reaches = match step.from {
                 From::Source(from) => from == source,
@@ -133,10 +215,6 @@ impl Routed {
             }
         }
     }
-}
-
-fn name(record: &Record<'_>) -> (u16, u32, u64) {
-    (record.source.0, record.partition, record.offset)
 }
 
 fn refused(rule: Rule, step: &Step, error: &str) -> Box<Reject> {

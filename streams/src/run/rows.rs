@@ -7,7 +7,7 @@ use granary_core::Timestamp;
 use granary_window::{Computed, Reason, Row, Values, Window};
 
 use super::{segments, text};
-use crate::decode::{Decoded, Reject};
+use crate::decode::{Fields, Reject};
 use crate::plan::{Column, Plan, Source, Step, WindowStep};
 
 /// The fixed parts of a window step's rows and identities.
@@ -250,7 +250,7 @@ pub(crate) fn late(
     source: &Source,
     record: &Record<'_>,
     late: &Late<'_>,
-    decoded: &Decoded,
+    fields: Fields<'_>,
     out: &mut Vec<u8>,
 ) {
     origin(source, record, out);
@@ -270,12 +270,12 @@ pub(crate) fn late(
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"event\":");
-    event(&source.columns, record, decoded, out);
+    event(&source.columns, record, fields, out);
     out.push(b'}');
 }
 
 /// An event as it stands after a step.
-pub(crate) fn event(columns: &[Column], record: &Record<'_>, decoded: &Decoded, out: &mut Vec<u8>) {
+pub(crate) fn event(columns: &[Column], record: &Record<'_>, fields: Fields<'_>, out: &mut Vec<u8>) {
     out.push(b'{');
     for (i, column) in columns.iter().enumerate() {
         if i > 0 {
@@ -283,7 +283,7 @@ pub(crate) fn event(columns: &[Column], record: &Record<'_>, decoded: &Decoded, 
         }
         text::string(out, column.name.as_bytes());
         out.push(b':');
-        text::value(out, &decoded.value(column.index, record.value));
+        text::value(out, &fields.value(column.index, record.value));
     }
     out.push(b'}');
 }

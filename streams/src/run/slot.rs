@@ -55,7 +55,7 @@ impl Slot {
     pub fn apply(
         &mut self,
         prepared: &Prepared,
-        routed: &Routed,
+        routed: Routed<'_>,
         record: &Record<'_>,
         buffers: &mut Buffers,
         effects: &mut Effects,
@@ -63,7 +63,7 @@ impl Slot {
         self.ticked_at = None;
         let source = &prepared.plan.sources[usize::from(record.source.0)];
         let mut causes = Causes::of(record);
-        if let Some(reject) = &routed.reject {
+        if let Some(reject) = routed.reject() {
             let key = record.key.unwrap_or_default();
             effects.outbox.push(
                 prepared.rejected,
@@ -87,7 +87,7 @@ impl Slot {
         if self.operators.len() > 1 && self.lacks_cells(prepared, routed, record, buffers, effects) {
             return Ok(Applied::Missing);
         }
-        let key = routed.key(source, record.value);
+        let key = routed.key(record.value);
         self.idle.iter_mut().for_each(|idle| idle.retain(|named| **named != *key));
         let Some(verdict) = self.enter(prepared, routed, record, buffers, &mut causes, effects)? else {
             return Ok(Applied::Missing);
@@ -101,7 +101,7 @@ impl Slot {
     pub fn lacks_cells(
         &mut self,
         prepared: &Prepared,
-        routed: &Routed,
+        routed: Routed<'_>,
         record: &Record<'_>,
         buffers: &mut Buffers,
         effects: &mut Effects,
@@ -119,7 +119,7 @@ impl Slot {
     fn enter(
         &mut self,
         prepared: &Prepared,
-        routed: &Routed,
+        routed: Routed<'_>,
         record: &Record<'_>,
         buffers: &mut Buffers,
         causes: &mut Causes,
@@ -141,7 +141,7 @@ impl Slot {
                         tally,
                         causes,
                         effects,
-                        time: routed.time,
+                        time: routed.time(),
                         failed: &mut failed,
                     };
                     if waits_for_the_wall_clock(operator) {
@@ -181,7 +181,7 @@ impl Slot {
         &mut self,
         i: usize,
         prepared: &Prepared,
-        routed: &Routed,
+        routed: Routed<'_>,
         record: &Record<'_>,
         buffers: &mut Buffers,
         f: impl FnOnce(&mut Operator, &mut Tally, &Input<'_>, bool) -> R,
@@ -192,15 +192,15 @@ impl Slot {
             return None;
         }
         let window = step.window().expect("prepared steps are window steps");
-        let (decoded, raw) = (&routed.decoded, record.value);
+        let (fields, raw) = (routed.fields, record.value);
         buffers.by.clear();
         for column in &window.by {
-            segments::push(&mut buffers.by, &decoded.value(column.index, raw));
+            segments::push(&mut buffers.by, &fields.value(column.index, raw));
         }
         buffers.id.clear();
         let id = match window.id[..] {
             [] => None,
-            [column] => match decoded.value(column, raw) {
+            [column] => match fields.value(column, raw) {
                 Value::Text(text) => Some(text),
                 value => {
                     segments::push(&mut buffers.id, &value);
@@ -209,18 +209,18 @@ impl Slot {
             },
             _ => {
                 window.id.iter().for_each(|column| {
-                    segments::push(&mut buffers.id, &decoded.value(*column, raw));
+                    segments::push(&mut buffers.id, &fields.value(*column, raw));
                 });
                 Some(&buffers.id[..])
             }
         };
         // Filled in place: it has room for many, and collecting would move all of it.
         let mut values: ArrayVec<Value<'_>, INPUTS_MAX> = ArrayVec::new();
-        window.inputs.iter().for_each(|column| values.push(decoded.value(*column, raw)));
+        window.inputs.iter().for_each(|column| values.push(fields.value(*column, raw)));
         let event = Event {
-            key: routed.key(&prepared.plan.sources[step.source], raw),
+            key: routed.key(raw),
             by: &buffers.by,
-            time: routed.time,
+            time: routed.time(),
             logged_at: Some(record.appended_at),
             id,
             values: &values,
@@ -238,7 +238,7 @@ impl Slot {
         &mut self,
         i: usize,
         prepared: &Prepared,
-        routed: &Routed,
+        routed: Routed<'_>,
         record: &Record<'_>,
         reason: &'static str,
         causes: &mut Causes,
@@ -248,19 +248,19 @@ impl Slot {
         let source = &plan.sources[usize::from(record.source.0)];
         let window = &prepared.windows[i];
         let step = &plan.steps[window.step];
-        let key = routed.key(source, record.value);
+        let key = routed.key(record.value);
         let watermark = self.operators[i].key_stats(key, &mut Vec::new()).map(|stats| stats.clock);
         let late = rows::Late {
             reason,
             key,
-            time: routed.time,
+            time: routed.time(),
             watermark: watermark.filter(|watermark| *watermark != Timestamp::MIN),
             step: window.has_siblings.then_some(&step.name),
         };
         effects.outbox.push(
             prepared.late,
             causes.next(),
-            routed.time,
+            routed.time(),
             key,
             |out| {
                 rows::of_record("late", source, record, out);
@@ -269,7 +269,7 @@ impl Slot {
                     out.extend_from_slice(step.as_bytes());
                 }
             },
-            |out| rows::late(source, record, &late, &routed.decoded, out),
+            |out| rows::late(source, record, &late, routed.fields, out),
         );
     }
 
@@ -277,7 +277,7 @@ impl Slot {
     fn pass_through(
         &mut self,
         prepared: &Prepared,
-        routed: &Routed,
+        routed: Routed<'_>,
         record: &Record<'_>,
         causes: &mut Causes,
         effects: &mut Effects,
@@ -293,22 +293,22 @@ impl Slot {
                 }
                 _ => continue,
             };
-            let key = routed.key(source, record.value);
+            let key = routed.key(record.value);
             if let Target::Grain { kind, method } = &sink.to {
                 let mut arguments = Vec::new();
                 let mut map = pack::Map::begin(&mut arguments, columns.len());
                 for column in columns {
-                    map.value(&column.name, &routed.decoded.value(column.index, record.value));
+                    map.value(&column.name, &routed.fields.value(column.index, record.value));
                 }
                 effects.tells.push((grain(kind, key), method.clone(), arguments));
             } else {
                 effects.outbox.push(
                     StreamId(i as u16),
                     causes.next(),
-                    routed.time,
+                    routed.time(),
                     key,
                     |out| rows::of_record(name, source, record, out),
-                    |out| rows::event(columns, record, &routed.decoded, out),
+                    |out| rows::event(columns, record, routed.fields, out),
                 );
             }
             self.tally.result(i, 1);

@@ -76,8 +76,10 @@ impl Lane {
         let _ = fail::point("seal.before");
         let mut inner = host.inner.borrow_mut();
         let n = inner.machine.open_commit();
-        let (outbox_room, cells_room) = self.spare.borrow_mut().take();
-        let mut cells = std::mem::replace(&mut inner.cells, cells_room);
+        let (outbox_room, mut cells) = self.spare.borrow_mut().take();
+        if !inner.cells.is_empty() {
+            std::mem::swap(&mut inner.cells, &mut cells); // else the slot would hold room it may never need
+        }
         if let Err(error) = self.seal_grains(host, &mut cells) {
             inner.cells = cells;
             drop(inner);
