@@ -21,6 +21,10 @@ pub(crate) fn look(
     for (_, place, _) in next {
         seen ^= chunk.at(*place).time().ms() as usize;
     }
+    for (_, place, _) in next {
+        let items = chunk.at(*place).fields.items;
+        seen ^= usize::from(items.first() == items.last());
+    }
     for (i, window) in prepared.windows.iter().enumerate() {
         let source = prepared.plan.steps[window.step].source;
         let of_source = |record: &Record<'_>| usize::from(record.source.0) == source;
