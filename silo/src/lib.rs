@@ -8,6 +8,8 @@
 //! | [`backing`] | where slots and streams are kept: embedded, or Redis and Kafka |
 //! | [`silo`] | a silo as a process: [`Silo`] |
 //! | [`run`] | a pipeline over files to their end |
+//! | [`replay`] | set-aside records, again |
+//! | [`rewind`] | going on further ahead where records are gone |
 //! | [`demo`] | the first minute |
 //! | [`bench`] | figures of this machine |
 //! | [`cli`] | the `granary` command, also for a program with kinds of its own |
@@ -24,7 +26,9 @@ pub mod config;
 pub mod demo;
 mod files;
 pub mod gateway;
+pub mod replay;
 mod results;
+pub mod rewind;
 pub mod run;
 mod service;
 pub mod silo;

@@ -22,7 +22,7 @@ use crate::gateway::{Gateway, Serving};
 use crate::service::SiloService;
 
 /// Stopping in order takes no longer: whoever sent SIGTERM waits ten seconds.
-const STOP_MAX: Duration = Duration::from_secs(8);
+pub(crate) const STOP_MAX: Duration = Duration::from_secs(8);
 /// Between two attempts to reach Redis and Kafka at the start.
 const START_WAIT_MIN: Duration = Duration::from_millis(200);
 const START_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -290,7 +290,8 @@ pub fn read_plan(path: &Path) -> Result<Plan> {
         .map_err(|mistakes| Error::invalid(format!("{}:\n{mistakes}", path.display())))
 }
 
-async fn listen(address: &str) -> Result<TcpListener> {
+/// Listens there: nobody else on this machine does.
+pub(crate) async fn listen(address: &str) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| unreachable(address, &e))
 }
 

@@ -10,6 +10,8 @@
 //! | `bench` | bench grains, bench streams |
 //! | `online` | silo, call, tail, status: a silo and its clients |
 //! | `topics` | topics: what a silo needs in Kafka |
+//! | `replay` | replay: set-aside records, again |
+//! | `rewind` | rewind: going on further ahead where records are gone |
 //! | `screen` | what a person sees while they run |
 //!
 //! Exit codes: 0 yes, 1 the answer is no, 2 usage or configuration, 3 unreachable, 70 a stuck turn ended the process.
@@ -24,6 +26,8 @@ mod demo;
 mod inject;
 mod offline;
 mod online;
+mod replay;
+mod rewind;
 mod screen;
 mod topics;
 
@@ -80,6 +84,10 @@ enum Command {
     Silo(online::SiloArguments),
     /// Create the topics a silo needs in Kafka
     Topics(topics::TopicsArguments),
+    /// Append what was set aside to the topics it came from, so that it is processed anew
+    Replay(replay::ReplayArguments),
+    /// Go on further ahead with a partition whose next records are gone. Only while the silo is stopped
+    Rewind(rewind::RewindArguments),
     /// Call a grain
     Call(online::CallArguments),
     /// Print the records of a stream as they come
@@ -121,6 +129,8 @@ impl Cli {
             Command::Bench(bench) => bench::bench(bench, json),
             Command::Silo(silo) => online::silo(silo, self.kinds, json),
             Command::Topics(topics) => topics::topics(topics, self.kinds, json),
+            Command::Replay(replay) => replay::replay(replay, self.kinds, json),
+            Command::Rewind(rewind) => rewind::rewind(rewind, self.kinds, json),
             Command::Call(call) => online::call(call, json),
             Command::Tail(tail) => online::tail(tail, json),
             Command::Status(status) => online::status(status),

@@ -122,7 +122,7 @@ fn start(node: &Node, mistakes: &mut Mistakes) -> Option<Start> {
 }
 
 /// A point in time in UTC: `2026-01-31T00:00:00Z`, with or without fractions of a second.
-fn rfc3339(text: &str) -> Option<Timestamp> {
+pub fn rfc3339(text: &str) -> Option<Timestamp> {
     let text = text.strip_suffix('Z')?;
     let (date, time) = text.split_once('T')?;
     let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));

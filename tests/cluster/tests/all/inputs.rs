@@ -12,12 +12,12 @@ use super::kit::silo::{Silo, granary};
 use super::kit::until;
 
 /// A record of its own, in the sample's layout.
-fn message(device: &str, at: i64, m1: i64) -> Vec<u8> {
+pub fn message(device: &str, at: i64, m1: i64) -> Vec<u8> {
     format!(r#"{{"id":"{device}-{at}","di":"{device}","dt":{at},"c":"cat-1","m1":{m1},"m2":1.5}}"#)
         .into_bytes()
 }
 
-fn write(rig: &Rig, records: &[(&str, Vec<u8>)]) {
+pub fn write(rig: &Rig, records: &[(&str, Vec<u8>)]) {
     let clock = granary::clock::SystemClock::start();
     for (key, value) in records {
         let partitions = rig.log.partitions(&rig.input).unwrap().unwrap();
@@ -64,7 +64,7 @@ fn now() -> Timestamp {
     granary::clock::SystemClock::start().now()
 }
 
-fn rows(rig: &Rig, set_aside: &str) -> usize {
+pub fn rows(rig: &Rig, set_aside: &str) -> usize {
     Published::read(rig.kafka.brokers(), &rig.set_aside(set_aside)).rows.len()
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // tests: a failed expectation ends the test
 
 mod arrows;
+mod commands;
 mod inputs;
 mod kills;
 mod kit;
