@@ -185,8 +185,11 @@ impl Assembly {
         config.turn_max = self.turn_max.unwrap_or(config.turn_max);
         let (plan, slots, poisoned) = (self.plan.clone(), self.slots, outputs.poisoned);
         let (planned, subscriptions) = (self.planned_sources(), Subscriptions::of(&self.kinds));
+        let strays = self.stray_topics();
         config.pipeline = Arc::new(move || {
-            let inner = plan.clone().map(|plan| Box::new(Slots::new(plan, slots)) as Box<dyn Pipeline>);
+            let inner = plan.clone().map(|plan| {
+                Box::new(Slots::new(plan, slots).with_strays(strays.clone())) as Box<dyn Pipeline>
+            });
             Box::new(Subscribed::new(inner, planned, subscriptions.clone(), slots, poisoned))
         });
         Ok(config)
@@ -235,9 +238,8 @@ impl Assembly {
             streams.push(Stream::new(topic, partitions));
             StreamId(streams.len() as u16 - 1)
         };
-        let plan_sources = self.plan.iter().flat_map(|plan| &plan.sources);
         let strays: Vec<StreamId> =
-            plan_sources.map(|source| add(self.stray_topic(&source.topic), u32::from(self.slots))).collect();
+            self.stray_topics().into_iter().map(|topic| add(topic, u32::from(self.slots))).collect();
         let poisoned = add(format!("granary.{}.poisoned", self.cluster), self.sink_partitions);
         let mut named =
             vec![(ALERTS.to_string(), add(format!("granary.{}.alerts", self.cluster), self.sink_partitions))];
@@ -252,8 +254,10 @@ impl Assembly {
         Outputs { streams, named, strays, poisoned }
     }
 
-    fn stray_topic(&self, topic: &str) -> String {
-        format!("granary.{}.rekeyed.{topic}", self.cluster)
+    /// Where the strays of each source of the plan go.
+    fn stray_topics(&self) -> Vec<String> {
+        let sources = self.plan.iter().flat_map(|plan| &plan.sources);
+        sources.map(|source| format!("granary.{}.rekeyed.{}", self.cluster, source.topic)).collect()
     }
 
     /// Each source of the plan, then for each the topic of its strays, which one slot a partition reads, then what
@@ -262,29 +266,22 @@ impl Assembly {
         let outputs = self.outputs();
         let mut specs = Vec::new();
         for (i, source) in self.plan.iter().flat_map(|plan| &plan.sources).enumerate() {
-            let mut spec = self.log_source(backing, &source.topic, i, source.start)?;
+            let mut spec = self.log_source(backing, &source.topic, source.start)?;
             spec.in_place &= source.read == Read::InPlace;
             spec.strays = Some(outputs.strays[i]);
             specs.push(spec);
         }
-        for (i, source) in self.plan.iter().flat_map(|plan| &plan.sources).enumerate() {
-            let topic = self.stray_topic(&source.topic);
-            specs.push(self.log_source(backing, &topic, i, Start::Earliest)?);
+        for topic in self.stray_topics() {
+            specs.push(self.log_source(backing, &topic, Start::Earliest)?);
         }
         for topic in Subscriptions::of(&self.kinds).topics() {
-            specs.push(self.log_source(backing, topic, specs.len(), Start::Earliest)?);
+            specs.push(self.log_source(backing, topic, Start::Earliest)?);
         }
         topics::check_positions(self.slots, specs.iter().map(|spec| (spec.partitions, spec.in_place)))?;
         Ok(specs)
     }
 
-    fn log_source(
-        &self,
-        backing: &Backing,
-        topic: &str,
-        decode_as: usize,
-        start: Start,
-    ) -> Result<SourceSpec> {
+    fn log_source(&self, backing: &Backing, topic: &str, start: Start) -> Result<SourceSpec> {
         let partitions = topic_partitions(&*backing.log, topic, self.sink_partitions)?;
         let starts = match backing.as_external() {
             Some(external) => {
@@ -303,7 +300,6 @@ impl Assembly {
             partitions,
             in_place: u32::from(self.slots).is_multiple_of(partitions),
             strays: None,
-            decode_as: decode_as as u16,
             starts,
             rewound: Vec::new(),
             open: backing.source(topic, partitions),

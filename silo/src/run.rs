@@ -101,7 +101,6 @@ pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result
             starts: Vec::new(),
             rewound: Vec::new(),
             strays: None,
-            decode_as: i as u16,
             open: FileSource::opener(files.clone()),
         })
         .collect();

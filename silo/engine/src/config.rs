@@ -43,8 +43,6 @@ pub struct SourceSpec {
     pub in_place: bool,
     /// Where records go whose key disagrees with their partition, when read in place.
     pub strays: Option<StreamId>,
-    /// The source whose decoder reads these records: itself, but for re-keyed strays.
-    pub decode_as: u16,
     /// Where a slot begins that has no position, by partition; positions are then stored from the start. Empty for a log
     /// of which every slot reads from offset 0.
     pub starts: Vec<u64>,

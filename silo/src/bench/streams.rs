@@ -121,7 +121,6 @@ fn source(input: &Arc<Embedded>) -> SourceSpec {
         starts: Vec::new(),
         rewound: Vec::new(),
         strays: None,
-        decode_as: 0,
         open: Arc::new(move |partition| {
             let (_, end) = end.bounds("measurements", partition)?;
             Ok(Box::new(ToTheEnd { source: open(partition)?, end }))

@@ -8,7 +8,7 @@ mod shape;
 
 use std::sync::Arc;
 
-use granary_cluster::StreamId;
+use granary_cluster::{SourceId, StreamId};
 use granary_core::{GrainId, Span, Timestamp};
 use granary_window as window;
 
@@ -285,6 +285,14 @@ impl Plan {
             Some(Target::Topic(topic)) => topic.to_string(),
             _ => format!("granary.{cluster}.{}.{}", self.name, self.streams[usize::from(stream.0)]),
         }
+    }
+
+    /// The place of the source that a record is of. Behind the sources of the plan come the same ones again: their strays,
+    /// re-keyed, in topics of their own.
+    #[inline]
+    pub fn source_of(&self, source: SourceId) -> usize {
+        let place = usize::from(source.0);
+        place.checked_sub(self.sources.len()).unwrap_or(place)
     }
 
     /// The place of a source.

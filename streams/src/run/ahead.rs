@@ -27,7 +27,7 @@ pub(crate) fn look(
     }
     for (i, window) in prepared.windows.iter().enumerate() {
         let source = prepared.plan.steps[window.step].source;
-        let of_source = |record: &Record<'_>| usize::from(record.source.0) == source;
+        let of_source = |record: &Record<'_>| prepared.plan.source_of(record.source) == source;
         let mut chains = Vec::with_capacity(next.len());
         for (slot, place, record) in next.iter().filter(|(.., record)| of_source(record)) {
             let Some(Some(slot)) = slots.get(usize::from(slot.0)) else { continue };

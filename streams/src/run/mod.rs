@@ -67,6 +67,13 @@ impl Slots {
         }
     }
 
+    /// The topics that strays of the plan's sources come from, for rows that name their records.
+    #[must_use]
+    pub fn with_strays(mut self, topics: Vec<String>) -> Slots {
+        self.prepared.strays = topics;
+        self
+    }
+
     /// What they run.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.prepared.plan

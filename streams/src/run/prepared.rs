@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use granary_cluster::StreamId;
+use granary_cluster::{Record, StreamId};
 
-use super::rows::Template;
-use crate::plan::{From, Plan, Step, WindowStep};
+use super::rows::{Origin, Template};
+use crate::plan::{From, Plan, Source, Step, WindowStep};
 
 /// What is prepared once for all slots of a lane.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(crate) struct Prepared {
     pub late: StreamId,
     pub poisoned: StreamId,
     pub verdicts: Option<StreamId>,
+    /// The topic of the strays of each source, where there are any.
+    pub strays: Vec<String>,
 }
 
 /// A window step, prepared.
@@ -50,8 +52,24 @@ impl Prepared {
             late: of("late").expect(always),
             poisoned: of("poisoned").expect(always),
             verdicts: of(crate::plan::VERDICTS),
+            strays: Vec::new(),
             plan,
         }
+    }
+
+    /// The source of the plan that a record is of.
+    #[inline]
+    pub fn source(&self, record: &Record<'_>) -> &Source {
+        &self.plan.sources[self.plan.source_of(record.source)]
+    }
+
+    /// Where a record came from.
+    pub fn origin(&self, record: &Record<'_>) -> Origin<'_> {
+        let place = self.plan.source_of(record.source);
+        let source = &self.plan.sources[place];
+        let is_stray = usize::from(record.source.0) != place;
+        let strays = self.strays.get(place).filter(|_| is_stray);
+        Origin { source: &source.name, topic: strays.map_or(&source.topic, |topic| topic), is_stray }
     }
 }
 

@@ -152,7 +152,7 @@ impl Reading {
         time: &mut Timestamp,
         key: &mut Item,
     ) -> Result<(), Box<Reject>> {
-        let place = usize::from(record.source.0);
+        let place = plan.source_of(record.source);
         let source = &plan.sources[place];
         self.passes.clear();
         match &source.decoder {

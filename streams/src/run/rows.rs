@@ -8,7 +8,7 @@ use granary_window::{Computed, Reason, Row, Values, Window};
 
 use super::{segments, text};
 use crate::decode::{Fields, Reject};
-use crate::plan::{Column, Plan, Source, Step, WindowStep};
+use crate::plan::{Column, Plan, Step, WindowStep};
 
 /// The fixed parts of a window step's rows and identities.
 #[derive(Debug)]
@@ -196,12 +196,22 @@ pub(crate) fn standing(row: &Row<'_>) -> i64 {
     }
 }
 
-/// Where a record came from: the first members of every set-aside row.
-fn origin(source: &Source, record: &Record<'_>, out: &mut Vec<u8>) {
+/// Where a record came from.
+pub(crate) struct Origin<'a> {
+    /// The name of its source.
+    pub source: &'a str,
+    /// The topic it was read from.
+    pub topic: &'a str,
+    /// It was re-keyed: its partition and offset are those of another topic than the source's own.
+    pub is_stray: bool,
+}
+
+/// The first members of every set-aside row.
+fn begin(origin: &Origin<'_>, record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"source\":");
-    text::string(out, source.name.as_bytes());
+    text::string(out, origin.source.as_bytes());
     out.extend_from_slice(b",\"topic\":");
-    text::string(out, source.topic.as_bytes());
+    text::string(out, origin.topic.as_bytes());
     out.extend_from_slice(b",\"partition\":");
     text::int(out, record.partition);
     out.extend_from_slice(b",\"offset\":");
@@ -209,8 +219,8 @@ fn origin(source: &Source, record: &Record<'_>, out: &mut Vec<u8>) {
 }
 
 /// The row of a rejected record.
-pub(crate) fn rejected(source: &Source, record: &Record<'_>, reject: &Reject, out: &mut Vec<u8>) {
-    origin(source, record, out);
+pub(crate) fn rejected(origin: &Origin<'_>, record: &Record<'_>, reject: &Reject, out: &mut Vec<u8>) {
+    begin(origin, record, out);
     out.extend_from_slice(b",\"rule\":");
     text::string(out, reject.rule.name().as_bytes());
     out.extend_from_slice(b",\"field\":");
@@ -226,8 +236,8 @@ pub(crate) fn rejected(source: &Source, record: &Record<'_>, reject: &Reject, ou
 }
 
 /// The row of a poisoned record.
-pub(crate) fn poisoned(source: &Source, record: &Record<'_>, message: &str, out: &mut Vec<u8>) {
-    origin(source, record, out);
+pub(crate) fn poisoned(origin: &Origin<'_>, record: &Record<'_>, message: &str, out: &mut Vec<u8>) {
+    begin(origin, record, out);
     out.extend_from_slice(b",\"reason\":\"poisoned\",\"message\":");
     text::string(out, message.as_bytes());
     out.extend_from_slice(b",\"raw\":");
@@ -247,13 +257,14 @@ pub(crate) struct Late<'a> {
 
 /// The row of a late record.
 pub(crate) fn late(
-    source: &Source,
+    origin: &Origin<'_>,
+    columns: &[Column],
     record: &Record<'_>,
     late: &Late<'_>,
     fields: Fields<'_>,
     out: &mut Vec<u8>,
 ) {
-    origin(source, record, out);
+    begin(origin, record, out);
     out.extend_from_slice(b",\"reason\":");
     text::string(out, late.reason.as_bytes());
     if let Some(step) = late.step {
@@ -270,7 +281,7 @@ pub(crate) fn late(
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"event\":");
-    event(&source.columns, record, fields, out);
+    event(columns, record, fields, out);
     out.push(b'}');
 }
 
@@ -288,12 +299,13 @@ pub(crate) fn event(columns: &[Column], record: &Record<'_>, fields: Fields<'_>,
     out.push(b'}');
 }
 
-/// The identity of what a record made: `<stream>/<source>/<partition>/<offset>`.
-pub(crate) fn of_record(stream: &str, source: &Source, record: &Record<'_>, out: &mut Vec<u8>) {
+/// The identity of what a record made: `<stream>/<source>/<partition>/<offset>`, of a stray
+/// `<stream>/<source>/rekeyed/<partition>/<offset>`.
+pub(crate) fn of_record(stream: &str, origin: &Origin<'_>, record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(stream.as_bytes());
     out.push(b'/');
-    out.extend_from_slice(source.name.as_bytes());
-    out.push(b'/');
+    out.extend_from_slice(origin.source.as_bytes());
+    out.extend_from_slice(if origin.is_stray { b"/rekeyed/" } else { b"/" });
     text::int(out, record.partition);
     out.push(b'/');
     text::int(out, record.offset);

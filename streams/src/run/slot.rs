@@ -61,17 +61,17 @@ impl Slot {
         effects: &mut Effects,
     ) -> Result<Applied, Failure> {
         self.ticked_at = None;
-        let source = &prepared.plan.sources[usize::from(record.source.0)];
         let mut causes = Causes::of(record);
         if let Some(reject) = routed.reject() {
+            let origin = prepared.origin(record);
             let key = record.key.unwrap_or_default();
             effects.outbox.push(
                 prepared.rejected,
                 causes.next(),
                 record.appended_at,
                 key,
-                |out| rows::of_record("rejected", source, record, out),
-                |out| rows::rejected(source, record, reject, out),
+                |out| rows::of_record("rejected", &origin, record, out),
+                |out| rows::rejected(&origin, record, reject, out),
             );
             let field = reject.field.as_deref().unwrap_or_default();
             self.judge(
@@ -188,7 +188,7 @@ impl Slot {
     ) -> Option<R> {
         let place = prepared.windows[i].step;
         let step = &prepared.plan.steps[place];
-        if step.source != usize::from(record.source.0) {
+        if step.source != prepared.plan.source_of(record.source) {
             return None;
         }
         let window = step.window().expect("prepared steps are window steps");
@@ -244,10 +244,9 @@ impl Slot {
         causes: &mut Causes,
         effects: &mut Effects,
     ) {
-        let plan = &prepared.plan;
-        let source = &plan.sources[usize::from(record.source.0)];
+        let (source, origin) = (prepared.source(record), prepared.origin(record));
         let window = &prepared.windows[i];
-        let step = &plan.steps[window.step];
+        let step = &prepared.plan.steps[window.step];
         let key = routed.key(record.value);
         let watermark = self.operators[i].key_stats(key, &mut Vec::new()).map(|stats| stats.clock);
         let late = rows::Late {
@@ -263,13 +262,13 @@ impl Slot {
             routed.time(),
             key,
             |out| {
-                rows::of_record("late", source, record, out);
+                rows::of_record("late", &origin, record, out);
                 if let Some(step) = late.step {
                     out.push(b'/');
                     out.extend_from_slice(step.as_bytes());
                 }
             },
-            |out| rows::late(source, record, &late, routed.fields, out),
+            |out| rows::late(&origin, &source.columns, record, &late, routed.fields, out),
         );
     }
 
@@ -283,7 +282,7 @@ impl Slot {
         effects: &mut Effects,
     ) {
         let plan = &prepared.plan;
-        let place = usize::from(record.source.0);
+        let place = plan.source_of(record.source);
         let source = &plan.sources[place];
         for (i, sink) in plan.sinks.iter().enumerate() {
             let (columns, name) = match sink.from {
@@ -307,7 +306,7 @@ impl Slot {
                     causes.next(),
                     routed.time(),
                     key,
-                    |out| rows::of_record(name, source, record, out),
+                    |out| rows::of_record(name, &prepared.origin(record), record, out),
                     |out| rows::event(columns, record, routed.fields, out),
                 );
             }
@@ -326,13 +325,12 @@ impl Slot {
     ) {
         self.tally.record(verdict);
         if let Some(stream) = prepared.verdicts {
-            let source = &prepared.plan.sources[usize::from(record.source.0)];
             effects.outbox.push(
                 stream,
                 causes.next(),
                 record.appended_at,
                 b"",
-                |out| rows::of_record("verdicts", source, record, out),
+                |out| rows::of_record("verdicts", &prepared.origin(record), record, out),
                 |out| {
                     let line = record.offset + 1;
                     out.extend_from_slice(format!("{line},{},{rule},{field}", verdict.name()).as_bytes());
@@ -343,15 +341,15 @@ impl Slot {
 
     /// Sets the record aside without looking into it.
     pub fn poison(&mut self, prepared: &Prepared, record: &Record<'_>, reason: &str, effects: &mut Effects) {
-        let source = &prepared.plan.sources[usize::from(record.source.0)];
+        let origin = prepared.origin(record);
         let mut causes = Causes::of(record);
         effects.outbox.push(
             prepared.poisoned,
             causes.next(),
             record.appended_at,
             record.key.unwrap_or_default(),
-            |out| rows::of_record("poisoned", source, record, out),
-            |out| rows::poisoned(source, record, reason, out),
+            |out| rows::of_record("poisoned", &origin, record, out),
+            |out| rows::poisoned(&origin, record, reason, out),
         );
         self.judge(prepared, record, (Verdict::Poisoned, "", ""), &mut causes, effects);
     }

@@ -146,7 +146,6 @@ impl Rig {
                 starts: Vec::new(),
                 rewound: Vec::new(),
                 strays: None,
-                decode_as: 0,
                 open: LogSource::opener(log, "in".into()),
             }];
             config.pipeline = teller.maker(SLOTS);

@@ -268,7 +268,6 @@ fn config(cause: Cause, watched: Arc<Watched>, clock: Arc<dyn Clock>) -> Config 
         starts: Vec::new(),
         rewound: Vec::new(),
         strays: None,
-        decode_as: 0,
         open: match cause {
             Cause::End => Ending::opener(log),
             _ => LogSource::opener(log, "readings".into()),

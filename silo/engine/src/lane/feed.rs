@@ -20,8 +20,6 @@ use super::commit::millis;
 /// One partition of a source, as this lane reads it.
 pub(crate) struct Feed {
     pub(super) source: SourceId,
-    /// The source whose decoder reads the records.
-    decode_as: SourceId,
     pub(super) partition: u32,
     partitions: u32,
     in_place: bool,
@@ -62,10 +60,9 @@ impl Feed {
         (self.at < self.batch.len()).then(|| self.record(self.at).appended_at)
     }
 
-    /// The record at a place of the batch, as its decoder knows it.
+    /// The record at a place of the batch.
     pub(super) fn record(&self, place: usize) -> Record<'_> {
-        let record = self.batch.get(place, self.source, self.partition);
-        Record { source: self.decode_as, ..record }
+        self.batch.get(place, self.source, self.partition)
     }
 
     fn seek(&mut self, to: u64) {
@@ -91,7 +88,6 @@ impl Lane {
                 };
                 let feed = Feed {
                     source: SourceId(source as u16),
-                    decode_as: SourceId(spec.decode_as),
                     partition,
                     partitions: spec.partitions,
                     in_place: spec.in_place,

@@ -76,10 +76,20 @@ fn redis_restarts_from_an_older_file() {
 /// Fault 12: everything in Redis is gone, the log is complete: all is computed again and nothing is published twice.
 #[test]
 fn redis_is_emptied() {
+    is_emptied(Partitioning::Murmur2);
+}
+
+/// The same when most records are strays: what they caused is told from what others did.
+#[test]
+fn redis_is_emptied_and_records_were_rekeyed() {
+    is_emptied(Partitioning::Crc32);
+}
+
+fn is_emptied(partitioning: Partitioning) {
     let rig = Rig::new();
     let options = rig.load(30, 60);
     let silo = rig.silo();
-    rig.inject(&options);
+    rig.inject_as(&options, partitioning, |_| {});
     rig.until_right(&options);
     silo.kill();
     rig.redis_says(&["FLUSHALL"]);

@@ -99,7 +99,6 @@ fn start_doomed(rig: &Rig, finite: bool, plant: impl FnOnce(&Faults)) -> Silo {
             starts: Vec::new(),
             rewound: Vec::new(),
             strays: None,
-            decode_as: 0,
             open: if finite { ending } else { LogSource::opener(log, "in".into()) },
         }];
         config.pipeline = Arc::new(move || Box::new(Slots::new(plan.clone(), SLOTS)));
