@@ -1,13 +1,16 @@
 //! What a person decides with a command: to go on where records are gone, to have records again that were set aside.
 
-use granary_cluster::Log as _;
-use granary_core::id;
+use std::collections::BTreeSet;
+
+use granary_cluster::{Batch, Log as _};
+use granary_core::{Timestamp, id};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::inputs::{message, rows, write};
+use super::kit::published::{Published, Row};
 use super::kit::rig::{Rig, Setup};
 use super::kit::silo::granary;
 use super::kit::until;
@@ -117,7 +120,7 @@ fn where_retention_overtook_the_silo_a_person_decides() {
 
 /// The values of a field of the published rows.
 fn counts(rig: &Rig) -> Vec<(String, u64)> {
-    let of = |row: super::kit::published::Row| {
+    let of = |row: Row| {
         let value: Value = serde_json::from_slice(&row.value).unwrap();
         (row.id, value["count"].as_u64().unwrap())
     };
@@ -190,7 +193,8 @@ fn rejected_records_count_after_the_pipeline_was_mended() {
     assert_eq!(counts(&rig), expected.map(|id| (id.to_string(), 1)));
 }
 
-/// Late records have their originals in the topic only: they come again, here to be late again, and one that is gone is named.
+/// Late records have their originals in the topic only, those of strays in the re-keyed one: they come again, here to be
+/// late again, and one that is gone is named.
 #[test]
 fn late_records_come_again_and_gone_ones_are_named() {
     let rig = Rig::with(Setup {
@@ -201,20 +205,30 @@ fn late_records_come_again_and_gone_ones_are_named() {
         ],
         ..Setup::default()
     });
+    let [partition, own] = [b"d-1", b"d-9"].map(|key| id::positive_murmur2(key) % 4);
+    let wrong = (0..4).find(|p| ![partition, own].contains(p)).unwrap();
     let silo = rig.silo();
-    for at in [1_000, 21_000, 2_000, 22_000, 3_000] {
+    for at in [1_000, 21_000, 2_000, 3_000] {
         write(&rig, &[("d-1", message("d-1", at, 7))]);
+        let mut stray = Batch::default();
+        stray.push(0, Timestamp(at), Some(b"d-9"), &message("d-9", at, 7));
+        rig.log.append(&rig.input, wrong, &stray).unwrap();
     }
-    until("the late ones are set aside", || rows(&rig, "late") == 2);
-    until("the windows are published", || rig.published().rows.len() == 2);
-    let partition = id::positive_murmur2(b"d-1") % 4;
+    until("the late ones are set aside", || rows(&rig, "late") == 4);
     remove_before(&rig, &rig.input, partition, 3); // of 2_000
     let done = run(&rig, &["replay", "late", "--reason", "late"]);
     assert_eq!(done.code, Some(1), "{} {}", done.out, done.error);
     let gone = format!("gone: offset 2 of topic {} partition {partition}", rig.input);
-    assert!(done.out.contains(&gone) && done.out.contains("1 records replayed, 1 gone"), "{}", done.out);
-    until("it is late again", || rows(&rig, "late") == 3);
+    assert!(done.out.contains(&gone) && done.out.contains("3 records replayed, 1 gone"), "{}", done.out);
+    until("they are late again", || rows(&rig, "late") == 7);
     silo.stop();
+    let late = Published::read(rig.kafka.brokers(), &rig.set_aside("late")).rows;
+    let ids: BTreeSet<&str> = late.iter().map(|row| &*row.id).collect();
+    assert_eq!(ids.len(), 7, "each has a name of its own: {ids:?}");
+    let time = |row: &Row| serde_json::from_slice::<Value>(&row.value).unwrap()["event_time"].as_i64();
+    let times = |key: &[u8]| late.iter().filter(|row| row.key == key).map(time).collect::<Vec<_>>();
+    assert_eq!(times(b"d-1"), [2_000, 3_000, 3_000].map(Some));
+    assert_eq!(times(b"d-9"), [2_000, 3_000, 2_000, 3_000].map(Some));
     let none = run(&rig, &["replay", "late", "--json", "--reason", "future"]);
     assert_eq!((none.code, &none.json()["replayed"]), (Some(0), &Value::from(0)), "{}", none.out);
     let wrong = run(&rig, &["replay", "rejected", "--reason", "late"]);
