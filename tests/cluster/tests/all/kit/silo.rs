@@ -83,8 +83,14 @@ impl Silo {
 
     /// The sum of a metric over its labels.
     pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metric_of(name, "")
+    }
+
+    /// The sum over those that have this label.
+    pub fn metric_of(&self, name: &str, label: &str) -> Option<f64> {
         let metrics = self.get("/metrics")?;
-        let of = metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let of =
+            metrics.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(label));
         let values: Vec<f64> = of.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
