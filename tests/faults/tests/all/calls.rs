@@ -143,7 +143,8 @@ async fn what_was_acknowledged_survives(rounds: u64) {
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(50 + draw.below(450))).await;
-        until_acknowledged(&ledger, acknowledged(&*ledger.lock().await) + 20).await;
+        let so_far = acknowledged(&*ledger.lock().await); // the lock is given back before it is waited for
+        until_acknowledged(&ledger, so_far + 20).await;
         silo.kill();
         is_over.store(true, Ordering::Relaxed);
         for caller in callers {
