@@ -308,19 +308,20 @@ pub struct Commit {
 pub struct Noted {
     /// Which record.
     pub at: Position,
-    /// The last acquire under which it was noted.
-    pub epoch: Epoch,
-    /// Under how many acquires it was noted: all of them but the present one ended with it, or soon after.
+    /// The silo that noted it last.
+    pub by: Incarnation,
+    /// How many silos noted it: all of them but the present one ended with it, or soon after. One that notes it again, after
+    /// a failover of the store say, has not ended.
     pub times: u32,
 }
 
 impl Noted {
-    /// What the row holds when `at` is noted under `epoch` (perhaps not for the first time) and held `before`.
-    pub fn after(before: Option<Noted>, at: Position, epoch: Epoch) -> Noted {
+    /// What the row holds when `at` is noted by this silo (perhaps not for the first time) and held `before`.
+    pub fn after(before: Option<Noted>, at: Position, by: Incarnation) -> Noted {
         let same = before.filter(|noted| noted.at == at);
         let times = same.map_or(0, |noted| noted.times);
-        let is_counted = same.is_some_and(|noted| noted.epoch == epoch);
-        Noted { at, epoch, times: if is_counted { times } else { times.saturating_add(1) } }
+        let is_counted = same.is_some_and(|noted| noted.by == by);
+        Noted { at, by, times: if is_counted { times } else { times.saturating_add(1) } }
     }
 }
 

@@ -125,7 +125,7 @@ impl Culprit {
 ///
 /// A take-over raises `tries` in the slot's row, any commit clears it. A slot that comes back with two is careful: it
 /// notes each of the next [`RECORDS_CAREFUL`] records before applying it, then goes on in small commits for as many
-/// records as one commit can have held. The row counts under how many acquires a record was noted: only an end of the
+/// records as one commit can have held. The row counts how many silos noted a record: only an end of the
 /// process between the note and the commit that follows it speaks against the record. One that came before the record
 /// was reached does not.
 #[derive(Clone, Debug)]
@@ -180,7 +180,7 @@ impl Caution {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commit::{CommitNo, Epoch, SourceId};
+    use crate::commit::{CommitNo, Epoch, Incarnation, SourceId};
 
     fn at(offset: u64) -> Position {
         Position { source: SourceId(0), partition: 0, offset }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn noted(offset: u64, times: u32) -> Option<Noted> {
-        Some(Noted { at: at(offset), epoch: Epoch(0), times })
+        Some(Noted { at: at(offset), by: Incarnation(0), times })
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
                     return kills;
                 }
                 if mode.must_note() {
-                    noted = Some(Noted::after(noted, at(next), Epoch(kills.into())));
+                    noted = Some(Noted::after(noted, at(next), Incarnation(kills.into())));
                 }
                 let records = u64::from(mode.records_max()).min(batch);
                 if next <= culprit && culprit < next + records {

@@ -234,15 +234,20 @@ fn small_scripts(store: &dyn Store) {
     let Owner { me, epoch, run, .. } = acquire(store, slot, 7);
     let noted = Position { source: SourceId(3), partition: 4, offset: 5 };
     assert_eq!(run_one(store, Script::Note { slot, me, epoch, run, noted }).verdict, Verdict::Done);
-    assert_eq!(store.record(slot).expect("a row").noted, Some(Noted { at: noted, epoch, times: 1 }));
+    let first = Noted { at: noted, by: me, times: 1 };
+    assert_eq!(store.record(slot).expect("a row").noted, Some(first));
     run_one(store, Script::Note { slot, me, epoch, run, noted });
-    assert_eq!(store.record(slot).expect("a row").noted.map(|n| n.times), Some(1), "once under one acquire");
+    assert_eq!(store.record(slot).expect("a row").noted.map(|n| n.times), Some(1), "once by one silo");
     let other = Position { offset: 6, ..noted };
     run_one(store, Script::Note { slot, me, epoch, run, noted: other });
-    assert_eq!(store.record(slot).expect("a row").noted, Some(Noted { at: other, epoch, times: 1 }));
+    let second = Some(Noted { at: other, by: me, times: 1 });
+    assert_eq!(store.record(slot).expect("a row").noted, second);
     let epoch = acquire(store, slot, 7).epoch;
     run_one(store, Script::Note { slot, me, epoch, run, noted: other });
-    assert_eq!(store.record(slot).expect("a row").noted, Some(Noted { at: other, epoch, times: 2 }));
+    assert_eq!(store.record(slot).expect("a row").noted, second, "who notes it again has not ended");
+    let Owner { me, epoch, run, .. } = acquire(store, slot, 8);
+    run_one(store, Script::Note { slot, me, epoch, run, noted: other });
+    assert_eq!(store.record(slot).expect("a row").noted, Some(Noted { at: other, by: me, times: 2 }));
     let trim = Script::Trim { slot, me, epoch, run, covered: CommitNo(0) };
     assert_eq!(run_one(store, trim).verdict, Verdict::Done);
     assert_eq!(
@@ -255,7 +260,7 @@ fn small_scripts(store: &dyn Store) {
     );
     let row = store.record(slot).expect("a row");
     assert_eq!((row.n, row.commit_id), (CommitNo(40), None), "a rebase never goes back");
-    let stranger = Incarnation(8);
+    let stranger = Incarnation(99);
     for script in [
         Script::Note { slot, me: stranger, epoch, run, noted },
         Script::Trim { slot, me, epoch: epoch_after(epoch), run, covered: CommitNo(0) },
@@ -275,11 +280,14 @@ fn hand_over(store: &dyn Store) {
     let owner = acquire(store, slot, 7);
     let Owner { me, epoch, run, txid } = owner;
     assert_eq!(verdict(store, commit(slot, owner, 1, &[])), Verdict::Done);
+    let noted = Position { source: SourceId(0), partition: 0, offset: 3 };
+    assert_eq!(run_one(store, Script::Note { slot, me, epoch, run, noted }).verdict, Verdict::Done);
     let to = Incarnation(8);
     let give = Script::Give { slot, me, txid, epoch, run, to, covered: CommitNo(1) };
     assert_eq!(run_one(store, give.clone()).verdict, Verdict::Done);
     let row = store.record(slot).expect("a row");
     assert_eq!((row.owner, row.epoch, row.txids.ids.len()), (to, epoch, 0));
+    assert_eq!(row.noted, None, "who gives has not ended");
     assert_eq!(run_one(store, give).verdict, Verdict::Fenced, "it is no longer the giver's");
     assert_eq!(verdict(store, commit(slot, owner, 2, &[])), Verdict::Fenced);
     let successor = acquire(store, slot, 8);

@@ -24,7 +24,7 @@ pub fn run_script(row: &mut SlotRecord, script: &Script, run: RunId) -> (Verdict
         }
         Script::Commit(commit) => run_commit(row, commit, run),
         Script::Note { me, epoch, run: known, noted, .. } => owned(row, (*me, *epoch), *known, run, |row| {
-            row.noted = Some(Noted::after(row.noted, *noted, *epoch));
+            row.noted = Some(Noted::after(row.noted, *noted, *me));
         }),
         // Outputs are published in the batch of their commit: there is nothing to trim.
         Script::Trim { me, epoch, run: known, .. } => {
@@ -37,7 +37,7 @@ pub fn run_script(row: &mut SlotRecord, script: &Script, run: RunId) -> (Verdict
         }),
         Script::Give { me, txid, epoch, run: known, to, .. } => {
             owned(row, (*me, *epoch), *known, run, |row| {
-                row.owner = *to;
+                (row.owner, row.noted) = (*to, None); // nobody ended
                 row.txids.ids.retain(|id| id != txid);
             })
         }

@@ -143,7 +143,7 @@ impl Store {
                 Ran { verdict: Verdict::Done, record: None, written: Some((before, commit.clone())) }
             }
             Script::Note { me, epoch, noted, .. } if ours(row, *me, *epoch) => {
-                row.record.noted = Some(Noted::after(row.record.noted, *noted, *epoch));
+                row.record.noted = Some(Noted::after(row.record.noted, *noted, *me));
                 says(Verdict::Done)
             }
             Script::Trim { me, epoch, covered, .. } if ours(row, *me, *epoch) => {
@@ -158,7 +158,7 @@ impl Store {
             }
             Script::Give { me, txid, epoch, to, covered, .. } if ours(row, *me, *epoch) => {
                 row.outbox.retain(|(n, _)| n > covered);
-                row.record.owner = *to;
+                (row.record.owner, row.record.noted) = (*to, None); // nobody ended
                 row.record.txids.ids.retain(|id| id != txid);
                 says(Verdict::Done)
             }

@@ -22,7 +22,7 @@ impl Slot {
             Script::Acquire { epoch, run, .. } => self.acquired(epoch, run, reply, out),
             Script::Commit(commit) => self.committed(commit, reply.published, out),
             Script::Note { noted, .. } => {
-                self.noted = Some(Noted::after(self.noted, noted, self.epoch));
+                self.noted = Some(Noted::after(self.noted, noted, self.seat.me));
                 if self.phase == Phase::Run {
                     out.push(Do::Noted(noted));
                 }

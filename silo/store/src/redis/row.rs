@@ -58,19 +58,19 @@ fn commit_id(value: &[u8]) -> Result<Option<CommitId>> {
     Ok(Some(CommitId { incarnation: Incarnation(incarnation), epoch: Epoch(epoch), n: CommitNo(n) }))
 }
 
-/// `source.partition.offset epoch times`
+/// `source.partition.offset silo times`
 fn noted(value: &[u8]) -> Result<Option<Noted>> {
     if value.is_empty() {
         return Ok(None);
     }
     let parts: Vec<&str> = text(value)?.split([' ', '.']).collect();
-    let [source, partition, offset, epoch, times] = parts[..] else { return Err(unreadable_row()) };
+    let [source, partition, offset, by, times] = parts[..] else { return Err(unreadable_row()) };
     let at = Position {
         source: SourceId(number(source.as_bytes())?),
         partition: number(partition.as_bytes())?,
         offset: number(offset.as_bytes())?,
     };
-    Ok(Some(Noted { at, epoch: Epoch(number(epoch.as_bytes())?), times: number(times.as_bytes())? }))
+    Ok(Some(Noted { at, by: Incarnation(number(by.as_bytes())?), times: number(times.as_bytes())? }))
 }
 
 fn txid(id: &str) -> Result<TxId> {

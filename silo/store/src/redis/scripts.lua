@@ -102,15 +102,15 @@ local function owned(k, a)
   return is_mine and row
 end
 
--- me, epoch, known run, position. Kept: the position, the epoch, under how many epochs it was noted.
+-- me, epoch, known run, position. Kept: the position, the silo, how many silos noted it.
 local function note(k, a)
   if not owned(k, a) then return 'F' end
-  local epoch, at, times = ARGV[a + 1], ARGV[a + 3], 0
+  local me, at, times = ARGV[a], ARGV[a + 3], 0
   local before = redis.call('HGET', KEYS[k], 'noted') or ''
-  local known_at, known_epoch, known_times = string.match(before, '^(%S+) (%S+) (%S+)$')
+  local known_at, known_by, known_times = string.match(before, '^(%S+) (%S+) (%S+)$')
   if known_at == at then times = tonumber(known_times) end
-  if known_at ~= at or known_epoch ~= epoch then times = math.min(times + 1, COUNT_MAX) end
-  redis.call('HSET', KEYS[k], 'noted', at .. ' ' .. epoch .. ' ' .. string.format('%.0f', times))
+  if known_at ~= at or known_by ~= me then times = math.min(times + 1, COUNT_MAX) end
+  redis.call('HSET', KEYS[k], 'noted', at .. ' ' .. me .. ' ' .. string.format('%.0f', times))
   return 'D'
 end
 
@@ -136,7 +136,7 @@ local function give(k, a)
   if last and less(covered, last) then return 'F' end
   trim(KEYS[k + 1], covered)
   local ids = retain(row[IDS], function(other) return other ~= id end)
-  redis.call('HSET', KEYS[k], 'owner', ARGV[a + 4], 'ids', ids)
+  redis.call('HSET', KEYS[k], 'owner', ARGV[a + 4], 'ids', ids, 'noted', '') -- nobody ended
   return 'D'
 end
 

@@ -285,7 +285,7 @@ fn a_note_counts_the_acquires_under_which_it_was_made() {
     let next = at(9)[0];
     let mut bench = Bench::new(Outlet::Store);
     let mut seen = row(4, 9);
-    seen.noted = Some(Noted { at: next, epoch: Epoch(1), times: 2 });
+    seen.noted = Some(Noted { at: next, by: Incarnation(1), times: 2 });
     bench.acquire(&seen);
     assert!(matches!(&bench.out[..], [Do::Opened(opened)] if opened.noted == seen.noted), "{:?}", bench.out);
     for _ in 0..2 {
