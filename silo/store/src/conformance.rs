@@ -277,6 +277,7 @@ fn epoch_after(epoch: Epoch) -> Epoch {
 
 fn hand_over(store: &dyn Store) {
     let slot = SlotId(0);
+    let before = store.record(slot).expect("a row");
     let owner = acquire(store, slot, 7);
     let Owner { me, epoch, run, txid } = owner;
     assert_eq!(verdict(store, commit(slot, owner, 1, &[])), Verdict::Done);
@@ -290,6 +291,13 @@ fn hand_over(store: &dyn Store) {
     assert_eq!(row.noted, None, "who gives has not ended");
     assert_eq!(run_one(store, give).verdict, Verdict::Fenced, "it is no longer the giver's");
     assert_eq!(verdict(store, commit(slot, owner, 2, &[])), Verdict::Fenced);
+    let rival = Owner { me: to, txid: TxId { incarnation: to, lane: 0 }, ..owner };
+    let late = acquire_script(slot, rival, (before.owner, before.epoch));
+    assert_eq!(
+        run_one(store, late).verdict,
+        Verdict::Fenced,
+        "sent for the first owner's row, come after the give"
+    );
     let successor = acquire(store, slot, 8);
     assert_eq!(verdict(store, commit(slot, successor, 2, &[])), Verdict::Done);
 }

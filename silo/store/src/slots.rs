@@ -12,7 +12,8 @@ pub fn run_script(row: &mut SlotRecord, script: &Script, run: RunId) -> (Verdict
             if *known != run {
                 return (Verdict::Fenced, false);
             }
-            if (row.owner, row.epoch) == (*me, *epoch) {
+            // a resend; a row without its id was given to it, and an acquire that comes late is none of those
+            if (row.owner, row.epoch) == (*me, *epoch) && row.txids.ids.contains(txid) {
                 return (Verdict::Done, false);
             }
             if (row.owner, row.epoch) != *expected || *epoch <= row.epoch {

@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`run`], [`step`] | one run: scenario, steps, faults, then calm |
+//! | [`run`], [`step`] | one run: scenario, steps, faults, who is late, then calm |
 //! | [`world`] | how machines, store and network hear of each other |
 //! | [`lane`] | the lane's work at the log |
 //! | [`store`], [`log`] | the simulated technologies |

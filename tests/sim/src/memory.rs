@@ -29,6 +29,8 @@ pub struct Memory {
     pub next: u64,
     cells: BTreeMap<Vec<u8>, Vec<u8>>,
     dirty: BTreeSet<Vec<u8>>,
+    /// Those in the commit on its way: the store may not have them.
+    in_flight: BTreeSet<Vec<u8>>,
     outbox: Outbox,
     /// Records applied since the last seal.
     pub unsealed: u32,
@@ -52,6 +54,7 @@ impl Memory {
             next: 0,
             cells: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
             outbox: Outbox::default(),
             unsealed: 0,
             sealed: 0,
@@ -161,9 +164,10 @@ impl Memory {
     /// What goes into the next commit.
     pub fn seal(&mut self) -> (Cells, Vec<Position>, Outbox) {
         let mut cells = Cells::default();
-        for key in std::mem::take(&mut self.dirty) {
-            let value = &self.cells[&key];
-            cells.put(|out| out.extend_from_slice(&key), |out| out.extend_from_slice(value));
+        self.in_flight = std::mem::take(&mut self.dirty);
+        for key in &self.in_flight {
+            let value = &self.cells[key];
+            cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(value));
         }
         self.sealed = std::mem::take(&mut self.unsealed);
         (cells, vec![self.at(self.next)], std::mem::take(&mut self.outbox))
@@ -171,10 +175,19 @@ impl Memory {
 
     /// The commit on its way is stored.
     pub fn stored(&mut self) {
+        self.in_flight.clear();
         let records = std::mem::take(&mut self.sealed);
         if let Some((_, caution)) = &mut self.caution {
             caution.passed(records);
         }
+    }
+}
+
+impl Memory {
+    /// Cells leave memory that are as the store has them. Planted: those on their way, too.
+    pub fn evict(&mut self, too_early: bool) {
+        let (dirty, in_flight) = (&self.dirty, &self.in_flight);
+        self.cells.retain(|key, _| dirty.contains(key) || (!too_early && in_flight.contains(key)));
     }
 }
 

@@ -3,6 +3,7 @@
 use granary_cluster::{Incarnation, TxId};
 
 use crate::lane::End;
+use crate::world::World;
 
 /// One thing that can happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub enum Step {
     RenewMarker { silo: usize, slot: usize },
     /// A handler fails.
     HandlerFails { silo: usize, slot: usize },
+    /// Clean cells leave memory.
+    Evict { silo: usize, slot: usize },
     /// A silo ends.
     Crash(usize),
     /// A silo is declared dead and runs on.
@@ -57,6 +60,40 @@ pub enum Step {
     Start,
     /// The store loses so many writes.
     StoreLoses(usize),
+}
+
+/// A part of the world that may stand still for a while, as a busy machine or a slow wire makes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A silo's lane: its slots, and what they ask.
+    Lane(usize),
+    /// Its producer.
+    Producer(usize),
+    /// What it sends to the store, and the answers.
+    Wire(usize),
+}
+
+impl Step {
+    /// Whose step it is, if it is one that may be put off.
+    pub fn part(&self, world: &World) -> Option<Part> {
+        Some(match *self {
+            Step::Arrive(i) => Part::Wire(world.network[i].silo),
+            Step::Answer(i) => Part::Wire(world.replies[i].0),
+            Step::CarryOn { silo, .. }
+            | Step::Take { silo, .. }
+            | Step::Apply { silo, .. }
+            | Step::Note { silo, .. }
+            | Step::Seal { silo, .. }
+            | Step::Trim { silo, .. }
+            | Step::Connected { silo, .. }
+            | Step::Call { silo, .. }
+            | Step::Give { silo, .. } => Part::Lane(silo),
+            Step::Begin(silo) | Step::Stage(silo) | Step::End(silo, _) | Step::Init(silo) => {
+                Part::Producer(silo)
+            }
+            _ => return None,
+        })
+    }
 }
 
 /// What becomes of a message.

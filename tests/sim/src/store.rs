@@ -112,7 +112,7 @@ impl Store {
         match script {
             Script::Acquire { me, txid, expected, epoch, .. } => {
                 let record = &mut row.record;
-                let again = (record.owner, record.epoch) == (*me, *epoch);
+                let again = (record.owner, record.epoch) == (*me, *epoch) && record.txids.ids.contains(txid);
                 if !again {
                     if (record.owner, record.epoch) != *expected || !may_acquire {
                         return says(Verdict::Fenced);

@@ -235,6 +235,9 @@ impl World {
         let at = seat.memory.at(seat.memory.next);
         match seat.memory.verdict() {
             Retry::Park => return Err(format!("slot {slot} is parked")),
+            Retry::Poison if poison != Some(at.offset) => {
+                return Err(format!("slot {slot}: record {} is set aside, and it is innocent", at.offset));
+            }
             Retry::Poison => seat.memory.poison(),
             Retry::Retry if seat.culprit.is_poison(at) => seat.memory.poison(),
             Retry::Retry if poison == Some(at.offset) => {

@@ -1,12 +1,15 @@
 //! Runs of the protocol as it is. `GRANARY_SEED=7` replays one seed, `GRANARY_SEEDS=10000` runs so many.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use granary_sim::paths::{DEFENCES, PATHS};
 use granary_sim::run::run;
 use granary_sim::scenario::Scenario;
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 2_000;
+/// Seeds of the long form.
+const SEEDS_LONG: u64 = 200_000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -15,10 +18,19 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn every_seed_holds() {
-    let seeds = match number("GRANARY_SEED") {
+    hold(match number("GRANARY_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("GRANARY_SEEDS").unwrap_or(SEEDS),
-    };
+    });
+}
+
+#[test]
+#[ignore = "many seeds: make soak"]
+fn many_seeds_hold() {
+    hold(0..number("GRANARY_SEEDS").unwrap_or(SEEDS_LONG));
+}
+
+fn hold(seeds: Range<u64>) {
     let mut steps = 0u64;
     for seed in seeds.clone() {
         match run(seed, Scenario::any) {

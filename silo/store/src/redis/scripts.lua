@@ -43,12 +43,15 @@ local function acquire(k, a)
   local key, me, epoch, id = KEYS[k], ARGV[a], ARGV[a + 3], ARGV[a + 5]
   local row = read(key)
   if ARGV[a + 4] ~= run then return 'F' end
-  if row[OWNER] == me and row[EPOCH] == epoch then return whole(key) end
+  local others = retain(row[IDS], function(other) return other ~= id end)
+  local is_listed = #others ~= #row[IDS]
+  -- a row without its id was given to it: that is no acquire of its own, come before
+  if row[OWNER] == me and row[EPOCH] == epoch and is_listed then return whole(key) end
   if row[OWNER] ~= ARGV[a + 1] or row[EPOCH] ~= ARGV[a + 2] or not less(row[EPOCH], epoch) then return 'F' end
   local everyone = row[EVERYONE]
   if row[RUN] ~= run and row[EPOCH] ~= '0' then everyone = '1' end
-  local ids = retain(row[IDS], function(other) return other ~= id end)
-  if #ids == #row[IDS] then ids = ids == '' and id or ids .. ' ' .. id else ids = row[IDS] end
+  local ids = row[IDS]
+  if not is_listed then ids = ids == '' and id or ids .. ' ' .. id end
   -- only who takes it from another has seen a process end
   local taken = row[OWNER] == me and 0 or 1
   local tries = string.format('%.0f', math.min(tonumber(row[TRIES]) + taken, COUNT_MAX))

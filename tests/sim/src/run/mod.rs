@@ -3,23 +3,29 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use granary_core::SlotId;
+use granary_cluster::slot::{Heard, Phase};
 
 use crate::check::Check;
 use crate::lane::End;
 use crate::random::{Random, mix};
 use crate::scenario::{Mistake, Scenario};
-use crate::silo::{Life, What};
-use crate::step::{Loss, Step};
+use crate::silo::Life;
+use crate::step::{Loss, Part, Step};
 use crate::world::World;
-use granary_cluster::slot::{Heard, Phase};
+
+mod next;
+mod stall;
 
 /// Steps with faults, at most.
 const STEPS_WILD: u32 = 1_500;
 /// Steps after the faults have ceased, at most: far more than the work needs.
 const STEPS_CALM: u32 = 30_000;
+/// A fault strikes once in so many steps.
+const FAULT_ONCE_IN: u64 = 12;
+/// Evictions in a run, at most.
+const EVICTIONS: u32 = 6;
 /// The last steps of a failed run that are shown.
-const STEPS_SHOWN: usize = 60;
+const STEPS_SHOWN: usize = 100;
 
 /// A run that broke something.
 #[derive(Clone, Debug)]
@@ -58,6 +64,9 @@ struct Run {
     calm: bool,
     history: Vec<Step>,
     renewals: u32,
+    evictions: u32,
+    /// What stands still, and until which step.
+    stalled: Vec<(Part, usize)>,
 }
 
 /// Runs a seed in a scenario.
@@ -65,7 +74,14 @@ pub fn run(seed: u64, scenario: impl FnOnce(&mut Random) -> Scenario) -> Result<
     let mut random = Random::new(seed);
     let scenario = scenario(&mut random);
     let world = World::new(scenario, random);
-    let mut run = Run { world, calm: false, history: Vec::new(), renewals: 2 };
+    let mut run = Run {
+        world,
+        calm: false,
+        history: Vec::new(),
+        renewals: 2,
+        evictions: EVICTIONS,
+        stalled: Vec::new(),
+    };
     match run.play() {
         Ok(()) => Ok(run.summary()),
         Err(what) => {
@@ -128,146 +144,19 @@ impl Run {
             self.silo_steps(silo, &mut steps, &mut faults);
         }
         self.fate_steps(&mut steps, &mut faults);
+        self.put_off(&mut steps);
         let random = &mut self.world.random;
-        let from = if !faults.is_empty() && random.once_in(12) { &faults } else { &steps };
-        let from = if from.is_empty() { &faults } else { from };
+        let is_fault = steps.is_empty() || !faults.is_empty() && random.once_in(FAULT_ONCE_IN);
+        let from = if is_fault { &faults } else { &steps };
         if from.is_empty() {
             return Ok(false);
         }
-        let step = from[random.below(from.len() as u64) as usize];
+        let step =
+            if is_fault { pick_fault(from, random) } else { from[random.below(from.len() as u64) as usize] };
         self.history.push(step);
         self.take(step)?;
+        self.follow(step);
         Ok(true)
-    }
-
-    fn network_steps(&self, steps: &mut Vec<Step>, faults: &mut Vec<Step>) {
-        let world = &self.world;
-        let may_lose = !self.calm && world.scenario.faults.lost > 0;
-        for (i, message) in world.network.iter().enumerate() {
-            steps.push(Step::Arrive(i));
-            if may_lose && message.awaited {
-                let losses = [Loss::Request, Loss::Reply, Loss::Late];
-                faults.extend(losses.map(|how| Step::Lose { message: i, how }));
-            }
-        }
-        steps.extend((0..world.replies.len()).map(Step::Answer));
-    }
-
-    fn silo_steps(&self, silo: usize, steps: &mut Vec<Step>, faults: &mut Vec<Step>) {
-        let world = &self.world;
-        let own = &world.silos[silo];
-        if !own.runs() {
-            return;
-        }
-        let may_lose = !self.calm && world.scenario.faults.lost > 0;
-        for (i, asked) in own.asked.iter().enumerate() {
-            let blocks = match asked.what {
-                What::Marker => world.log.blocks(SlotId(asked.slot as u16)),
-                _ => Vec::new(),
-            };
-            if blocks.is_empty() {
-                steps.push(Step::CarryOn { silo, asked: i });
-            }
-            steps.extend(blocks.into_iter().map(Step::TimeOut));
-            if may_lose {
-                faults.push(Step::NoAnswer { silo, asked: i });
-            }
-        }
-        for slot in 0..own.seats.len() {
-            self.slot_steps(silo, slot, steps, faults);
-        }
-        match &own.transaction {
-            Some(transaction) if transaction.staged => {
-                steps.push(Step::End(silo, End::Done));
-                if may_lose {
-                    let ends = [End::ReplyLost, End::RequestLost, End::Aborted];
-                    faults.extend(ends.map(|end| Step::End(silo, end)));
-                }
-            }
-            Some(_) => steps.push(Step::Stage(silo)),
-            None if own.must_init => steps.push(Step::Init(silo)),
-            None => {
-                if own.seats.iter().any(|seat| seat.slot.wants_to_publish()) {
-                    steps.push(Step::Begin(silo));
-                }
-            }
-        }
-    }
-
-    fn slot_steps(&self, silo: usize, slot: usize, steps: &mut Vec<Step>, faults: &mut Vec<Step>) {
-        let world = &self.world;
-        let (own, seat) = (&world.silos[silo], &world.silos[silo].seats[slot]);
-        let owner = world.row(slot).record.owner;
-        let free = owner == own.me || world.life_of(owner) != Life::Up;
-        if seat.slot.phase() == Phase::Off && own.life == Life::Up && free {
-            steps.push(Step::Take { silo, slot });
-        }
-        let ignores_run = world.scenario.mistake == Some(Mistake::SkipRunCheck);
-        if !matches!(seat.slot.phase(), Phase::Off | Phase::Acquire)
-            && seat.slot.run() != world.store.run
-            && !ignores_run
-        {
-            steps.push(Step::Connected { silo, slot });
-        }
-        if !seat.slot.may_apply() {
-            return;
-        }
-        let at = seat.memory.at(seat.memory.next);
-        if world.can_apply(silo, slot) {
-            steps.push(Step::Apply { silo, slot });
-        }
-        let scenario = &world.scenario;
-        if !self.calm && scenario.calls > 0 {
-            steps.extend([true, false].map(|writes| Step::Call { silo, slot, writes }));
-        }
-        if !self.calm && scenario.faults.handler > 0 {
-            faults.push(Step::HandlerFails { silo, slot });
-        }
-        if !self.calm && self.renewals > 0 {
-            faults.push(Step::RenewMarker { silo, slot });
-        }
-        if !seat.slot.may_seal() {
-            return;
-        }
-        let mode = seat.memory.mode(&seat.culprit);
-        let must_note = mode.must_note()
-            && seat.memory.noted != Some(at)
-            && at.offset < world.checks[slot].truth().records
-            && seat.memory.unsealed == 0;
-        match () {
-            _ if must_note => steps.push(Step::Note { silo, slot }),
-            _ if seat.memory.is_dirty() => steps.push(Step::Seal { silo, slot }),
-            _ if seat.slot.wants_trim() => steps.push(Step::Trim { silo, slot }),
-            _ => {}
-        }
-        if !self.calm && scenario.gives > 0 && seat.slot.may_give() && !seat.memory.is_dirty() {
-            let others = world.silos.iter().filter(|other| other.life == Life::Up && other.me != own.me);
-            steps.extend(others.map(|other| Step::Give { silo, slot, to: other.me }));
-        }
-    }
-
-    /// What happens to silos and to the store.
-    fn fate_steps(&self, steps: &mut Vec<Step>, faults: &mut Vec<Step>) {
-        let world = &self.world;
-        let budget = if self.calm { Default::default() } else { world.scenario.faults };
-        let up = world.silos.iter().filter(|silo| silo.life == Life::Up).count() as u64;
-        for (i, silo) in world.silos.iter().enumerate() {
-            if silo.life == Life::Zombie {
-                (if self.calm { &mut *steps } else { &mut *faults }).push(Step::FencesItself(i));
-            }
-            if silo.runs() && budget.crash > 0 {
-                faults.push(Step::Crash(i));
-            }
-            if silo.life == Life::Up && budget.pause > 0 {
-                faults.push(Step::Declare(i));
-            }
-        }
-        if up < world.scenario.silos {
-            (if up == 0 { &mut *steps } else { &mut *faults }).push(Step::Start);
-        }
-        if budget.rollback > 0 {
-            faults.extend((1..=world.store.history()).map(Step::StoreLoses));
-        }
     }
 
     fn take(&mut self, step: Step) -> Check {
@@ -303,6 +192,12 @@ impl Run {
                 world.scenario.faults.handler -= 1;
                 world.roll_memory_back(silo, slot)
             }
+            Step::Evict { silo, slot } => {
+                self.evictions -= 1;
+                let too_early = world.scenario.mistake == Some(Mistake::EvictBeforeAcknowledged);
+                world.silos[silo].seats[slot].memory.evict(too_early);
+                Ok(())
+            }
             Step::RenewMarker { silo, slot } => {
                 self.renewals -= 1;
                 world.silos[silo].seats[slot].slot.renew_marker();
@@ -318,6 +213,15 @@ impl Run {
             }
         }
     }
+}
+
+/// The kind first: there are many messages to lose, and one silo to end.
+fn pick_fault(faults: &[Step], random: &mut Random) -> Step {
+    let mut kinds: Vec<_> = faults.iter().map(std::mem::discriminant).collect();
+    kinds.dedup();
+    let kind = kinds[random.below(kinds.len() as u64) as usize];
+    let of_kind: Vec<&Step> = faults.iter().filter(|step| std::mem::discriminant(*step) == kind).collect();
+    *of_kind[random.below(of_kind.len() as u64) as usize]
 }
 
 fn lose(world: &mut World, i: usize, how: Loss) -> Check {
