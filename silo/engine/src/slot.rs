@@ -4,10 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use granary_cluster::invariants::Watch;
 use granary_cluster::pace::Backoff;
 use granary_cluster::retry::{Caution, Culprit};
 use granary_cluster::slot::{Outlet, Seat, Slot};
-use granary_cluster::{Cells, Commit, Effects, Position, RunId, TxId};
+use granary_cluster::{Cells, Commit, CommitNo, Effects, Position, RunId, TxId};
 use granary_core::{GrainId, SlotId, Timestamp};
 
 use crate::answers::Answers;
@@ -87,6 +88,10 @@ pub(crate) struct SlotHost {
     pub run: Cell<RunId>,
     /// A later life of the silo has taken the slot.
     pub is_elsewhere: Cell<bool>,
+    /// What must hold of the slot.
+    pub watch: RefCell<Watch>,
+    /// The end of the commits that were named as lost since the slot was opened last.
+    pub named_lost: Cell<CommitNo>,
     pub inner: RefCell<Inner>,
 }
 
@@ -164,6 +169,8 @@ impl SlotHost {
             trim_since: Cell::new(None),
             run: Cell::new(RunId(0)),
             is_elsewhere: Cell::new(false),
+            watch: RefCell::new(Watch::new(id)),
+            named_lost: Cell::new(CommitNo(0)),
             inner: RefCell::new(Inner {
                 machine,
                 effects: Effects::default(),

@@ -94,6 +94,8 @@ counters! {
     log_away,
     /// Slots that run.
     slots_running,
+    /// Invariants of the protocol that were found broken: 0, always.
+    invariants_broken,
 }
 
 impl LaneStats {

@@ -30,6 +30,7 @@ const OF_LANES: &[(&str, &str, &str)] = &[
     ("rollbacks", "granary_rollbacks_total", "counter"),
     ("parked", "granary_slots_parked", "gauge"),
     ("slots_running", "granary_slots_running", "gauge"),
+    ("invariants_broken", "granary_invariants_broken_total", "counter"),
     ("reminders", "granary_reminders_total", "counter"),
     ("store_away", "granary_store_away", "gauge"),
     ("log_away", "granary_log_away", "gauge"),

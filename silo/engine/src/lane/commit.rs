@@ -59,6 +59,7 @@ impl Lane {
             Do::Release(n) => self.released(host, n),
             Do::Drop(dropped) => self.dropped(host, &dropped),
             Do::Lost { from, to } => {
+                host.named_lost.set(to);
                 tracing::error!(slot = %host.id, %from, %to, "the store lost acknowledged commits: their calls are gone");
             }
             Do::Stop(repair) => {
@@ -134,6 +135,8 @@ impl Lane {
     }
 
     fn opened(&self, host: &Rc<SlotHost>, opened: &Opened) {
+        let named = host.named_lost.replace(CommitNo(0));
+        self.must_hold_that(host, |watch| watch.opened(opened.n, Some(named)));
         let mut inner = host.inner.borrow_mut();
         inner.positions.clone_from(&opened.positions);
         let fresh = Caution::new(opened);
@@ -185,6 +188,8 @@ impl Lane {
         host.stored.set(n.0);
         host.open_commit.set(host.inner.borrow().machine.open_commit().0);
         self.count(|s| &s.commits);
+        let stored = host.inner.borrow().machine.n();
+        self.must_hold_that(host, |watch| watch.acknowledged(n, stored));
         self.pipeline.borrow_mut().acknowledged(host.id, n);
         self.clear_of_suspicion(host);
         let mut inner = host.inner.borrow_mut();

@@ -14,6 +14,7 @@
 //! | `clock` | steps that no record causes, and their journal |
 //! | `closing` | what falls due in a mass, a portion at a time |
 //! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
+//! | `invariants` | what must hold of every slot |
 //! | `route` | which lane holds which slot |
 //! | `show` | what probes and metrics see of the lane |
 //! | `words` | what other threads tell the lane |
@@ -36,6 +37,7 @@ mod failed;
 mod feed;
 mod host;
 mod idle;
+mod invariants;
 mod limits;
 mod publish;
 mod reads;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use granary_cluster::pace::Backoff;
 use granary_cluster::slot::{Ask, Heard, Publication};
-use granary_cluster::{CommitNo, Ended, Epoch, Marker, Producer, RunId, TxIds, fail};
+use granary_cluster::{Ended, Marker, Producer, RunId, TxIds, fail};
 use granary_core::{Result, SlotId, Span, Timestamp};
 
 use crate::mailbox::Word;
@@ -64,8 +64,8 @@ enum State {
     },
 }
 
-/// What a transaction holds of one slot: up to which commit, under which epoch.
-type Part = (SlotId, Epoch, CommitNo);
+/// What a transaction holds of one slot.
+type Part = (SlotId, Publication);
 
 impl Publisher {
     pub fn new(producer: Box<dyn Producer>) -> RefCell<Publisher> {
@@ -180,6 +180,9 @@ impl Lane {
     }
 
     pub(super) fn marker(&self, slot: SlotId, ask: Ask, marker: Result<Option<Marker>>) {
+        if let (Some(host), Ok(Some(marker))) = (self.slot(slot), &marker) {
+            self.must_hold_that(&host, |watch| watch.marked(marker));
+        }
         self.answered(slot, ask, "read its marker", marker.map(|marker| Heard::Marker(ask, marker)));
     }
 
@@ -220,8 +223,8 @@ impl Lane {
             return;
         }
         publisher.waits_since = None;
-        let (publications, parts) = self.gather(&mut publisher.first);
-        publisher.state = State::Sending { parts, began: Instant::now() };
+        let publications = self.gather(&mut publisher.first);
+        publisher.state = State::Sending { parts: publications.clone(), began: Instant::now() };
         let mailbox = self.mailbox.clone();
         let done = Box::new(move |ended| mailbox.tell(Word::Ended(ended)));
         publisher.producer.publish(publications, done);
@@ -239,21 +242,20 @@ impl Lane {
     }
 
     /// What waits in the slots, from `first` on, for one transaction.
-    fn gather(&self, first: &mut usize) -> (Vec<(SlotId, Publication)>, Vec<Part>) {
-        let (mut publications, mut parts, mut bytes) = (Vec::new(), Vec::new(), 0);
+    fn gather(&self, first: &mut usize) -> Vec<Part> {
+        let (mut publications, mut bytes) = (Vec::new(), 0);
         let count = self.slots.len();
         for i in (0..count).map(|i| (*first + i) % count) {
             let Some(host) = &self.slots[i] else { continue };
             let Some(publication) = host.inner.borrow_mut().machine.publication() else { continue };
             bytes += publication.commits.iter().map(|pending| pending.outbox().bytes()).sum::<usize>();
-            parts.push((host.id, publication.marker.epoch, publication.marker.n));
             publications.push((host.id, publication));
             if bytes >= TRANSACTION_BYTES_MAX {
                 *first = (i + 1) % count;
                 break;
             }
         }
-        (publications, parts)
+        publications
     }
 
     /// The lane's transaction has ended.
@@ -293,12 +295,16 @@ impl Lane {
             }
         }
         drop(publisher);
-        for (slot, epoch, n) in parts {
-            let heard =
-                if ended == Ended::Done { Heard::Published(epoch, n) } else { Heard::Aborted(epoch, n) };
-            if let Some(host) = self.slot(slot) {
-                self.machine(&host, |machine, out| machine.hear(heard, out));
-            }
+        for (slot, publication) in parts {
+            let Some(host) = self.slot(slot) else { continue };
+            let (epoch, n) = (publication.marker.epoch, publication.marker.n);
+            let heard = if ended == Ended::Done {
+                self.check_published(&host, &publication);
+                Heard::Published(epoch, n)
+            } else {
+                Heard::Aborted(epoch, n)
+            };
+            self.machine(&host, |machine, out| machine.hear(heard, out));
         }
     }
 

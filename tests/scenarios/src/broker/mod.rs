@@ -140,6 +140,11 @@ impl Broker {
         self.inner().markers.get(&slot).cloned()
     }
 
+    /// Puts another marker in the place of the committed one, as a log that lost records has it.
+    pub fn forge_marker(&self, slot: SlotId, marker: Marker) {
+        self.inner().markers.insert(slot, marker);
+    }
+
     /// Ids with an open transaction.
     pub fn open_transactions(&self) -> Vec<TxId> {
         let inner = self.inner();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use granary_cluster::{Store, TxId};
+use granary_cluster::{CommitNo, Marker, Store, TxId};
 use granary_core::time::{hours, millis};
 use granary_core::{ErrorKind, SlotId};
 use granary_scenarios::pipeline::Teller;
@@ -81,6 +81,7 @@ async fn to_the_end(rig: &Rig, silo: Silo, what: &str) {
         assert!(began.elapsed() < SOON, "{what}: {:?} of {OUTPUTS}: {:?}", stands(), silo.stats());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+    assert_eq!(silo.stats().invariants_broken, 0, "{what}");
     soon("the silo to stop", silo.stop()).await;
     assert_each_once(rig, what);
 }
@@ -204,6 +205,25 @@ async fn a_fenced_producer_finds_out_and_goes_on() {
     }
     assert!(silo.stats().transactions_lost > 0, "the producer was fenced: {:?}", silo.stats());
     to_the_end(&rig, silo, "a producer that is fenced now and then").await;
+}
+
+/// A log that lost its last records has a marker from before: what follows breaks an invariant, and the silo says so.
+#[tokio::test]
+async fn a_marker_that_falls_is_told() {
+    let rig = filled();
+    let silo = start(&rig, 1);
+    let slot = granary_core::id::slot_of(KEYS[0].as_bytes(), SLOTS);
+    let marker = || broker(&rig).committed_marker(slot);
+    eventually("its marker", || marker().is_some()).await;
+    let before = Marker { n: CommitNo(0), ..marker().unwrap() };
+    ticking_until(&silo, "all outputs", || rig.outputs("out").len() >= OUTPUTS).await;
+    assert_eq!(silo.stats().invariants_broken, 0);
+    assert!(marker().unwrap().n > before.n, "the slot went on");
+    broker(&rig).forge_marker(slot, before);
+    broker(&rig).ids().iter().for_each(|id| drop(broker(&rig).init(*id)));
+    answer(silo.handle.grain::<Counter>(KEYS[0]).tell_out("x".into())).await.unwrap();
+    ticking_until(&silo, "the silo to say so", || silo.stats().invariants_broken > 0).await;
+    silo.crash();
 }
 
 /// A second life takes every slot while the first one runs on, cut off from nothing.
