@@ -181,6 +181,7 @@ impl Assembly {
         config.lanes = self.lanes();
         config.memory_bytes_max = self.memory_bytes_max;
         config.streams = outputs.named;
+        config.eager = self.plan.iter().flat_map(|plan| plan.eager_streams()).collect();
         config.commit_interval = self.commit_interval.unwrap_or(config.commit_interval);
         config.turn_max = self.turn_max.unwrap_or(config.turn_max);
         let (plan, slots, poisoned) = (self.plan.clone(), self.slots, outputs.poisoned);

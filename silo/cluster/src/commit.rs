@@ -202,12 +202,15 @@ impl Outbox {
         }
     }
 
-    /// Keeps the first `entries` entries: undoes what was pushed since [`Outbox::len`] said so.
-    pub fn truncate(&mut self, entries: usize) {
-        if let Some(first) = self.entries.get(entries) {
-            self.arena.truncate(first.key.start as usize);
-            self.entries.truncate(entries);
+    /// A copy of the entries from place `from` on that `keep` says yes to, in their order.
+    pub fn part(&self, from: usize, keep: impl Fn(&Entry) -> bool) -> Outbox {
+        let mut part = Outbox::default();
+        for entry in self.entries.iter().skip(from).filter(|entry| keep(entry)) {
+            let (key, id, value) = (self.key(entry), self.id(entry), self.value(entry));
+            let Entry { stream, cause, time, .. } = *entry;
+            part.push(stream, cause, time, key, |out| out.extend(id), |out| out.extend(value));
         }
+        part
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use granary_core::{Result, SlotId};
 
-use crate::commit::{Marker, TxIds};
+use crate::commit::{Marker, Outbox, TxIds};
 use crate::slot::Publication;
 
 /// Takes the answer to one request.
@@ -44,6 +44,11 @@ pub trait Producer: Send {
     /// The slot's inputs of the clock, published with a number in `numbers`, in order: values of its journal, whose keys are
     /// their numbers.
     fn journal(&mut self, slot: SlotId, numbers: Range<u64>, done: Answer<Vec<Vec<u8>>>);
+
+    /// Publishes outputs of a slot at once and outside of transactions, in order after those of earlier requests of this
+    /// kind; other requests do not hold them up. Done when the log has taken all of them; after a failure it may have taken
+    /// some.
+    fn publish_at_once(&mut self, slot: SlotId, outputs: Outbox, done: Answer<()>);
 
     /// Publishes in one transaction: all outputs in order, then the markers, then the end.
     fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>);

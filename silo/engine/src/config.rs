@@ -101,6 +101,9 @@ pub struct Config {
     /// The stream of the slots' journals: with an external log, inputs of the wall clock go there. Its partitions are the
     /// slots.
     pub journal: Option<StreamId>,
+    /// Streams whose entries leave before their commit, with an external log: at once, and again when the commit is made
+    /// again.
+    pub eager: Vec<StreamId>,
     /// Reads of the store are round trips: cells that are surely needed are looked up together, before they are.
     pub store_is_remote: bool,
     /// Output bytes of a slot that may wait for the log; beyond, its sources pause and emits are refused.
@@ -142,6 +145,7 @@ impl Config {
             store,
             producer: None,
             journal: None,
+            eager: Vec::new(),
             store_is_remote: false,
             outbox_bytes_max: granary_cluster::slot::OUTBOX_BYTES_MAX,
             clock,

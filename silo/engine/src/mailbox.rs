@@ -81,6 +81,8 @@ pub(crate) enum Word {
     Ended(Ended),
     /// A source may have more, or the clock was moved by hand.
     Look,
+    /// A batch that a slot published before its commit is taken by the log.
+    SentEagerly(SlotId, Result<()>),
     /// Stop taking, finish turns, commit, then say so.
     Stop(oneshot::Sender<()>),
 }

@@ -92,7 +92,20 @@ pub(crate) struct SlotHost {
     pub watch: RefCell<Watch>,
     /// The end of the commits that were named as lost since the slot was opened last.
     pub named_lost: Cell<CommitNo>,
+    /// What leaves before its commit.
+    pub eager: Eager,
     pub inner: RefCell<Inner>,
+}
+
+/// What a slot publishes before its commit, and waits for before it seals.
+#[derive(Default)]
+pub(crate) struct Eager {
+    /// Entries of the open outbox that were looked at.
+    pub looked_at: Cell<usize>,
+    /// Batches on their way to the log. Those of an earlier opening count too: their answers still come.
+    pub on_their_way: Cell<u32>,
+    /// The slot is to be sealed as soon as there are none: it takes no more records until then.
+    pub is_awaited: Cell<bool>,
 }
 
 /// What a turn on the hot path does not touch.
@@ -171,6 +184,7 @@ impl SlotHost {
             is_elsewhere: Cell::new(false),
             watch: RefCell::new(Watch::new(id)),
             named_lost: Cell::new(CommitNo(0)),
+            eager: Eager::default(),
             inner: RefCell::new(Inner {
                 machine,
                 effects: Effects::default(),
@@ -250,5 +264,6 @@ impl SlotHost {
         self.dirty.borrow().len() >= COMMIT_CELLS_MAX
             || inner.effects.outbox.bytes() >= COMMIT_OUTBOX_BYTES_MAX
             || inner.is_single_full
+            || self.eager.is_awaited.get()
     }
 }

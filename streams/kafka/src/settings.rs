@@ -185,6 +185,16 @@ impl Settings {
         config
     }
 
+    /// For records outside of transactions that are to be visible soon.
+    pub(crate) fn eager(&self) -> ClientConfig {
+        let mut config = self.producer();
+        if !self.passed_on.contains_key("linger.ms") {
+            config.set("linger.ms", "0");
+        }
+        config.set("delivery.report.only.error", "true");
+        config
+    }
+
     /// For transactions under this id.
     pub(crate) fn transactional(&self, id: &str) -> ClientConfig {
         let mut config = self.producer();

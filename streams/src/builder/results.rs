@@ -13,7 +13,8 @@ use super::windows::WindowStream;
 use super::{Keyed, Of, name_of};
 use crate::file::{Mistakes, is_name};
 use crate::plan::{
-    Column, ColumnKind, Does, From, MakeCall, Plan, SET_ASIDE, Sink, Step, Target, Tell, VERDICTS, WindowStep,
+    Column, ColumnKind, Delivery, Does, From, MakeCall, Plan, SET_ASIDE, Sink, Step, Target, Tell, VERDICTS,
+    WindowStep,
 };
 
 /// A window's value, as a grain gets it.
@@ -35,7 +36,7 @@ pub struct Windowed<V> {
 #[must_use = "a stream does nothing until its plan is run"]
 pub struct Results<T, V> {
     windows: WindowStream<T>,
-    sinks: Vec<(Box<str>, Target)>,
+    sinks: Vec<(Box<str>, Target, Delivery)>,
     value: Of<V>,
 }
 
@@ -46,7 +47,14 @@ impl<T: 'static, V: Shown> Results<T, V> {
 
     /// Writes every row to a topic, exactly once.
     pub fn to_topic(mut self, topic: &str) -> Self {
-        self.sinks.push((name_of(topic), Target::Topic(topic.into())));
+        self.sinks.push((name_of(topic), Target::Topic(topic.into()), Delivery::ExactlyOnce));
+        self
+    }
+
+    /// Writes every row to a topic before its commit: sooner, and again with the same identity when a commit is made
+    /// again. On the embedded log a row is visible with its commit, exactly once.
+    pub fn to_topic_eagerly(mut self, topic: &str) -> Self {
+        self.sinks.push((name_of(topic), Target::Topic(topic.into()), Delivery::Eager));
         self
     }
 
@@ -74,7 +82,7 @@ impl<T: 'static, V: Shown> Results<T, V> {
             Ok(Some(Tell { grain, method: method.into(), arguments }))
         });
         let name = format!("grain-{}", self.sinks.len() + 1).into();
-        self.sinks.push((name, Target::Call(make)));
+        self.sinks.push((name, Target::Call(make), Delivery::ExactlyOnce));
         self
     }
 
@@ -104,7 +112,8 @@ impl<T: 'static, V: Shown> Results<T, V> {
         let does = Does::Window(Box::new(window));
         steps.push(Step { name, from, source: 0, does, columns });
         let from = From::Step(steps.len() - 1);
-        let sinks = self.sinks.into_iter().map(|(name, to)| Sink { name, from, to }).collect();
+        let sinks = self.sinks.into_iter();
+        let sinks = sinks.map(|(name, to, delivery)| Sink { name, from, to, delivery }).collect();
         if mistakes.is_empty() {
             Ok(Plan::assemble(&pipeline, vec![source], steps, sinks))
         } else {
@@ -113,12 +122,12 @@ impl<T: 'static, V: Shown> Results<T, V> {
     }
 }
 
-fn names(step: &str, sinks: &[(Box<str>, Target)], by: &[Column], mistakes: &mut Mistakes) {
+fn names(step: &str, sinks: &[(Box<str>, Target, Delivery)], by: &[Column], mistakes: &mut Mistakes) {
     if !is_name(step) {
         mistakes.add(None, format!("step `{step}`: a letter, then letters, digits, `_` or `-` expected"));
     }
-    for (i, (name, _)) in sinks.iter().enumerate() {
-        if sinks[..i].iter().any(|(other, _)| other == name) {
+    for (i, (name, ..)) in sinks.iter().enumerate() {
+        if sinks[..i].iter().any(|(other, ..)| other == name) {
             mistakes.add(None, format!("sink `{name}` stands twice"));
         }
         if SET_ASIDE.contains(&&**name) || **name == *VERDICTS {

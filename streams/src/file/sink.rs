@@ -4,7 +4,7 @@ use super::mistake::Mistakes;
 use super::read::{self, Map};
 use super::step::Scope;
 use super::yaml::{Name, Node};
-use crate::plan::{SET_ASIDE, Sink, Target, VERDICTS};
+use crate::plan::{Delivery, SET_ASIDE, Sink, Target, VERDICTS};
 
 /// One sink.
 pub(super) fn read(name: &Name, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Sink> {
@@ -17,9 +17,7 @@ pub(super) fn read(name: &Name, node: &Node, scope: &Scope<'_>, mistakes: &mut M
     let delivery = map
         .get("delivery")
         .map(|node| (node.place, read::word(node, "delivery", &["exactly_once", "eager"], mistakes)));
-    if let Some((place, Some("eager"))) = delivery {
-        mistakes.add(place, "delivery `eager` is not supported yet; allowed: exactly_once".to_owned());
-    }
+    let eager_at = delivery.and_then(|(place, word)| (word == Some("eager")).then_some(place));
     for later in ["webhook", "websocket"] {
         map.not_yet(later, mistakes);
     }
@@ -40,5 +38,12 @@ pub(super) fn read(name: &Name, node: &Node, scope: &Scope<'_>, mistakes: &mut M
             return None;
         }
     };
-    Some(Sink { name: text.into(), from: from?, to })
+    if let (Some(place), false) = (eager_at, matches!(to, Target::Topic(_))) {
+        mistakes.add(
+            place,
+            "only a `topic` can be written to before the commit; allowed: exactly_once".to_owned(),
+        );
+    }
+    let delivery = if eager_at.is_some() { Delivery::Eager } else { Delivery::ExactlyOnce };
+    Some(Sink { name: text.into(), from: from?, to, delivery })
 }

@@ -1,5 +1,6 @@
 //! The pipeline file: the sample of the formats page, and mistakes.
 
+use granary_cluster::StreamId;
 use granary_core::time::secs;
 use granary_window::{Emit, Function, Horizon, Lateness, Window};
 
@@ -103,9 +104,19 @@ fn unknown_words_name_the_nearest() {
 }
 
 #[test]
+fn only_a_topic_is_written_to_before_the_commit() {
+    let eager: Vec<StreamId> = plan(BOONTADATA).eager_streams().collect();
+    assert_eq!(eager, []);
+    let text = changed("delivery: exactly_once", "delivery: eager");
+    assert_eq!(plan(&text).eager_streams().collect::<Vec<_>>(), [StreamId(0)]);
+    let text = text.replacen("topic: boontadata-results", "file: out.csv", 1);
+    let found = mistakes(&text);
+    assert!(found[0].contains("only a `topic`") && found[0].contains("exactly_once"), "{found:#?}");
+}
+
+#[test]
 fn what_is_not_built_is_said() {
     for (from, to) in [
-        ("delivery: exactly_once", "delivery: eager"),
         ("topic: boontadata-results", "topic: boontadata-results, webhook: x"),
         ("format: json ", "format: avro "),
         ("emit: watermark", "join: {}"),

@@ -207,6 +207,18 @@ pub struct Sink {
     pub from: From,
     /// Where it brings it.
     pub to: Target,
+    /// When its rows leave.
+    pub delivery: Delivery,
+}
+
+/// When the rows of a topic's sink leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// With the commit they belong to: each once.
+    #[default]
+    ExactlyOnce,
+    /// At once, before the commit: sooner, and again with the same identity when the commit is made again.
+    Eager,
 }
 
 /// Where a sink brings its rows.
@@ -285,6 +297,12 @@ impl Plan {
             Some(Target::Topic(topic)) => topic.to_string(),
             _ => format!("granary.{cluster}.{}.{}", self.name, self.streams[usize::from(stream.0)]),
         }
+    }
+
+    /// The output streams whose rows leave before their commit.
+    pub fn eager_streams(&self) -> impl Iterator<Item = StreamId> {
+        let eager = |(_, sink): &(usize, &Sink)| sink.delivery == Delivery::Eager;
+        self.sinks.iter().enumerate().filter(eager).map(|(i, _)| StreamId(i as u16))
     }
 
     /// The place of the source that a record is of. Behind the sources of the plan come the same ones again: their strays,

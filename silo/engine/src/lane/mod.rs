@@ -8,6 +8,7 @@
 //! | `decided` | outputs and reminders of a turn join the commit in which it ends |
 //! | `answers` | answers held until their commit, and kept under idempotency keys |
 //! | `commit`, `seal`, `rollback`, `spare` | carries out what the slots' machines decide; seals; goes back; memory used again |
+//! | `eager` | streams whose entries leave before their commit |
 //! | `publish` | an external log: fencing, markers, transactions, trimming |
 //! | `reads` | rows, outboxes and cells from the store |
 //! | `feed`, `chunk`, `apply` | records from sources to slots, and what they do there |
@@ -33,6 +34,7 @@ mod closing;
 mod commit;
 mod decided;
 mod deliver;
+mod eager;
 mod failed;
 mod feed;
 mod host;
@@ -242,6 +244,7 @@ impl Lane {
             self.undo_broken();
         }
         more |= self.carry_out();
+        self.publish_eagerly();
         self.note_woken(); // a turn woken in this round is part of its slot's open commit
         self.seal_due();
         more |= self.carry_out();

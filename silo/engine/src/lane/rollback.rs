@@ -31,6 +31,7 @@ impl Lane {
         self.pipeline.borrow_mut().close(host.id);
         let mut inner = host.inner.borrow_mut();
         inner.effects = Effects::default();
+        host.eager.looked_at.set(0);
         inner.cells = Cells::default();
         inner.timers.clear();
         inner.leaving.clear();

@@ -57,7 +57,8 @@ impl Lane {
         }
         let inner = host.inner.borrow();
         let waits = !inner.held.is_empty() || !inner.leaving.is_empty();
-        inner.machine.may_seal() && (paced || waits || host.is_batch_full(&inner))
+        let is_due = inner.machine.may_seal() && (paced || waits || host.is_batch_full(&inner));
+        is_due && self.has_sent_eagerly(host)
     }
 
     /// Slots that applied nothing still move their positions: a restart would else read from the first of them.
@@ -86,7 +87,7 @@ impl Lane {
             return host.break_with(format!("a state cannot be encoded: {error}"), Blame::Slot);
         }
         self.pipeline.borrow_mut().seal(host.id, n, &mut cells);
-        let outbox = std::mem::replace(&mut inner.effects.outbox, outbox_room);
+        let mut outbox = std::mem::replace(&mut inner.effects.outbox, outbox_room);
         inner.positions.sort_unstable();
         let positions = self.positions_of(host, &inner.positions);
         inner.positions.clone_from(&positions);
@@ -100,6 +101,7 @@ impl Lane {
             LaneStats::add(&self.mailbox.outputs[no], 1);
         }
         drop(inner);
+        self.take_out_eager(host, &mut outbox);
         host.has_changes.set(false);
         self.machine(host, |machine, out| machine.seal(cells, positions, outbox, out));
         host.open_commit.set(host.inner.borrow().machine.open_commit().0);

@@ -3,16 +3,20 @@
 //! | module | does |
 //! |---|---|
 //! | `publish` | one transaction: outputs, markers, end |
+//! | `eager` | outputs that leave before their commit, on a thread of their own |
+//! | `entries` | what an output is as a record |
 //! | `fence` | init of other ids; the registry of all ids |
 //! | `journal` | what the wall clock decided in a slot |
 //! | `offsets` | stable reads of markers |
 
+mod eager;
+mod entries;
 mod fence;
 mod journal;
 mod offsets;
 mod publish;
 
-pub use publish::ID_HEADER;
+pub use entries::ID_HEADER;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,10 +25,11 @@ use std::thread;
 
 use granary_cluster::producer::Answer;
 use granary_cluster::slot::Publication;
-use granary_cluster::{Ended, Marker, Producer, TxId, TxIds};
+use granary_cluster::{Ended, Marker, Outbox, Producer, TxId, TxIds};
 use granary_core::{Error, ErrorKind, Result, SlotId, Span};
 
 use crate::log::KafkaLog;
+use eager::Eager;
 use publish::Publisher;
 
 /// Requests of a lane that wait for its publisher thread. A lane has one transaction under way, and one question for each
@@ -49,6 +54,9 @@ pub struct Lane {
 /// The transactional producer of one lane.
 pub struct LaneProducer {
     requests: SyncSender<Request>,
+    /// For outputs that leave at once: started when there are any.
+    eager: Option<Eager>,
+    place: (Arc<KafkaLog>, Lane),
 }
 
 enum Request {
@@ -65,11 +73,20 @@ impl LaneProducer {
     pub fn start(log: Arc<KafkaLog>, lane: Lane) -> Result<LaneProducer> {
         let (requests, received) = sync_channel(REQUESTS_MAX);
         let name = format!("publish-{}", lane.txid.lane);
+        let place = (log.clone(), lane.clone());
         let publisher = Publisher::new(log, lane)?;
         thread::Builder::new().name(name).spawn(move || serve(publisher, &received)).map_err(|error| {
             Error::new(ErrorKind::Unavailable, format!("no thread to publish on: {error}"))
         })?;
-        Ok(LaneProducer { requests })
+        Ok(LaneProducer { requests, eager: None, place })
+    }
+
+    fn eager(&mut self) -> Result<&Eager> {
+        if self.eager.is_none() {
+            let (log, lane) = self.place.clone();
+            self.eager = Some(Eager::start(log, lane)?);
+        }
+        Ok(self.eager.as_ref().expect("it was started just now"))
     }
 
     fn ask(&mut self, request: Request) {
@@ -111,6 +128,13 @@ impl Producer for LaneProducer {
 
     fn journal(&mut self, slot: SlotId, numbers: Range<u64>, done: Answer<Vec<Vec<u8>>>) {
         self.ask(Request::Journal(slot, numbers, done));
+    }
+
+    fn publish_at_once(&mut self, _: SlotId, outputs: Outbox, done: Answer<()>) {
+        match self.eager() {
+            Ok(eager) => eager.send(outputs, done),
+            Err(error) => done(Err(error)),
+        }
     }
 
     fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>) {

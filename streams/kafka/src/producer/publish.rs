@@ -5,27 +5,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use granary_cluster::slot::Publication;
-use granary_cluster::{Ended, Log as _, SourceId, fail};
-use granary_core::id::positive_murmur2;
-use granary_core::{Error, ErrorKind, Result, SlotId};
+use granary_cluster::{Ended, SourceId, fail};
+use granary_core::{Error, Result, SlotId};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::topic_partition_list::Offset;
 
 use super::Lane;
+use super::entries::{Counts, send_entry};
 use super::fence::{init, is_fenced, register};
 use super::offsets::Offsets;
 use crate::context::Deliveries;
 use crate::errors::failed;
-use crate::log::{KafkaLog, send, wait_delivered};
+use crate::log::{KafkaLog, wait_delivered};
 use crate::marker;
 use crate::settings::TRANSACTION_TIMEOUT_MS;
-
-/// The header with the identity of an output.
-pub const ID_HEADER: &str = "granary-id";
 
 /// How long sending may take; the broker aborts what takes longer than its transaction timeout.
 const SEND_WAIT: Duration = Duration::from_millis(TRANSACTION_TIMEOUT_MS as u64 * 8 / 10);
@@ -36,9 +32,6 @@ const END_WAIT: Duration = Duration::from_millis(TRANSACTION_TIMEOUT_MS as u64);
 /// How long one attempt takes.
 const ATTEMPT_WAIT: Duration = Duration::from_secs(5);
 
-/// Partition counts of output topics are asked for again after this long: a topic may get more partitions.
-const COUNTS_AGE_MAX: Duration = Duration::from_secs(60);
-
 /// What a lane's publisher thread works with.
 pub(super) struct Publisher {
     log: Arc<KafkaLog>,
@@ -46,8 +39,7 @@ pub(super) struct Publisher {
     offsets: Offsets,
     /// Transactions go through it from `init` until it is lost.
     producer: Option<BaseProducer<Deliveries>>,
-    /// How many partitions the topic of each stream has, and when that was asked.
-    counts: Vec<Option<(u32, Instant)>>,
+    counts: Counts,
     /// How far each source's partition was committed, for lag tools.
     lag: BTreeMap<(SourceId, u32), u64>,
 }
@@ -65,7 +57,7 @@ enum Failure {
 impl Publisher {
     pub(super) fn new(log: Arc<KafkaLog>, lane: Lane) -> Result<Publisher> {
         let offsets = Offsets::new(log.settings().clone())?;
-        let counts = vec![None; lane.streams.len()];
+        let counts = Counts::new(&lane);
         Ok(Publisher { log, lane, offsets, producer: None, counts, lag: BTreeMap::new() })
     }
 
@@ -164,23 +156,13 @@ impl Publisher {
             for outbox in publication.commits.iter().map(|pending| pending.outbox()) {
                 for entry in outbox.entries() {
                     let stream = usize::from(entry.stream.0);
-                    let (count, _) =
-                        self.counts[stream].expect("partitions are counted before a transaction");
-                    let key = outbox.key(entry);
                     let partition = match is_journal[stream] {
                         true => i32::from(slot.0),
-                        false => (positive_murmur2(key) % count) as i32,
+                        false => self.counts.partition(entry.stream, outbox.key(entry)),
                     };
-                    let id = Header { key: ID_HEADER, value: Some(outbox.id(entry)) };
-                    let record = BaseRecord::with_opaque_to(&self.lane.streams[stream], 0)
-                        .partition(partition)
-                        .key(key)
-                        .payload(outbox.value(entry))
-                        .timestamp(entry.time.0.max(0))
-                        .headers(OwnedHeaders::new_with_capacity(1).insert(id));
-                    send(producer, record, deadline).map_err(|error| {
-                        before(format!("cannot send to `{}`", self.lane.streams[stream]), error)
-                    })?;
+                    let topic = &self.lane.streams[stream];
+                    send_entry(producer, (topic, partition), outbox, entry, deadline)
+                        .map_err(|error| before(format!("cannot send to `{topic}`"), error))?;
                 }
             }
         }
@@ -220,30 +202,7 @@ impl Publisher {
 
     fn count_partitions(&mut self, publications: &[(SlotId, Publication)]) -> Result<()> {
         let pending = publications.iter().flat_map(|(_, publication)| &publication.commits);
-        let mut last = usize::MAX;
-        for stream in pending.flat_map(|pending| pending.outbox().entries()).map(|e| usize::from(e.stream.0))
-        {
-            if stream == last {
-                continue;
-            }
-            last = stream;
-            let Some(topic) = self.lane.streams.get(stream) else {
-                return Err(Error::new(ErrorKind::NotFound, format!("output stream {stream} has no topic")));
-            };
-            if self.counts[stream].is_some_and(|(_, asked)| asked.elapsed() < COUNTS_AGE_MAX) {
-                continue;
-            }
-            let count = self.log.partitions(topic)?.filter(|count| *count > 0).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::NotFound,
-                    format!(
-                        "there is no topic `{topic}` to publish to: `granary topics` creates what is missing"
-                    ),
-                )
-            })?;
-            self.counts[stream] = Some((count, Instant::now()));
-        }
-        Ok(())
+        pending.into_iter().try_for_each(|pending| self.counts.ask(&self.log, &self.lane, pending.outbox()))
     }
 }
 

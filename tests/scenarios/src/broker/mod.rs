@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use granary_cluster::slot::Publication;
 use granary_cluster::slots::SLOTS_DEFAULT;
-use granary_cluster::{Batch, Log, Marker, SourceId, TxId};
+use granary_cluster::{Batch, Entry, Log, Marker, Outbox, SourceId, TxId};
 use granary_core::id::positive_murmur2;
 use granary_core::{Error, ErrorKind, Result, SlotId, Timestamp};
 
@@ -193,28 +193,36 @@ impl Broker {
         let mut inner = self.inner();
         for outbox in publication.commits.iter().map(|pending| pending.outbox()) {
             for entry in outbox.entries() {
-                let topic = &self.streams[usize::from(entry.stream.0)];
-                let key = outbox.key(entry);
-                let partition = match topic == JOURNAL {
-                    true => u32::from(slot.0),
-                    false => positive_murmur2(key) % inner.topics[topic].len() as u32,
-                };
+                let at = self.place(&inner, slot, outbox, entry);
                 let open = inner.of(id, generation)?.open.as_mut().ok_or(ProducerFenced)?;
-                open.touched.insert((topic.clone(), partition));
-                inner.push(
-                    topic,
-                    partition,
-                    Kept {
-                        state: State::Open(id),
-                        appended_at: entry.time,
-                        key: Some(key.to_vec()),
-                        id: Some(outbox.id(entry).to_vec()),
-                        value: outbox.value(entry).to_vec(),
-                    },
-                );
+                open.touched.insert(at.clone());
+                inner.push(&at.0, at.1, kept(State::Open(id), outbox, entry));
             }
         }
         Ok(())
+    }
+
+    /// Outside of transactions.
+    fn send_at_once(&self, slot: SlotId, outputs: &Outbox) -> Result<()> {
+        let mut inner = self.inner();
+        if inner.is_away {
+            return Err(Error::new(ErrorKind::Unavailable, "injected: the log cannot be reached"));
+        }
+        for entry in outputs.entries() {
+            let (topic, partition) = self.place(&inner, slot, outputs, entry);
+            inner.push(&topic, partition, kept(State::Committed, outputs, entry));
+        }
+        Ok(())
+    }
+
+    /// The topic and partition of an output.
+    fn place(&self, inner: &Inner, slot: SlotId, outbox: &Outbox, entry: &Entry) -> (String, u32) {
+        let topic = &self.streams[usize::from(entry.stream.0)];
+        let partition = match topic == JOURNAL {
+            true => u32::from(slot.0),
+            false => positive_murmur2(outbox.key(entry)) % inner.topics[topic].len() as u32,
+        };
+        (topic.clone(), partition)
     }
 
     fn stage(&self, id: TxId, generation: u64, slot: SlotId, marker: &Marker) -> Result<(), ProducerFenced> {
@@ -263,6 +271,16 @@ impl Broker {
                 self.changed.wait_timeout(inner, TRANSACTION_MAX - began.elapsed().min(TRANSACTION_MAX));
             inner = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+fn kept(state: State, outbox: &Outbox, entry: &Entry) -> Kept {
+    Kept {
+        state,
+        appended_at: entry.time,
+        key: Some(outbox.key(entry).to_vec()),
+        id: Some(outbox.id(entry).to_vec()),
+        value: outbox.value(entry).to_vec(),
     }
 }
 

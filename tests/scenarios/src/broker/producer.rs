@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use granary_cluster::producer::Answer;
 use granary_cluster::slot::Publication;
-use granary_cluster::{Ended, Marker, Producer, TxId, TxIds};
+use granary_cluster::{Ended, Marker, Outbox, Producer, TxId, TxIds};
 use granary_core::{Result, SlotId};
 
 use super::{Broker, ProducerFenced, State};
@@ -17,6 +17,7 @@ enum Request {
     Fence(TxIds, Answer<()>),
     Marker(SlotId, Answer<Option<Marker>>),
     Journal(SlotId, Range<u64>, Answer<Vec<Vec<u8>>>),
+    AtOnce(SlotId, Outbox, Answer<()>),
     Publish(Vec<(SlotId, Publication)>, Box<dyn FnOnce(Ended) + Send>),
 }
 
@@ -76,6 +77,10 @@ impl Producer for MemoryProducer {
         self.ask(Request::Journal(slot, numbers, done));
     }
 
+    fn publish_at_once(&mut self, slot: SlotId, outputs: Outbox, done: Answer<()>) {
+        self.ask(Request::AtOnce(slot, outputs, done));
+    }
+
     fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>) {
         self.ask(Request::Publish(publications, done));
     }
@@ -104,6 +109,12 @@ impl Worker {
             }
             Request::Marker(slot, done) => done(self.broker.stable_marker(slot)),
             Request::Journal(slot, numbers, done) => done(Ok(self.broker.journal(slot, &numbers))),
+            Request::AtOnce(slot, outputs, done) => {
+                self.pass("eager.before")?;
+                let sent = self.broker.send_at_once(slot, &outputs);
+                self.pass("eager.after")?;
+                done(sent);
+            }
             Request::Publish(publications, done) => {
                 let ended = self.publish(&publications)?;
                 done(ended);

@@ -12,13 +12,13 @@ use granary_scenarios::{Broker, EndFault, Faults, Rig, SOON, Silo, eventually, s
 
 use crate::kinds::{Counter, answer, joined, kinds, send, settle};
 
-const TAKE: Teller = Teller { kind: "Tally", method: "take", elsewhere: None };
-const KEYS: [&str; 5] = ["k-0", "k-1", "k-2", "k-3", "k-4"];
-const EVENTS: usize = 24;
+pub const TAKE: Teller = Teller { kind: "Tally", method: "take", elsewhere: None };
+pub const KEYS: [&str; 5] = ["k-0", "k-1", "k-2", "k-3", "k-4"];
+pub const EVENTS: usize = 24;
 /// One line of the pipeline and one of the handler for each record.
-const OUTPUTS: usize = 2 * EVENTS * KEYS.len();
+pub const OUTPUTS: usize = 2 * EVENTS * KEYS.len();
 
-fn filled() -> Rig {
+pub fn filled() -> Rig {
     let rig = Rig::behind_a_log();
     for i in 0..EVENTS {
         for key in KEYS {
@@ -39,12 +39,12 @@ fn start_doomed(rig: &Rig, batch: usize, plant: impl FnOnce(&Faults)) -> Silo {
     })
 }
 
-fn broker(rig: &Rig) -> &Broker {
+pub fn broker(rig: &Rig) -> &Broker {
     rig.broker.as_deref().unwrap()
 }
 
 /// Moves the clock until `holds` says yes.
-async fn ticking_until(silo: &Silo, expected: &str, mut holds: impl FnMut() -> bool) {
+pub async fn ticking_until(silo: &Silo, expected: &str, mut holds: impl FnMut() -> bool) {
     eventually(expected, || {
         silo.advance(millis(20));
         holds()

@@ -8,6 +8,7 @@ mod activations;
 mod calls;
 #[path = "../all/commits.rs"]
 mod commits;
+mod eager;
 #[path = "../all/keyed.rs"]
 mod keyed;
 #[path = "../all/kinds/mod.rs"]
