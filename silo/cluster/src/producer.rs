@@ -46,9 +46,9 @@ pub trait Producer: Send {
     fn journal(&mut self, slot: SlotId, numbers: Range<u64>, done: Answer<Vec<Vec<u8>>>);
 
     /// Publishes outputs of a slot at once and outside of transactions, in order after those of earlier requests of this
-    /// kind; other requests do not hold them up. Done when the log has taken all of them; after a failure it may have taken
-    /// some.
-    fn publish_at_once(&mut self, slot: SlotId, outputs: Outbox, done: Answer<()>);
+    /// kind; other requests do not hold them up. Done when the log has taken all of them: while it cannot, they are sent
+    /// again, and may come twice.
+    fn publish_at_once(&mut self, slot: SlotId, outputs: Outbox, done: Box<dyn FnOnce() + Send>);
 
     /// Publishes in one transaction: all outputs in order, then the markers, then the end.
     fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>);

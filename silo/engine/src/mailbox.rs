@@ -81,8 +81,8 @@ pub(crate) enum Word {
     Ended(Ended),
     /// A source may have more, or the clock was moved by hand.
     Look,
-    /// A batch that a slot published before its commit is taken by the log.
-    SentEagerly(SlotId, Result<()>),
+    /// The log has taken a batch that a slot published before its commit.
+    SentEagerly(SlotId),
     /// Stop taking, finish turns, commit, then say so.
     Stop(oneshot::Sender<()>),
 }

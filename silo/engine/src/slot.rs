@@ -8,7 +8,7 @@ use granary_cluster::invariants::Watch;
 use granary_cluster::pace::Backoff;
 use granary_cluster::retry::{Caution, Culprit};
 use granary_cluster::slot::{Outlet, Seat, Slot};
-use granary_cluster::{Cells, Commit, CommitNo, Effects, Position, RunId, TxId};
+use granary_cluster::{Cells, Commit, CommitNo, Effects, Position, RunId, Script, TxId};
 use granary_core::{GrainId, SlotId, Timestamp};
 
 use crate::answers::Answers;
@@ -97,15 +97,16 @@ pub(crate) struct SlotHost {
     pub inner: RefCell<Inner>,
 }
 
-/// What a slot publishes before its commit, and waits for before it seals.
+/// What a slot publishes before its commit.
 #[derive(Default)]
 pub(crate) struct Eager {
     /// Entries of the open outbox that were looked at.
     pub looked_at: Cell<usize>,
-    /// Batches on their way to the log. Those of an earlier opening count too: their answers still come.
-    pub on_their_way: Cell<u32>,
-    /// The slot is to be sealed as soon as there are none: it takes no more records until then.
-    pub is_awaited: Cell<bool>,
+    /// Batches handed over, and those of them that the log has taken: in order, and through all openings of the slot.
+    pub sent: Cell<u64>,
+    pub taken: Cell<u64>,
+    /// A commit waits until the log has taken so many.
+    pub held: RefCell<Option<(u64, Script)>>,
 }
 
 /// What a turn on the hot path does not touch.
@@ -264,6 +265,5 @@ impl SlotHost {
         self.dirty.borrow().len() >= COMMIT_CELLS_MAX
             || inner.effects.outbox.bytes() >= COMMIT_OUTBOX_BYTES_MAX
             || inner.is_single_full
-            || self.eager.is_awaited.get()
     }
 }

@@ -48,7 +48,7 @@ impl Lane {
                 if let Script::Commit(commit) = &script {
                     host.inner.borrow_mut().sent = Some(Arc::clone(commit));
                 }
-                self.scripts.borrow_mut().push(script);
+                self.hand_in(host, script);
             }
             Do::Fence(ask, ids) => self.fence(host, ask, ids),
             Do::ReadMarker(ask) => self.read_marker(host, ask),

@@ -1,15 +1,16 @@
 //! Streams whose entries leave before their commit.
 //!
-//! Invariant: a commit is sealed only when the log has taken everything it published so: nothing is lost by a crash, and
-//! what was published without a commit comes again with the same identities.
+//! Invariant: a commit goes to the store only when the log has taken everything that was published for it: nothing is lost by
+//! a crash, and what was published without a commit comes again with the same identities. Until then the slot works on the
+//! next commit, as it does while one is on its way.
 
 use std::rc::Rc;
 
-use granary_cluster::{Outbox, StreamId};
-use granary_core::{Result, SlotId};
+use granary_cluster::{Outbox, Script, StreamId};
+use granary_core::SlotId;
 
 use crate::mailbox::Word;
-use crate::slot::SlotHost;
+use crate::slot::{Eager, SlotHost};
 
 use super::Lane;
 
@@ -42,30 +43,30 @@ impl Lane {
         if batch.is_empty() {
             return;
         }
-        host.eager.on_their_way.set(host.eager.on_their_way.get() + 1);
+        host.eager.sent.set(host.eager.sent.get() + 1);
         let (mailbox, slot) = (self.mailbox.clone(), host.id);
-        let done = Box::new(move |done| mailbox.tell(Word::SentEagerly(slot, done)));
+        let done = Box::new(move || mailbox.tell(Word::SentEagerly(slot)));
         self.ask_producer(|producer| producer.publish_at_once(slot, batch, done));
     }
 
-    /// The log has taken a batch, or never will: the slot goes back then, and publishes it again.
-    pub(super) fn sent_eagerly(&self, slot: SlotId, done: &Result<()>) {
+    /// The log has taken a batch.
+    pub(super) fn sent_eagerly(&self, slot: SlotId) {
         let Some(host) = self.slot(slot) else { return };
-        let eager = &host.eager;
-        eager.on_their_way.set(eager.on_their_way.get().saturating_sub(1));
-        if eager.on_their_way.get() == 0 {
-            eager.is_awaited.set(false);
-        }
-        if let Err(error) = done {
-            host.break_with(format!("outputs cannot be published: {error}"), crate::slot::Blame::Store);
+        host.eager.taken.set(host.eager.taken.get() + 1);
+        let is_free = |(after, _): &mut (u64, Script)| *after <= host.eager.taken.get();
+        if let Some((_, script)) = host.eager.held.borrow_mut().take_if(is_free) {
+            self.scripts.borrow_mut().push(script);
         }
     }
 
-    /// Whether the slot, which is to be sealed, may be: else it takes nothing more until the log has what it published.
-    pub(super) fn has_sent_eagerly(&self, host: &SlotHost) -> bool {
-        let is_sent = host.eager.on_their_way.get() == 0;
-        host.eager.is_awaited.set(!is_sent);
-        is_sent
+    /// A script for the store: a commit waits for what was published for it.
+    pub(super) fn hand_in(&self, host: &SlotHost, script: Script) {
+        let Eager { sent, taken, held, .. } = &host.eager;
+        if matches!(script, Script::Commit(_)) && taken.get() < sent.get() {
+            *held.borrow_mut() = Some((sent.get(), script));
+        } else {
+            self.scripts.borrow_mut().push(script);
+        }
     }
 
     /// What was published at once does not enter the commit.

@@ -57,8 +57,7 @@ impl Lane {
         }
         let inner = host.inner.borrow();
         let waits = !inner.held.is_empty() || !inner.leaving.is_empty();
-        let is_due = inner.machine.may_seal() && (paced || waits || host.is_batch_full(&inner));
-        is_due && self.has_sent_eagerly(host)
+        inner.machine.may_seal() && (paced || waits || host.is_batch_full(&inner))
     }
 
     /// Slots that applied nothing still move their positions: a restart would else read from the first of them.

@@ -22,7 +22,7 @@ impl Lane {
                 Word::Inited(done) => self.inited(done),
                 Word::Run(run) => self.connected(run),
                 Word::Ended(ended) => self.transaction_ended(ended),
-                Word::SentEagerly(slot, done) => self.sent_eagerly(slot, &done),
+                Word::SentEagerly(slot) => self.sent_eagerly(slot),
                 Word::Look => self.look_at_sources(),
                 Word::Stop(done) => {
                     self.is_stopping.set(true);

@@ -1,13 +1,14 @@
 //! Outputs that leave before their commit: outside of transactions, on a thread that waits for no transaction.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use granary_cluster::Outbox;
-use granary_cluster::producer::Answer;
-use granary_core::{Error, ErrorKind, Result, Span};
+use granary_cluster::pace::Backoff;
+use granary_core::Result;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::producer::{BaseProducer, Producer as _};
 
@@ -17,66 +18,72 @@ use crate::context::Deliveries;
 use crate::errors::failed;
 use crate::log::{KafkaLog, wait_delivered};
 
-/// Batches of a lane that wait to be sent; what does not fit is refused, and published again.
-const BATCHES_MAX: usize = 4096;
-/// Batches sent together.
+/// Batches sent together. How many wait is bounded by the outbox of a commit: each slot has one that is open and one that
+/// waits for these.
 const TOGETHER_MAX: usize = 256;
-/// So long the brokers may take.
+/// So long the brokers may take before everything is sent again.
 const SEND_WAIT: Duration = Duration::from_secs(10);
 
-type Batch = (Outbox, Answer<()>);
+type Batch = (Outbox, Box<dyn FnOnce() + Send>);
 
 /// The lane's thread for what leaves at once.
 pub(super) struct Eager {
-    batches: SyncSender<Batch>,
+    batches: Sender<Batch>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Eager {
-    /// Starts the thread; it ends when this is dropped and what was asked before has been carried out.
-    pub(super) fn start(log: Arc<KafkaLog>, lane: Lane) -> Result<Eager> {
-        let (batches, received) = sync_channel(BATCHES_MAX);
-        let name = format!("eager-{}", lane.txid.lane);
-        let sender = Sender { counts: Counts::new(&lane), producer: None, log, lane };
-        thread::Builder::new().name(name).spawn(move || sender.serve(&received)).map_err(|error| {
-            Error::new(ErrorKind::Unavailable, format!("no thread to publish on: {error}"))
-        })?;
-        Ok(Eager { batches })
+    /// Starts the thread; it ends soon after this is dropped.
+    pub(super) fn start(log: &Arc<KafkaLog>, lane: &Lane) -> Eager {
+        let (batches, received) = channel();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let publisher = Publisher {
+            counts: Counts::new(lane),
+            producer: None,
+            log: log.clone(),
+            lane: lane.clone(),
+            is_over: is_over.clone(),
+        };
+        let thread = thread::Builder::new().name(format!("eager-{}", lane.txid.lane));
+        thread.spawn(move || publisher.serve(&received)).expect("a thread, as for the publisher before");
+        Eager { batches, is_over }
     }
 
-    pub(super) fn send(&self, outputs: Outbox, done: Answer<()>) {
-        let (batch, error) = match self.batches.try_send((outputs, done)) {
-            Ok(()) => return,
-            Err(TrySendError::Full(batch)) => {
-                let error = Error::new(ErrorKind::Overloaded, "too many outputs wait for the log");
-                (batch, error.after(Span(100)))
-            }
-            Err(TrySendError::Disconnected(batch)) => {
-                (batch, Error::new(ErrorKind::Closed, "the publisher thread has ended"))
-            }
-        };
-        batch.1(Err(error));
+    pub(super) fn send(&self, outputs: Outbox, done: Box<dyn FnOnce() + Send>) {
+        drop(self.batches.send((outputs, done))); // the thread ends after this only
     }
 }
 
-struct Sender {
+impl Drop for Eager {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Publisher {
     log: Arc<KafkaLog>,
     lane: Lane,
     counts: Counts,
     producer: Option<BaseProducer<Deliveries>>,
+    is_over: Arc<AtomicBool>,
 }
 
-impl Sender {
+impl Publisher {
     fn serve(mut self, batches: &Receiver<Batch>) {
+        let mut backoff = Backoff::default();
         while let Ok(first) = batches.recv() {
             let mut together = vec![first];
             together.extend(batches.try_iter().take(TOGETHER_MAX - 1));
-            let sent = self.send(&together);
-            if let Err(error) = &sent {
-                tracing::warn!(%error, "outputs were not taken; they are published again");
+            while let Err(error) = self.send(&together) {
+                if self.is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let wait = backoff.failed();
+                tracing::warn!(%error, "outputs were not taken; sending them again in {wait:?}");
+                thread::sleep(wait);
             }
-            for (_, done) in together {
-                done(sent.clone());
-            }
+            backoff.succeeded();
+            together.into_iter().for_each(|(_, done)| done());
         }
     }
 
@@ -108,7 +115,7 @@ impl Sender {
     }
 
     fn connect(&self) -> Result<BaseProducer<Deliveries>> {
-        BaseProducer::from_config_and_context(&self.log.settings().eager(), Deliveries::default())
+        BaseProducer::from_config_and_context(&self.log.settings().prompt(), Deliveries::default())
             .map_err(|error| failed("cannot start a producer", &error))
     }
 }

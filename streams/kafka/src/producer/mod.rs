@@ -81,14 +81,6 @@ impl LaneProducer {
         Ok(LaneProducer { requests, eager: None, place })
     }
 
-    fn eager(&mut self) -> Result<&Eager> {
-        if self.eager.is_none() {
-            let (log, lane) = self.place.clone();
-            self.eager = Some(Eager::start(log, lane)?);
-        }
-        Ok(self.eager.as_ref().expect("it was started just now"))
-    }
-
     fn ask(&mut self, request: Request) {
         match self.requests.try_send(request) {
             Ok(()) => {}
@@ -130,11 +122,9 @@ impl Producer for LaneProducer {
         self.ask(Request::Journal(slot, numbers, done));
     }
 
-    fn publish_at_once(&mut self, _: SlotId, outputs: Outbox, done: Answer<()>) {
-        match self.eager() {
-            Ok(eager) => eager.send(outputs, done),
-            Err(error) => done(Err(error)),
-        }
+    fn publish_at_once(&mut self, _: SlotId, outputs: Outbox, done: Box<dyn FnOnce() + Send>) {
+        let (log, lane) = &self.place;
+        self.eager.get_or_insert_with(|| Eager::start(log, lane)).send(outputs, done);
     }
 
     fn publish(&mut self, publications: Vec<(SlotId, Publication)>, done: Box<dyn FnOnce(Ended) + Send>) {

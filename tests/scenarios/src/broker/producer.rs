@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use granary_cluster::producer::Answer;
 use granary_cluster::slot::Publication;
@@ -12,12 +13,15 @@ use granary_core::{Result, SlotId};
 use super::{Broker, ProducerFenced, State};
 use crate::faults::{EndFault, Faults};
 
+/// Outputs that leave before their commit are sent again so soon.
+const AGAIN_AFTER: Duration = Duration::from_millis(1);
+
 enum Request {
     Init(Answer<()>),
     Fence(TxIds, Answer<()>),
     Marker(SlotId, Answer<Option<Marker>>),
     Journal(SlotId, Range<u64>, Answer<Vec<Vec<u8>>>),
-    AtOnce(SlotId, Outbox, Answer<()>),
+    AtOnce(SlotId, Outbox, Box<dyn FnOnce() + Send>),
     Publish(Vec<(SlotId, Publication)>, Box<dyn FnOnce(Ended) + Send>),
 }
 
@@ -77,7 +81,7 @@ impl Producer for MemoryProducer {
         self.ask(Request::Journal(slot, numbers, done));
     }
 
-    fn publish_at_once(&mut self, slot: SlotId, outputs: Outbox, done: Answer<()>) {
+    fn publish_at_once(&mut self, slot: SlotId, outputs: Outbox, done: Box<dyn FnOnce() + Send>) {
         self.ask(Request::AtOnce(slot, outputs, done));
     }
 
@@ -111,9 +115,14 @@ impl Worker {
             Request::Journal(slot, numbers, done) => done(Ok(self.broker.journal(slot, &numbers))),
             Request::AtOnce(slot, outputs, done) => {
                 self.pass("eager.before")?;
-                let sent = self.broker.send_at_once(slot, &outputs);
+                while self.broker.send_at_once(slot, &outputs).is_err() {
+                    if self.faults.is_cut_off() {
+                        return Err(Dead);
+                    }
+                    std::thread::sleep(AGAIN_AFTER);
+                }
                 self.pass("eager.after")?;
-                done(sent);
+                done();
             }
             Request::Publish(publications, done) => {
                 let ended = self.publish(&publications)?;
