@@ -59,6 +59,8 @@ pub struct Options {
     pub measured: Duration,
     /// Lanes; one per core when 0.
     pub lanes: u16,
+    /// Alerts leave before their commit.
+    pub eager: bool,
     /// Kafka's brokers.
     pub brokers: String,
     /// The address of Redis.
@@ -71,7 +73,9 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     for topic in [&site.input, &site.output] {
         site.kafka.create(topic, PARTITIONS)?;
     }
-    let assembly = site.assembly(PIPELINE, PARTITIONS)?;
+    let delivery = if options.eager { "delivery: eager" } else { "delivery: exactly_once" };
+    let pipeline = PIPELINE.replace("delivery: exactly_once", delivery);
+    let assembly = site.assembly(&pipeline, PARTITIONS)?;
     let backing = Backing::open(&site.settings, &assembly)?;
     let config = assembly.prepare(&backing)?;
     let running = Running::start(assembly, config, backing)?;
@@ -88,7 +92,8 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
         return Err(Error::new(ErrorKind::Timeout, "no alert has come"));
     }
     let sent = (options.warm_up + options.measured).as_secs() * u64::from(options.rate);
-    let note = format!("{seen} alerts at {} messages/s, {PARTITIONS} partitions, fsync", options.rate);
+    let note =
+        format!("{seen} alerts at {} messages/s, {PARTITIONS} partitions, fsync, {delivery}", options.rate);
     for (name, share) in [("alert, median", 0.5), ("alert, 99 %", 0.99), ("alert, 99.9 %", 0.999)] {
         let at = ((seen as f64 * share) as usize).min(seen - 1);
         tell(&Figure { name: name.into(), value: measured[at], unit: "ms", note: note.clone() });

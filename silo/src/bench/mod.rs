@@ -44,6 +44,11 @@ impl Watch {
         Watch { began: Instant::now(), processor_s: processor_seconds() }
     }
 
+    /// The same with the clock begun then.
+    pub fn from(self, began: Instant) -> Watch {
+        Watch { began, ..self }
+    }
+
     /// So many in so long.
     pub fn rate(&self, name: &str, done: u64, note: impl Into<String>) -> Figure {
         let seconds = self.began.elapsed().as_secs_f64().max(1e-9);

@@ -112,7 +112,10 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let config = assembly.prepare(&backing)?;
     let watch = Watch::start();
     let running = Running::start(assembly, config, backing)?;
+    // as peers are measured: the clock runs from the first record on, the processor is counted from the start on
+    let began = first_record(&running).await?;
     until_published(&running, total, expected.rows).await?;
+    let watch = watch.from(began);
     let stats = running.handle().stats();
     let note = format!(
         "{total} records of {} devices, {} results, {} commits, {} transactions, {} partitions, fsync, {lanes} lanes",
@@ -126,6 +129,18 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
         return Err(Error::new(ErrorKind::Codec, message));
     }
     Ok(())
+}
+
+/// When the first record was applied.
+async fn first_record(running: &Running) -> Result<Instant> {
+    let began = Instant::now();
+    while running.handle().stats().records == 0 {
+        if began.elapsed() > RUN_MAX {
+            return Err(Error::new(ErrorKind::Timeout, format!("no record was applied within {RUN_MAX:?}")));
+        }
+        tokio::time::sleep(LOOK_EVERY / 5).await;
+    }
+    Ok(Instant::now())
 }
 
 /// Waits until so many records were applied and so many results are published.

@@ -52,6 +52,9 @@ pub(crate) enum BenchArguments {
         /// Lanes; one per core when not given
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         lanes: u16,
+        /// Alerts leave before their commit
+        #[arg(long)]
+        eager: bool,
         /// Kafka's brokers, host:port
         #[arg(long)]
         brokers: String,
@@ -97,10 +100,10 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
                     None => streams::run(streams::Options { events, devices, lanes }, tell).await?,
                 }
             }
-            BenchArguments::Latency { rate, seconds, lanes, brokers, redis } => {
+            BenchArguments::Latency { rate, seconds, lanes, eager, brokers, redis } => {
                 let (warm_up, measured) = (Duration::from_secs(10), Duration::from_secs(seconds));
-                latency::run(latency::Options { rate, warm_up, measured, lanes, brokers, redis }, tell)
-                    .await?;
+                let options = latency::Options { rate, warm_up, measured, lanes, eager, brokers, redis };
+                latency::run(options, tell).await?;
             }
         }
         Ok(YES)

@@ -208,8 +208,9 @@ impl KafkaLog {
     /// Sends records one by one and at once, without waiting for each.
     pub fn sender(&self, topic: &str) -> Result<Sender> {
         let mut config = self.settings.producer();
-        // A linger below some milliseconds makes the client's thread spin for all of it.
-        config.set("linger.ms", "0");
+        // One request at a time, and what comes meanwhile goes with the next. A linger below some milliseconds, or more
+        // requests than may be under way, makes the client's thread spin.
+        config.set("linger.ms", "0").set("max.in.flight", "1");
         let producer = BaseProducer::from_config_and_context(&config, Deliveries::default())
             .map_err(|error| failed(format!("cannot append to topic `{topic}`"), &error))?;
         Ok(Sender { producer, topic: topic.to_owned() })

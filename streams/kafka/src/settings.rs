@@ -13,9 +13,8 @@ use crate::errors::failed;
 /// stable reads of markers, wait at most about as long for a producer that died.
 pub const TRANSACTION_TIMEOUT_MS: u32 = 10_000;
 
-/// Records of a transaction wait so long for others to share a request with: a transaction is gathered as a whole, and small
-/// requests cost the client and the broker several times as much.
-const TRANSACTION_LINGER_MS: &str = "5";
+/// A broker that is still busy with the end of a lane's last transaction is asked again so soon.
+const TRANSACTION_RETRY_MS: &str = "5";
 
 /// Prefetched records of all partitions of a consumer, about; then fetching pauses until some are read.
 pub const PREFETCH_RECORDS_MAX: u32 = 400_000;
@@ -185,8 +184,9 @@ impl Settings {
         config
     }
 
-    /// For records outside of transactions that are to be visible soon.
-    pub(crate) fn eager(&self) -> ClientConfig {
+    /// For records that are sent many at a time and then waited for: a linger would only be waited for, too, and one below
+    /// some milliseconds makes the client's thread spin.
+    pub(crate) fn prompt(&self) -> ClientConfig {
         let mut config = self.producer();
         if !self.passed_on.contains_key("linger.ms") {
             config.set("linger.ms", "0");
@@ -197,12 +197,11 @@ impl Settings {
 
     /// For transactions under this id.
     pub(crate) fn transactional(&self, id: &str) -> ClientConfig {
-        let mut config = self.producer();
+        let mut config = self.prompt();
         config
+            .set("retry.backoff.ms", TRANSACTION_RETRY_MS)
             .set("transactional.id", id)
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string())
-            .set("linger.ms", self.passed_on.get("linger.ms").map_or(TRANSACTION_LINGER_MS, String::as_str))
-            .set("delivery.report.only.error", "true");
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS.to_string());
         config
     }
 }

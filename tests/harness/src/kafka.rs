@@ -19,6 +19,19 @@ const JARS: &str = "GRANARY_TEST_KAFKA_JARS";
 /// What the broker says when it serves requests.
 const STARTED: &str = "Kafka Server started";
 
+/// For a test: soon up, and small.
+const JVM_BRIEF: [&str; 4] = ["-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+
+/// As Kafka's own scripts start it.
+const JVM_LASTING: [&str; 6] = [
+    "-server",
+    "-Xms1g",
+    "-Xmx1g",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+];
+
 /// A broker, or brokers that were given.
 pub struct Kafka {
     brokers: String,
@@ -47,22 +60,28 @@ impl Kafka {
 
     /// A broker of one's own with these settings besides.
     pub fn start_with(settings: &[(&str, &str)]) -> Kafka {
+        Kafka::start_in(&JVM_BRIEF, settings)
+    }
+
+    /// A broker of one's own as people run it: slower to start, and several times cheaper once it is warm.
+    pub fn start_lasting() -> Kafka {
+        Kafka::start_in(&JVM_LASTING, &[])
+    }
+
+    fn start_in(jvm: &[&str], settings: &[(&str, &str)]) -> Kafka {
         let dir = new_dir("kafka");
         let (port, controller) = (free_port(), free_port());
         prepare(&dir, port, controller, settings).expect("the broker's directory can be written");
-        let command = [
-            "java",
-            "-Xms64m",
-            "-Xmx512m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
+        let classes = format!("{}/*", jars().display());
+        let rest = [
             "-Dlog4j.configuration=file:log4j.properties",
             "-cp",
-            &format!("{}/*", jars().display()),
+            &classes,
             "kafka.Kafka",
             "server.properties",
         ];
-        let server = Server::new("Kafka", dir, command.map(str::to_owned).to_vec());
+        let command = ["java"].iter().chain(jvm).chain(&rest).map(|word| (*word).to_owned()).collect();
+        let server = Server::new("Kafka", dir, command);
         let kafka =
             Kafka { brokers: format!("127.0.0.1:{port}"), own: Some(Mutex::new(Own { server, starts: 0 })) };
         kafka.restart();

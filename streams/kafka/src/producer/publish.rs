@@ -127,15 +127,16 @@ impl Publisher {
         pass("send.before")?;
         let deadline = Instant::now() + SEND_WAIT;
         self.send_all(producer, publications, deadline)?;
+        pass("send.after")?;
+
+        // While the outputs are on their way: nothing of either is visible before the end.
+        pass("markers.before")?;
+        commit_offsets(producer, &offsets, &group, deadline)?;
         let undelivered = |error| before("outputs were not taken", error);
         wait_delivered(producer, deadline).map_err(undelivered)?;
         if let Some(error) = producer.context().take().failure {
             return Err(undelivered(error));
         }
-        pass("send.after")?;
-
-        pass("markers.before")?;
-        commit_offsets(producer, &offsets, &group, deadline)?;
         pass("markers.after")?;
 
         pass("end.before")?;
