@@ -23,6 +23,8 @@ use crate::service::SiloService;
 
 /// Stopping in order takes no longer: whoever sent SIGTERM waits ten seconds.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(8);
+/// How much of that is for peers to hang up after the goodbye.
+const PEERS_MAX: Duration = Duration::from_secs(2);
 /// Between two attempts to reach Redis and Kafka at the start.
 const START_WAIT_MIN: Duration = Duration::from_millis(200);
 const START_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -215,7 +217,8 @@ impl RunningSilo {
     pub async fn stop(self) {
         let _ = self.stop.send(());
         let in_order = async {
-            let _ = self.served.await; // answers under way still leave
+            // answers under way still leave; a peer that does not hang up holds nobody up
+            let _ = tokio::time::timeout(PEERS_MAX, self.served).await;
             self.running.stop().await;
         };
         if tokio::time::timeout(STOP_MAX, in_order).await.is_err() {

@@ -27,9 +27,6 @@ use super::commit::millis;
 const TRANSACTION_BYTES_MAX: usize = 16 << 20;
 /// A transaction waits at most so long for commits of other slots that are on their way.
 const LINGER: Duration = Duration::from_millis(2);
-/// After the end of a transaction the log is busy with it for a while, and a new one would be put off for longer than
-/// that: Kafka writes the end into every partition, and a client that begins meanwhile tries again only after 20 ms.
-const PAUSE: Duration = Duration::from_millis(5);
 /// What an idle slot has published is trimmed after this.
 const TRIM_AFTER: Span = Span(500);
 /// A marker is written anew so often, though nothing changed: it must not age out of the log.
@@ -273,8 +270,6 @@ impl Lane {
         match ended {
             Ended::Done => {
                 publisher.abort_backoff.succeeded();
-                publisher.not_before = self.now.get() + millis(PAUSE);
-                self.set_alarm(publisher.not_before, Alarm::Publish);
                 LaneStats::add(&stats.transactions, 1);
             }
             Ended::Aborted => {

@@ -32,6 +32,10 @@ const END_WAIT: Duration = Duration::from_millis(TRANSACTION_TIMEOUT_MS as u64);
 /// How long one attempt takes.
 const ATTEMPT_WAIT: Duration = Duration::from_secs(5);
 
+/// After the end of a transaction. The brokers still write it into every partition, and a client that begins the next one
+/// meanwhile is refused and tries again only after 20 ms; what comes during the rest joins the next one.
+const REST: Duration = Duration::from_millis(5);
+
 /// What a lane's publisher thread works with.
 pub(super) struct Publisher {
     log: Arc<KafkaLog>,
@@ -88,7 +92,10 @@ impl Publisher {
             return Ended::Lost;
         };
         let (ended, keep) = match self.transact(&producer, publications) {
-            Ok(()) => (Ended::Done, true),
+            Ok(()) => {
+                std::thread::sleep(REST);
+                (Ended::Done, true)
+            }
             Err(Failure::Lost(error)) => {
                 tracing::warn!(%error, "the outcome of a transaction is not known, or the producer is fenced");
                 (Ended::Lost, false)
@@ -98,6 +105,8 @@ impl Publisher {
                 (Ended::Aborted, true)
             }
             Err(Failure::Before(error)) => {
+                // the client aborts only when nothing is on its way, and sees that only while it is polled
+                let _ = wait_delivered(&producer, Instant::now() + ATTEMPT_WAIT);
                 let aborted = producer.abort_transaction(ATTEMPT_WAIT);
                 tracing::warn!(%error, aborted = aborted.is_ok(), "nothing was published; trying again");
                 if aborted.is_ok() { (Ended::Aborted, true) } else { (Ended::Lost, false) }
