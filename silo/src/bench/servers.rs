@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use granary_cluster::{Batch, Log as _, SourceId};
 use granary_core::{Error, ErrorKind, Result};
+use granary_engine::Stats;
 use granary_kafka::{KafkaLog, Sources};
 use granary_streams::file;
 
@@ -113,8 +114,11 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let watch = Watch::start();
     let running = Running::start(assembly, config, backing)?;
     // as peers are measured: the clock runs from the first record on, the processor is counted from the start on
-    let began = first_record(&running).await?;
-    until_published(&running, total, expected.rows).await?;
+    until(&running, LOOK_EVERY / 5, |stats| stats.records > 0).await?;
+    let began = Instant::now();
+    let is_published =
+        |stats: &Stats| stats.records >= total && stats.outputs >= expected.rows && stats.outbox_bytes == 0;
+    until(&running, LOOK_EVERY, is_published).await?;
     let watch = watch.from(began);
     let stats = running.handle().stats();
     let note = format!(
@@ -131,31 +135,19 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     Ok(())
 }
 
-/// When the first record was applied.
-async fn first_record(running: &Running) -> Result<Instant> {
-    let began = Instant::now();
-    while running.handle().stats().records == 0 {
-        if began.elapsed() > RUN_MAX {
-            return Err(Error::new(ErrorKind::Timeout, format!("no record was applied within {RUN_MAX:?}")));
-        }
-        tokio::time::sleep(LOOK_EVERY / 5).await;
-    }
-    Ok(Instant::now())
-}
-
-/// Waits until so many records were applied and so many results are published.
-async fn until_published(running: &Running, records: u64, results: u64) -> Result<()> {
+/// Waits until the silo stands there.
+async fn until(running: &Running, look_every: Duration, is_there: impl Fn(&Stats) -> bool) -> Result<()> {
     let began = Instant::now();
     loop {
         let stats = running.handle().stats();
-        if stats.records >= records && stats.outputs >= results && stats.outbox_bytes == 0 {
+        if is_there(&stats) {
             return Ok(());
         }
         if began.elapsed() > RUN_MAX {
-            let message = format!("not done within {RUN_MAX:?}: {} of {records} records", stats.records);
+            let message = format!("not done within {RUN_MAX:?}: {} records were applied", stats.records);
             return Err(Error::new(ErrorKind::Timeout, message));
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(look_every).await;
     }
 }
 

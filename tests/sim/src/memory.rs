@@ -181,9 +181,7 @@ impl Memory {
             caution.passed(records);
         }
     }
-}
 
-impl Memory {
     /// Cells leave memory that are as the store has them. Planted: those on their way, too.
     pub fn evict(&mut self, too_early: bool) {
         let (dirty, in_flight) = (&self.dirty, &self.in_flight);

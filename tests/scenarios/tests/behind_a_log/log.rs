@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use granary_cluster::{CommitNo, Marker, Store, TxId};
 use granary_core::time::{hours, millis};
 use granary_core::{ErrorKind, SlotId};
+use granary_scenarios::broker::Visible;
 use granary_scenarios::pipeline::Teller;
 use granary_scenarios::silo::SLOTS;
 use granary_scenarios::{Broker, EndFault, Faults, Rig, SOON, Silo, eventually, soon};
@@ -58,8 +59,13 @@ fn assert_each_once(rig: &Rig, what: &str) {
     let repeated: Vec<_> = outputs.windows(2).filter(|two| two[0].0 == two[1].0).collect();
     assert!(repeated.is_empty(), "{what}: published twice: {repeated:?}");
     assert_eq!(outputs.len(), OUTPUTS, "{what}");
+    assert_in_order(broker(rig).visible("out", 0), what);
+}
+
+/// The handler's lines of each key are in the order of its records, with its state.
+pub fn assert_in_order(outputs: impl IntoIterator<Item = Visible>, what: &str) {
     let mut by_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for record in broker(rig).visible("out", 0) {
+    for record in outputs {
         let key = String::from_utf8(record.key.unwrap()).unwrap();
         let text = granary_scenarios::pipeline::text(&record.value);
         if text.starts_with("k-") {

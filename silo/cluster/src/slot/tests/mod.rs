@@ -281,7 +281,7 @@ fn another_server_run_drops_the_slot_and_names_what_is_lost() {
 }
 
 #[test]
-fn a_note_counts_the_acquires_under_which_it_was_made() {
+fn a_note_counts_the_silos_that_made_it() {
     let next = at(9)[0];
     let mut bench = Bench::new(Outlet::Store);
     let mut seen = row(4, 9);
