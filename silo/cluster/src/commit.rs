@@ -313,8 +313,7 @@ pub struct Noted {
     pub at: Position,
     /// The silo that noted it last.
     pub by: Incarnation,
-    /// How many silos noted it: all of them but the present one ended with it, or soon after. One that notes it again, after
-    /// a failover of the store say, has not ended.
+    /// How many silos noted it: all of them but the present one ended with it, or soon after.
     pub times: u32,
 }
 
@@ -325,6 +324,14 @@ impl Noted {
         let times = same.map_or(0, |noted| noted.times);
         let is_counted = same.is_some_and(|noted| noted.by == by);
         Noted { at, by, times: if is_counted { times } else { times.saturating_add(1) } }
+    }
+
+    /// What the row holds when this silo acquires the slot and it held `before`: who acquires again what it had, after a
+    /// failover of the store say, has not ended, and takes back what it noted.
+    pub fn survived(before: Option<Noted>, by: Incarnation) -> Option<Noted> {
+        let times = |noted: &Noted| noted.times - u32::from(noted.by == by);
+        let noted = before.filter(|noted| times(noted) > 0)?;
+        Some(if noted.by == by { Noted { by: Incarnation(0), times: times(&noted), ..noted } } else { noted })
     }
 }
 

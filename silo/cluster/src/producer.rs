@@ -29,12 +29,13 @@ pub enum Ended {
 /// The transactional producer of one lane. Requests are carried out in the order in which they are made.
 pub trait Producer: Send {
     /// Finishes `init_transactions` under the lane's own id: aborts what was left open under it and fences whoever else
-    /// uses it. The id is registered, durably and outside of the store, before it is used for the first time, so that
-    /// `fence` with `everyone` finds it.
+    /// uses it. The id is registered anew, durably and outside of the store, after that and before anything is published
+    /// under it, so that `fence` with `everyone` finds it.
     fn init(&mut self, done: Answer<()>);
 
-    /// Finishes `init_transactions` on each of these ids, or on every id that was ever registered in the cluster. The
-    /// lane's own id is left alone: the lane has no open transaction when its requests are carried out in order.
+    /// Finishes `init_transactions` on each of these ids, or on every id that is registered in the cluster; then it may let
+    /// go of the registrations it had read before. Ids of the lane's own silo are left alone: other lanes never hold this
+    /// one's slots, and it has no open transaction itself when its requests are carried out in order.
     fn fence(&mut self, ids: TxIds, done: Answer<()>);
 
     /// The slot's marker by a stable read: one that waits until open transactions holding it have ended. `None` when

@@ -16,11 +16,11 @@ pub const CULPRITS_MAX: usize = 64;
 pub const TRIES_CAREFUL: u32 = 2;
 /// A record is set aside when the process ended so often while it was noted. Each such end may have had another cause, so
 /// once is not enough: kills from outside, one soon after the other, must not poison an innocent record.
-pub const TRIES_POISON: u32 = 3;
+pub const TRIES_POISON: u32 = 4;
 /// When it ends so often while the record was noted, the slot is parked: poisoning it did not help.
-pub const TRIES_PARK: u32 = 6;
+pub const TRIES_PARK: u32 = 8;
 /// How many records a careful slot notes one by one, and then the size of its commits.
-pub const RECORDS_CAREFUL: u32 = 256;
+pub const RECORDS_CAREFUL: u32 = 64;
 /// For how many records a slot stays careful. No commit may hold more records, so a culprit lies among them.
 pub const RECORDS_PER_COMMIT_MAX: u32 = 262_144;
 
@@ -266,11 +266,11 @@ mod tests {
 
     #[test]
     fn a_record_that_kills_is_found_wherever_it_lies() {
-        assert_eq!(kills_until_poisoned(0, 1_000), 4);
+        assert_eq!(kills_until_poisoned(0, 1_000), 5);
         for culprit in [1, 255, 256, 999, 5_000, 123_456] {
             for batch in [1, 7, 1_000, u64::from(RECORDS_PER_COMMIT_MAX)] {
                 let kills = kills_until_poisoned(culprit, batch);
-                assert!(kills <= 8, "culprit {culprit}, batch {batch}: {kills} kills");
+                assert!(kills <= 9, "culprit {culprit}, batch {batch}: {kills} kills");
             }
         }
     }
@@ -299,6 +299,6 @@ mod tests {
         assert_eq!(caution.mode(), Mode::Small);
         caution.passed(RECORDS_PER_COMMIT_MAX);
         assert_eq!(caution.mode(), Mode::Batch);
-        assert_eq!(Caution::new(&opened(10, 9, noted(10, 6))).verdict(at(10)), Retry::Park);
+        assert_eq!(Caution::new(&opened(10, 9, noted(10, 8))).verdict(at(10)), Retry::Park);
     }
 }

@@ -243,11 +243,15 @@ fn small_scripts(store: &dyn Store) {
     let second = Some(Noted { at: other, by: me, times: 1 });
     assert_eq!(store.record(slot).expect("a row").noted, second);
     let epoch = acquire(store, slot, 7).epoch;
+    assert_eq!(store.record(slot).expect("a row").noted, None, "who acquires again has not ended");
     run_one(store, Script::Note { slot, me, epoch, run, noted: other });
-    assert_eq!(store.record(slot).expect("a row").noted, second, "who notes it again has not ended");
     let Owner { me, epoch, run, .. } = acquire(store, slot, 8);
+    assert_eq!(store.record(slot).expect("a row").noted, second, "who came before may have ended with it");
     run_one(store, Script::Note { slot, me, epoch, run, noted: other });
     assert_eq!(store.record(slot).expect("a row").noted, Some(Noted { at: other, by: me, times: 2 }));
+    let Owner { me, epoch, run, .. } = acquire(store, slot, 8);
+    let survived = Some(Noted { at: other, by: Incarnation(0), times: 1 });
+    assert_eq!(store.record(slot).expect("a row").noted, survived, "one of the two has not ended");
     let trim = Script::Trim { slot, me, epoch, run, covered: CommitNo(0) };
     assert_eq!(run_one(store, trim).verdict, Verdict::Done);
     assert_eq!(

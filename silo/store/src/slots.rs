@@ -53,6 +53,7 @@ fn acquire(row: &mut SlotRecord, me: Incarnation, txid: TxId, run: RunId) {
     }
     // only who takes it from another has seen a process end
     row.tries = row.tries.saturating_add(u32::from(row.owner != me));
+    row.noted = Noted::survived(row.noted, me);
     row.owner = me;
     row.run = run;
 }

@@ -138,7 +138,7 @@ impl Log for KafkaLog {
         if records.is_empty() {
             return Ok(self.bounds(topic, partition)?.1);
         }
-        let first = self.append_batches(topic, [(partition, records)].into_iter())?;
+        let first = self.append_records(topic, in_partition(partition, records))?;
         first.ok_or_else(|| {
             let what = format!("cannot append to topic `{topic}` partition {partition}: no offset was told");
             Error::new(ErrorKind::Unavailable, what)
@@ -202,7 +202,19 @@ impl KafkaLog {
     /// Appends records to partitions by their places in the list, all at the same time, and waits until the brokers have
     /// them.
     pub fn append_all(&self, topic: &str, batches: &[Batch]) -> Result<()> {
-        self.append_batches(topic, (0..).zip(batches)).map(drop)
+        let records = (0..).zip(batches).flat_map(|(partition, batch)| in_partition(partition, batch));
+        self.append_records(topic, records).map(drop)
+    }
+
+    /// Tells a compacted topic that what it has under these keys may go.
+    pub(crate) fn delete_keys<'k>(
+        &self,
+        topic: &str,
+        partition: u32,
+        keys: impl Iterator<Item = &'k [u8]>,
+    ) -> Result<()> {
+        let record = |key| Appended { partition, at: Timestamp(0), key: Some(key), value: None };
+        self.append_records(topic, keys.map(record)).map(drop)
     }
 
     /// Sends records one by one and at once, without waiting for each.
@@ -216,11 +228,11 @@ impl KafkaLog {
         Ok(Sender { producer, topic: topic.to_owned() })
     }
 
-    /// The offset of the first record of the first batch.
-    fn append_batches<'b>(
+    /// The offset of the first record.
+    fn append_records<'r>(
         &self,
         topic: &str,
-        batches: impl Iterator<Item = (u32, &'b Batch)>,
+        records: impl Iterator<Item = Appended<'r>>,
     ) -> Result<Option<u64>> {
         let what = || format!("cannot append to topic `{topic}`");
         let mut appender = self.appender.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,17 +242,12 @@ impl KafkaLog {
                 .map_err(|error| failed(what(), &error))?,
         };
         let deadline = Instant::now() + ANSWER_WAIT;
-        let mut place = 0;
-        for (partition, batch) in batches {
-            for record in batch.iter(SourceId(0), partition) {
-                let mut wanted = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, place)
-                    .partition(partition as i32)
-                    .timestamp(record.appended_at.0)
-                    .payload(record.value);
-                wanted.key = record.key;
-                send(&producer, wanted, deadline).map_err(|error| failed(what(), &error))?;
-                place += 1;
-            }
+        for (place, record) in records.enumerate() {
+            let mut wanted = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, place)
+                .partition(record.partition as i32)
+                .timestamp(record.at.0);
+            (wanted.key, wanted.payload) = (record.key, record.value);
+            send(&producer, wanted, deadline).map_err(|error| failed(what(), &error))?;
         }
         wait_delivered(&producer, deadline).map_err(|error| failed(what(), &error))?;
         let delivered = producer.context().take();
@@ -262,6 +269,21 @@ impl KafkaLog {
         }
         Err(out_of_range(topic, partition, from, first as i64, end as i64))
     }
+}
+
+/// A record on its way to a partition; one without value deletes its key from a compacted topic.
+struct Appended<'r> {
+    partition: u32,
+    at: Timestamp,
+    key: Option<&'r [u8]>,
+    value: Option<&'r [u8]>,
+}
+
+fn in_partition(partition: u32, batch: &Batch) -> impl Iterator<Item = Appended<'_>> {
+    batch.iter(SourceId(0), partition).map(move |record| {
+        let (key, value) = (record.key, Some(record.value));
+        Appended { partition, at: record.appended_at, key, value }
+    })
 }
 
 /// Sends records to a topic, outside of transactions: each once and in order as long as this lives.

@@ -34,13 +34,16 @@ impl World {
                 let marker = self.log.markers[slot].clone();
                 self.tell(silo, slot, Heard::Marker(ask, marker))
             }
-            What::Fence(mut ids) => {
+            What::Fence(mut ids, registered) => {
                 let next = ids.pop();
                 if !ids.is_empty() {
-                    self.silos[silo].asked.push(Asked { slot, ask, what: What::Fence(ids) });
+                    self.silos[silo].asked.push(Asked { slot, ask, what: What::Fence(ids, registered) });
                     return next.map_or(Ok(()), |id| self.fence(silo, slot, id));
                 }
                 next.map_or(Ok(()), |id| self.fence(silo, slot, id))?;
+                let own = self.silos[silo].txid;
+                let others: Vec<_> = registered.into_iter().filter(|(id, _)| *id != own).collect();
+                self.log.forget(&others);
                 self.tell(silo, slot, Heard::Fenced(ask))
             }
         }
@@ -56,14 +59,23 @@ impl World {
         if !own.must_init && !own.transacts(slot) && self.random.once_in(2) {
             return Ok(());
         }
-        self.init_producer(silo)
+        self.init_producer(silo);
+        self.register_producer(silo)
     }
 
-    /// The lane's own producer, anew.
-    pub fn init_producer(&mut self, silo: usize) -> Check {
+    /// The lane's own producer, anew: what it had open is aborted. Before it sends it is written down.
+    pub fn init_producer(&mut self, silo: usize) {
         let generation = self.log.init(self.silos[silo].txid);
         let own = &mut self.silos[silo];
-        (own.generation, own.must_init, own.transaction) = (generation, false, None);
+        (own.must_init, own.unregistered, own.transaction) = (true, Some(generation), None);
+    }
+
+    /// Writes down the init of the lane's own producer.
+    pub fn register_producer(&mut self, silo: usize) -> Check {
+        let own = &mut self.silos[silo];
+        let Some(generation) = own.unregistered.take() else { return Ok(()) };
+        (own.generation, own.must_init) = (generation, false);
+        self.log.register(own.txid, generation);
         self.tell_all(silo, &Heard::ProducerReady)
     }
 

@@ -1,6 +1,6 @@
 //! The simulated log: one output stream and one marker for each slot, transactions by transactional id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use granary_core::SlotId;
 
@@ -44,10 +44,14 @@ struct Producer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerFenced;
 
+/// One init of an id, as it was written down.
+pub type Registration = (TxId, u64);
+
 /// The log.
 #[derive(Clone, Debug)]
 pub struct Log {
     producers: BTreeMap<TxId, Producer>,
+    registered: BTreeSet<Registration>,
     /// Committed outputs, by slot.
     pub visible: Vec<Vec<Output>>,
     /// Committed markers, by slot.
@@ -57,7 +61,12 @@ pub struct Log {
 impl Log {
     /// For so many slots.
     pub fn new(slots: usize) -> Log {
-        Log { producers: BTreeMap::new(), visible: vec![Vec::new(); slots], markers: vec![None; slots] }
+        Log {
+            producers: BTreeMap::new(),
+            registered: BTreeSet::new(),
+            visible: vec![Vec::new(); slots],
+            markers: vec![None; slots],
+        }
     }
 
     /// `init_transactions`: whatever was open is aborted, who was before is fenced.
@@ -68,9 +77,19 @@ impl Log {
         producer.generation
     }
 
-    /// Every id there has ever been.
-    pub fn ids(&self) -> Vec<TxId> {
-        self.producers.keys().copied().collect()
+    /// Writes down that the id was initialised.
+    pub fn register(&mut self, id: TxId, generation: u64) {
+        self.registered.insert((id, generation));
+    }
+
+    /// What is written down.
+    pub fn registered(&self) -> Vec<Registration> {
+        self.registered.iter().copied().collect()
+    }
+
+    /// Lets go of what was written down.
+    pub fn forget(&mut self, registered: &[Registration]) {
+        self.registered.retain(|registration| !registered.contains(registration));
     }
 
     fn of(&mut self, id: TxId, generation: u64) -> Result<&mut Producer, ProducerFenced> {

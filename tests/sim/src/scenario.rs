@@ -33,12 +33,14 @@ pub enum Mistake {
     RebuildCommit,
     /// A cell leaves memory when it is sealed, before the store is known to have it.
     EvictBeforeAcknowledged,
+    /// Who fences everyone lets go of what is written down before all of it is fenced.
+    ForgetUnfenced,
 }
 
 impl Mistake {
-    /// All of them: the eleven of the executable specification of the protocol, its three rules left out one by one, and
-    /// eviction before the acknowledgement.
-    pub const ALL: [Mistake; 15] = [
+    /// All of them: the eleven of the executable specification of the protocol, its three rules left out one by one,
+    /// eviction before the acknowledgement, and letting go of ids before they are fenced.
+    pub const ALL: [Mistake; 16] = [
         Mistake::SkipEpochCheck,
         Mistake::Slot(Defect::PublishBeforeCommit),
         Mistake::Slot(Defect::ForgetMarker),
@@ -54,6 +56,7 @@ impl Mistake {
         Mistake::Slot(Defect::MarkerGoesBack),
         Mistake::SkipRunCheck,
         Mistake::EvictBeforeAcknowledged,
+        Mistake::ForgetUnfenced,
     ];
 
     /// What a run says that finds it: one of these.
@@ -66,7 +69,7 @@ impl Mistake {
             Mistake::RebuildCommit | Mistake::Slot(Defect::TrimEarly) => &["it must be"],
             Mistake::EvictBeforeAcknowledged => &["the stored state is not the fold"],
             Mistake::Slot(Defect::MarkerGoesBack) => &["invariant marker"],
-            Mistake::Slot(_) => &["invariant once"],
+            Mistake::Slot(_) | Mistake::ForgetUnfenced => &["invariant once"],
             Mistake::SkipRunCheck => &["invariant once", "invariant marker"],
         }
     }

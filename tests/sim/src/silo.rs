@@ -7,6 +7,7 @@ use granary_cluster::retry::Culprit;
 use granary_cluster::slot::{Ask, Outlet, Seat, Slot};
 use granary_cluster::{CommitNo, Epoch, Incarnation, TxId};
 
+use crate::log::Registration;
 use crate::memory::Memory;
 
 /// Whether a silo runs.
@@ -60,8 +61,8 @@ pub struct Asked {
 /// What a slot asks.
 #[derive(Clone, Debug)]
 pub enum What {
-    /// These ids are still to be fenced.
-    Fence(Vec<TxId>),
+    /// These ids are still to be fenced; then what was written down of them may go.
+    Fence(Vec<TxId>, Vec<Registration>),
     /// Its row.
     Record,
     /// Its marker.
@@ -94,6 +95,8 @@ pub struct Silo {
     pub generation: u64,
     /// The producer must be initialised before it sends again.
     pub must_init: bool,
+    /// Initialised as this generation, which is not written down yet.
+    pub unregistered: Option<u64>,
     /// The open transaction.
     pub transaction: Option<Transaction>,
 }
@@ -118,6 +121,7 @@ impl Silo {
             asked: Vec::new(),
             generation,
             must_init: false,
+            unregistered: None,
             transaction: None,
         }
     }

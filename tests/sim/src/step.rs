@@ -44,6 +44,8 @@ pub enum Step {
     End(usize, End),
     /// It initialises its producer.
     Init(usize),
+    /// It writes down that it did.
+    Register(usize),
     /// An idle marker is written once more.
     RenewMarker { silo: usize, slot: usize },
     /// A handler fails.
@@ -88,9 +90,11 @@ impl Step {
             | Step::Connected { silo, .. }
             | Step::Call { silo, .. }
             | Step::Give { silo, .. } => Part::Lane(silo),
-            Step::Begin(silo) | Step::Stage(silo) | Step::End(silo, _) | Step::Init(silo) => {
-                Part::Producer(silo)
-            }
+            Step::Begin(silo)
+            | Step::Stage(silo)
+            | Step::End(silo, _)
+            | Step::Init(silo)
+            | Step::Register(silo) => Part::Producer(silo),
             _ => return None,
         })
     }

@@ -125,6 +125,7 @@ impl Store {
                     (record.owner, record.epoch, record.run) = (*me, *epoch, now);
                     // only who takes it from another has seen a process end
                     record.tries += u32::from(expected.0 != *me);
+                    record.noted = Noted::survived(record.noted, *me);
                 }
                 Ran { verdict: Verdict::Done, record: Some(record.clone()), written: None }
             }

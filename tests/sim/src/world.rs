@@ -100,7 +100,9 @@ impl World {
     /// One more incarnation.
     pub fn start_silo(&mut self) {
         let me = Incarnation(self.silos.len() as u64 + 1);
-        let generation = self.log.init(TxId { incarnation: me, lane: 0 });
+        let txid = TxId { incarnation: me, lane: 0 };
+        let generation = self.log.init(txid);
+        self.log.register(txid, generation);
         let mut silo = Silo::new(me, self.scenario.slots, self.scenario.outlet, generation);
         let defect = match self.scenario.mistake {
             Some(Mistake::Slot(defect)) => Some(defect),
@@ -148,8 +150,15 @@ impl World {
             match each {
                 Do::Script(script) => self.network.push(Message { silo, script, awaited: true }),
                 Do::Fence(ask, txids) => {
-                    let ids = if txids.everyone { self.log.ids() } else { txids.ids };
-                    self.silos[silo].asked.push(Asked { slot, ask, what: What::Fence(ids) });
+                    let registered = if txids.everyone { self.log.registered() } else { Vec::new() };
+                    let mut ids = txids.ids;
+                    ids.extend(registered.iter().map(|(id, _)| *id));
+                    ids.sort_unstable();
+                    ids.dedup();
+                    if self.scenario.mistake == Some(Mistake::ForgetUnfenced) {
+                        self.log.forget(&registered);
+                    }
+                    self.silos[silo].asked.push(Asked { slot, ask, what: What::Fence(ids, registered) });
                 }
                 Do::ReadRecord(ask) => self.silos[silo].asked.push(Asked { slot, ask, what: What::Record }),
                 Do::ReadMarker(ask) => self.silos[silo].asked.push(Asked { slot, ask, what: What::Marker }),

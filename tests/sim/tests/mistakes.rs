@@ -5,11 +5,14 @@ use granary_sim::scenario::{Mistake, Scenario};
 
 /// Each shows itself within so many seeds.
 const SEEDS_MAX: u64 = 1_000;
+/// But for the one that takes a lost write, a pause and a crash in the midst of fencing, in this order.
+const SEEDS_RARE_MAX: u64 = 30_000;
 
 /// The first seed that shows the mistake, and what it says.
 fn found(mistake: Mistake) -> Option<(u64, String)> {
     let planted = |random: &mut _| Scenario { mistake: Some(mistake), ..Scenario::cluster(random) };
-    (0..SEEDS_MAX).find_map(|seed| {
+    let seeds_max = if mistake == Mistake::ForgetUnfenced { SEEDS_RARE_MAX } else { SEEDS_MAX };
+    (0..seeds_max).find_map(|seed| {
         let what = run(seed, planted).err()?.what;
         mistake.shows_as().iter().any(|words| what.contains(words)).then_some((seed, what))
     })
@@ -28,5 +31,5 @@ fn every_mistake_is_found() {
             panic!("without {mistake:?}, too: {failed}");
         }
     }
-    assert!(missed.is_empty(), "not found in {SEEDS_MAX} seeds: {missed:?}");
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }

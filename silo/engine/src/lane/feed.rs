@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use granary_cluster::retry::Retry;
+use granary_cluster::retry::{Retry, TRIES_POISON};
 use granary_cluster::slots::Slots;
 use granary_cluster::{Batch, Cause, Position, Record, SourceId, fail};
 use granary_core::{SlotId, Timestamp};
@@ -275,6 +275,10 @@ impl Lane {
         let _ = fail::point("apply.before");
         let applied = if verdict == Retry::Poison || inner.culprit.is_poison(at) {
             self.count(|s| &s.poisoned);
+            if verdict == Retry::Poison {
+                tracing::error!(slot = %host.id, ?at, "the process ended {TRIES_POISON} times with this record: it goes to \
+                    `poisoned`");
+            }
             let reason = inner.last_failure.clone();
             self.pipeline.borrow_mut().poison(host.id, record, &reason, &mut inner.effects);
             Ok(())

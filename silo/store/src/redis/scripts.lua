@@ -38,6 +38,12 @@ local function whole(key)
   return { 'D', redis.call('HGETALL', key) }
 end
 
+-- The position noted last, the silo that noted it, how many did.
+local function noted(key)
+  local at, by, times = string.match(redis.call('HGET', key, 'noted') or '', '^(%S+) (%S+) (%S+)$')
+  return at, by, tonumber(times)
+end
+
 -- me, expected owner, expected epoch, epoch, known run, transactional id
 local function acquire(k, a)
   local key, me, epoch, id = KEYS[k], ARGV[a], ARGV[a + 3], ARGV[a + 5]
@@ -56,6 +62,12 @@ local function acquire(k, a)
   local taken = row[OWNER] == me and 0 or 1
   local tries = string.format('%.0f', math.min(tonumber(row[TRIES]) + taken, COUNT_MAX))
   redis.call('HSET', key, 'owner', me, 'epoch', epoch, 'run', run, 'everyone', everyone, 'ids', ids, 'tries', tries)
+  -- who acquires again what it had has not ended: it takes back what it noted
+  local at, by, times = noted(key)
+  if by == me then
+    times = string.format('%.0f', times - 1)
+    redis.call('HSET', key, 'noted', times ~= '0' and at .. ' 0 ' .. times or '')
+  end
   return whole(key)
 end
 
@@ -105,13 +117,12 @@ local function owned(k, a)
   return is_mine and row
 end
 
--- me, epoch, known run, position. Kept: the position, the silo, how many silos noted it.
+-- me, epoch, known run, position
 local function note(k, a)
   if not owned(k, a) then return 'F' end
   local me, at, times = ARGV[a], ARGV[a + 3], 0
-  local before = redis.call('HGET', KEYS[k], 'noted') or ''
-  local known_at, known_by, known_times = string.match(before, '^(%S+) (%S+) (%S+)$')
-  if known_at == at then times = tonumber(known_times) end
+  local known_at, known_by, known_times = noted(KEYS[k])
+  if known_at == at then times = known_times end
   if known_at ~= at or known_by ~= me then times = math.min(times + 1, COUNT_MAX) end
   redis.call('HSET', KEYS[k], 'noted', at .. ' ' .. me .. ' ' .. string.format('%.0f', times))
   return 'D'

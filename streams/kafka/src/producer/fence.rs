@@ -1,5 +1,6 @@
 //! Ending what other producers may still have open: `init_transactions` under their ids.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,18 +27,19 @@ const ATTEMPT_WAIT: Duration = Duration::from_secs(5);
 const TOGETHER_MAX: usize = 8;
 
 impl Publisher {
-    /// Finishes `init_transactions` on these ids, or on all that were ever registered, but for the lane's own.
+    /// Finishes `init_transactions` on these ids, or on all that are registered, but for those of this silo.
     pub(super) fn fence(&self, ids: &TxIds) -> Result<()> {
         fail::point("fence.before")?;
-        let mut ids_all = ids.ids.clone();
-        if ids.everyone {
-            ids_all.extend(registered(self.log())?);
-        }
-        ids_all.sort_unstable();
-        ids_all.dedup();
-        ids_all.retain(|id| *id != self.lane().txid);
+        // As long as a silo lives, a slot is always on the same lane of it: no other one ever held the slot.
+        let me = self.lane().txid.incarnation;
+        let mut registered = if ids.everyone { registered(self.log())? } else { Vec::new() };
+        registered.retain(|registration| registration.id.incarnation != me);
+        let mut others: Vec<TxId> = ids.ids.iter().copied().filter(|id| id.incarnation != me).collect();
+        others.extend(registered.iter().map(|registration| registration.id));
+        others.sort_unstable();
+        others.dedup();
         let settings = self.log().settings();
-        for together in ids_all.chunks(TOGETHER_MAX) {
+        for together in others.chunks(TOGETHER_MAX) {
             thread::scope(|scope| {
                 let running: Vec<_> =
                     together.iter().map(|id| scope.spawn(move || init(settings, *id).map(drop))).collect();
@@ -47,9 +49,19 @@ impl Publisher {
                 })
             })?;
         }
+        // Not before all are fenced: should this silo end on the way, the next one has to find them.
+        if let Err(error) = forget(self.log(), &registered) {
+            tracing::warn!(%error, "ids that are fenced stay registered, and are fenced again next time");
+        }
         fail::point("fence.after")?;
         Ok(())
     }
+}
+
+/// An id as it was written down.
+struct Registration {
+    id: TxId,
+    key: String,
 }
 
 /// A producer under this id whose `init_transactions` has finished: nothing is open under the id, and every earlier
@@ -73,34 +85,50 @@ pub(super) fn init(settings: &Settings, id: TxId) -> Result<BaseProducer<Deliver
     }
 }
 
-/// Writes the id down, durably and outside of the store, before it is used.
-pub(super) fn register(log: &KafkaLog, id: TxId) -> Result<()> {
+/// Writes the id down, durably and outside of the store, after the `nr`-th init and before anything is published.
+///
+/// Each time under another name: who fences an id lets go of the names it has read before, so an id that is initialised
+/// again is either fenced, too, or written down under a name that stays.
+pub(super) fn register(log: &KafkaLog, id: TxId, nr: u64) -> Result<()> {
     let mut record = Batch::default();
-    record.push(0, Timestamp(0), Some(marker::id(id).as_bytes()), b"1");
+    record.push(0, Timestamp(0), Some(format!("{}/{nr}", marker::id(id)).as_bytes()), b"1");
     log.append(&log.settings().ids_topic(), 0, &record).map(drop)
 }
 
-/// Every id that was ever written down.
-fn registered(log: &KafkaLog) -> Result<Vec<TxId>> {
+/// Lets go of what was written down, of ids that are fenced.
+fn forget(log: &KafkaLog, registered: &[Registration]) -> Result<()> {
+    log.delete_keys(
+        &log.settings().ids_topic(),
+        0,
+        registered.iter().map(|registration| registration.key.as_bytes()),
+    )
+}
+
+/// What is written down.
+fn registered(log: &KafkaLog) -> Result<Vec<Registration>> {
     let topic = log.settings().ids_topic();
     let (mut next, end) = log.bounds(&topic, 0)?;
-    let (mut ids, mut batch) = (Vec::new(), Batch::default());
+    let (mut found, mut batch) = (BTreeMap::new(), Batch::default());
     while next < end {
         batch.clear();
         log.read(&topic, 0, next, 1 << 20, &mut batch)?;
         for record in batch.iter(granary_cluster::SourceId(0), 0) {
             let key = record.key.and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
-            let id = marker::parse_id(key).ok_or_else(|| {
+            let id = key.rsplit_once('/').and_then(|(id, _)| marker::parse_id(id)).ok_or_else(|| {
                 Error::new(ErrorKind::Codec, format!("`{key}` in topic `{topic}` is no transactional id"))
             })?;
-            ids.push(id);
+            if record.value.is_empty() {
+                found.remove(key);
+            } else {
+                found.insert(key.to_owned(), id);
+            }
             next = record.offset + 1;
         }
         if batch.is_empty() {
             break; // compaction has left a gap at the end
         }
     }
-    Ok(ids)
+    Ok(found.into_iter().map(|(key, id)| Registration { id, key }).collect())
 }
 
 /// Whether an error means that another producer has taken the id.

@@ -43,6 +43,8 @@ pub(super) struct Publisher {
     offsets: Offsets,
     /// Transactions go through it from `init` until it is lost.
     producer: Option<BaseProducer<Deliveries>>,
+    /// How often the lane's own id was initialised.
+    inits: u64,
     counts: Counts,
     /// How far each source's partition was committed, for lag tools.
     lag: BTreeMap<(SourceId, u32), u64>,
@@ -62,7 +64,7 @@ impl Publisher {
     pub(super) fn new(log: Arc<KafkaLog>, lane: Lane) -> Result<Publisher> {
         let offsets = Offsets::new(log.settings().clone())?;
         let counts = Counts::new(&lane);
-        Ok(Publisher { log, lane, offsets, producer: None, counts, lag: BTreeMap::new() })
+        Ok(Publisher { log, lane, offsets, producer: None, inits: 0, counts, lag: BTreeMap::new() })
     }
 
     pub(super) fn log(&self) -> &KafkaLog {
@@ -80,8 +82,10 @@ impl Publisher {
     /// A new producer under the lane's own id; an earlier one, and what it had open, ends with that.
     pub(super) fn init(&mut self) -> Result<()> {
         self.producer = None;
-        register(&self.log, self.lane.txid)?;
-        self.producer = Some(init(self.log.settings(), self.lane.txid)?);
+        let producer = init(self.log.settings(), self.lane.txid)?;
+        self.inits += 1;
+        register(&self.log, self.lane.txid, self.inits)?;
+        self.producer = Some(producer);
         Ok(())
     }
 

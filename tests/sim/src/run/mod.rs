@@ -187,7 +187,11 @@ impl Run {
                 world.scenario.faults.lost -= u32::from(how != End::Done);
                 world.end_transaction(silo, how)
             }
-            Step::Init(silo) => world.init_producer(silo),
+            Step::Init(silo) => {
+                world.init_producer(silo);
+                Ok(())
+            }
+            Step::Register(silo) => world.register_producer(silo),
             Step::HandlerFails { silo, slot } => {
                 world.scenario.faults.handler -= 1;
                 world.roll_memory_back(silo, slot)

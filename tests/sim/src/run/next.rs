@@ -55,6 +55,7 @@ impl Run {
                 }
             }
             Some(_) => steps.push(Step::Stage(silo)),
+            None if own.unregistered.is_some() => steps.push(Step::Register(silo)),
             None if own.must_init => steps.push(Step::Init(silo)),
             None => {
                 if own.seats.iter().any(|seat| seat.slot.wants_to_publish()) {

@@ -206,7 +206,11 @@ impl Rig {
             }
             last.clear();
             last.push_str(&format!("{} exceptions of {}: {:?}", report.exceptions, report.of, report.first));
-            assert!(began.elapsed() < super::PATIENCE, "results do not become right: {last}");
+            assert!(
+                began.elapsed() < super::PATIENCE,
+                "results do not become right: {last}; set aside: {:?}",
+                SET_ASIDE.map(|name| (name, self.rows_set_aside(name)))
+            );
             std::thread::sleep(std::time::Duration::from_millis(300));
         }
     }
@@ -216,10 +220,13 @@ impl Rig {
     #[track_caller]
     pub fn must_be_right(&self, options: &inject::Options) {
         self.must_equal_truth(options, &self.published());
-        for name in ["rejected", "late", "poisoned"] {
-            let topic = self.set_aside(name);
-            assert_eq!(Published::read(self.kafka.brokers(), &topic).rows.len(), 0, "{topic}");
+        for name in SET_ASIDE {
+            assert_eq!(self.rows_set_aside(name), 0, "{name}");
         }
+    }
+
+    fn rows_set_aside(&self, name: &str) -> usize {
+        Published::read(self.kafka.brokers(), &self.set_aside(name)).rows.len()
     }
 
     /// These rows are each there once, and equal the truth.
@@ -312,6 +319,9 @@ pub fn inject_to(
         write(&mut batches);
     }
 }
+
+/// Streams of what has no place in the results.
+const SET_ASIDE: [&str; 3] = ["rejected", "late", "poisoned"];
 
 /// Messages written in one step.
 const STEP_MESSAGES: u64 = 250;
