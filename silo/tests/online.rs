@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 /// Longer than anything here takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Enough for a silo to look at its clock some times.
+const TICKS: Duration = Duration::from_secs(1);
+
 fn granary() -> Command {
     Command::new(env!("CARGO_BIN_EXE_granary"))
 }
@@ -31,7 +34,11 @@ impl Drop for Silo {
 
 impl Silo {
     fn start(configuration: &Path) -> Silo {
-        let mut process = granary()
+        Silo::start_as(granary(), configuration)
+    }
+
+    fn start_as(mut granary: Command, configuration: &Path) -> Silo {
+        let mut process = granary
             .args(["silo", "--json", "-c"])
             .arg(configuration)
             .stdout(Stdio::piped())
@@ -185,4 +192,97 @@ fn exit_codes_say_what_happened() {
     let shown = with(&["--print-config", "--set", "silo.lanes=3"]).expect("the command runs");
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("silo.lanes = 3  # --set silo.lanes\n"), "{shown}");
+}
+
+/// A wall clock that is wrong by what a file says, for programs that are started under it. What the machine counts since
+/// its own start goes on as it is, as with a real clock that is set.
+struct WallClock {
+    wrong_s: PathBuf,
+    library: PathBuf,
+}
+
+/// Stands before the C library's own function.
+const WALL_CLOCK: &str = r#"
+    #define _GNU_SOURCE
+    #include <stdio.h>
+    #include <stdlib.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+    int clock_gettime(clockid_t clock, struct timespec *now) {
+        long failed = syscall(SYS_clock_gettime, clock, now), wrong_s = 0;
+        FILE *file = clock == CLOCK_REALTIME ? fopen(getenv("WALL_CLOCK_WRONG_S"), "r") : NULL;
+        if (file && fscanf(file, "%ld", &wrong_s) == 1) now->tv_sec += wrong_s;
+        if (file) fclose(file);
+        return failed;
+    }
+"#;
+
+impl WallClock {
+    fn new(directory: &Path) -> WallClock {
+        let (source, library) = (directory.join("clock.c"), directory.join("clock.so"));
+        std::fs::write(&source, WALL_CLOCK).expect("the source can be written");
+        let mut compiler = Command::new("cc");
+        compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source);
+        assert!(compiler.status().expect("a C compiler").success());
+        let clock = WallClock { wrong_s: directory.join("wrong_s"), library };
+        clock.jumps_to(0);
+        clock
+    }
+
+    fn jumps_to(&self, wrong_s: i64) {
+        std::fs::write(&self.wrong_s, wrong_s.to_string()).expect("the file can be written");
+    }
+
+    fn seen_by(&self, mut program: Command) -> Command {
+        program.env("LD_PRELOAD", &self.library).env("WALL_CLOCK_WRONG_S", &self.wrong_s);
+        program
+    }
+
+    /// By how much a program sees it wrong.
+    fn is_seen_wrong_by(&self) -> i64 {
+        let said = self.seen_by(Command::new("date")).arg("+%s").output().expect("`date` runs").stdout;
+        let seen: i64 = String::from_utf8_lossy(&said).trim().parse().expect("seconds since 1970");
+        seen - std::time::UNIX_EPOCH.elapsed().expect("a time after 1970").as_secs() as i64
+    }
+}
+
+/// Fault 21: event-time results stay as they are, silence is counted by a clock that does not jump.
+#[tokio::test]
+async fn the_wall_clock_jumps_an_hour_ahead_and_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let configuration = configuration(directory.path());
+    let clock = WallClock::new(directory.path());
+    let silo = Silo::start_as(clock.seen_by(granary()), &configuration);
+    let client = Client::connect(&silo.address).await.expect("a connection");
+    let mut tail = client.tail("aggregates", Start::Earliest).await.expect("a tail");
+    let at = |id: &str, s: u64| event(id, 1_690_000_000_000 + s * 1_000, 1, 1.0);
+    produce(&client, &[at("a", 1), at("b", 2)]).await;
+    tokio::time::sleep(TICKS).await; // silence is counted from one look at the clock to the next
+
+    clock.jumps_to(3_600);
+    assert!(clock.is_seen_wrong_by() > 3_000);
+    tokio::time::sleep(TICKS).await; // an hour of silence, by that clock: the key would be closed
+    produce(&client, &[at("c", 3)]).await;
+    clock.jumps_to(-3_600);
+    assert!(clock.is_seen_wrong_by() < -3_000);
+    tokio::time::sleep(TICKS).await;
+    produce(&client, &[at("d", 4), at("e", 11)]).await;
+    let (id, row) = next(&mut tail).await;
+    assert_eq!((id, &row["count"]), (format!("{FIRST}#0"), &json!(4)), "closed by an event, with all of it");
+
+    // The next life begins an hour behind the first.
+    drop(silo);
+    let silo = Silo::start_as(clock.seen_by(granary()), &configuration);
+    let client = Client::connect(&silo.address).await.expect("a connection");
+    let mut tail = client.tail("aggregates", Start::Earliest).await.expect("a tail");
+    produce(&client, &[at("f", 12)]).await;
+    tokio::time::sleep(TICKS).await;
+    produce(&client, &[at("g", 20)]).await;
+    let (id, _) = next(&mut tail).await;
+    assert_eq!(id, format!("{FIRST}#0"));
+    let (id, row) = next(&mut tail).await;
+    assert_eq!((id, &row["count"]), (format!("{SECOND}#0"), &json!(2)));
+    drop((tail, client));
+    assert_eq!(silo.stop(), Some(0));
 }
