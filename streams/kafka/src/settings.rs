@@ -16,6 +16,9 @@ pub const TRANSACTION_TIMEOUT_MS: u32 = 10_000;
 /// A broker that is still busy with the end of a lane's last transaction is asked again so soon.
 const TRANSACTION_RETRY_MS: &str = "5";
 
+/// Before a client connects a second time, to the broker under its real name; doubled each time, up to a second.
+const RECONNECT_MS: &str = "10";
+
 /// Prefetched records of all partitions of a consumer, about; then fetching pauses until some are read.
 pub const PREFETCH_RECORDS_MAX: u32 = 400_000;
 
@@ -115,7 +118,7 @@ impl Settings {
         format!("granary.{}.slots", self.cluster)
     }
 
-    /// The internal topic that lists every transactional id ever used.
+    /// The internal topic that lists the transactional ids that are not known to be fenced.
     pub fn ids_topic(&self) -> String {
         format!("granary.{}.ids", self.cluster)
     }
@@ -125,7 +128,7 @@ impl Settings {
         config.set_log_level(RDKafkaLogLevel::Info);
         config
             .set("client.id", format!("granary.{}", self.cluster))
-            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.ms", RECONNECT_MS)
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.keepalive.enable", "true")
             .set("retry.backoff.ms", "50");

@@ -23,6 +23,10 @@ const INIT_WAIT: Duration = Duration::from_secs(30);
 /// How long one attempt takes.
 const ATTEMPT_WAIT: Duration = Duration::from_secs(5);
 
+/// Asked before the init. A client that has no connection looks for its coordinator only every half a second, and it has
+/// none when it starts, and once more when the first answer has told it the broker's real name.
+const QUESTIONS: usize = 2;
+
 /// Ids fenced at the same time.
 const TOGETHER_MAX: usize = 8;
 
@@ -72,6 +76,10 @@ pub(super) fn init(settings: &Settings, id: TxId) -> Result<BaseProducer<Deliver
     let producer: BaseProducer<Deliveries> =
         BaseProducer::from_config_and_context(&settings.transactional(&name), Deliveries::default())
             .map_err(|error| failed(what(), &error))?;
+    for _ in 0..QUESTIONS {
+        let answer = producer.client().fetch_metadata(Some(&settings.ids_topic()), ATTEMPT_WAIT);
+        answer.map_err(|error| failed(what(), &error))?;
+    }
     let deadline = Instant::now() + INIT_WAIT;
     loop {
         match producer.init_transactions(ATTEMPT_WAIT) {
