@@ -86,15 +86,29 @@ impl TopicIdentity {
 
 /// How many partitions a topic has; `None` when there is no such topic.
 pub(crate) fn partitions(client: &BaseConsumer<Logs>, topic: &str) -> Result<Option<u32>> {
+    Ok(look(client, topic)?.map(|seen| seen.partitions))
+}
+
+/// A topic as the brokers tell of it.
+struct Seen {
+    partitions: u32,
+    /// Every partition has a broker that takes records.
+    is_led: bool,
+}
+
+fn look(client: &BaseConsumer<Logs>, topic: &str) -> Result<Option<Seen>> {
     let what = || format!("cannot ask about topic `{topic}`");
     let deadline = Instant::now() + ASK_WAIT;
     loop {
         let metadata =
             client.fetch_metadata(Some(topic), ASK_WAIT).map_err(|error| failed(what(), &error))?;
         let found = metadata.topics().iter().find(|t| t.name() == topic);
-        match found.map(|t| (t.error().map(Code::from), t.partitions().len())) {
+        match found.map(|t| (t.error().map(Code::from), t.partitions())) {
             None | Some((Some(Code::UnknownTopicOrPartition | Code::UnknownTopic), _)) => return Ok(None),
-            Some((None, count)) => return Ok(Some(count as u32)),
+            Some((None, all)) => {
+                let is_led = all.iter().all(|p| p.error().is_none() && p.leader() >= 0);
+                return Ok(Some(Seen { partitions: all.len() as u32, is_led }));
+            }
             Some((Some(code), _)) if code != Code::LeaderNotAvailable || Instant::now() > deadline => {
                 return Err(refused(what(), code));
             }
@@ -126,13 +140,15 @@ pub(crate) fn create(
     }
     let deadline = Instant::now() + ASK_WAIT;
     loop {
-        match partitions(client, topic)? {
-            Some(found) if found == count => return Ok(()),
-            Some(found) => return Err(other_count(topic, found, count)),
+        match look(client, topic)? {
+            Some(seen) if seen.partitions != count => return Err(other_count(topic, seen.partitions, count)),
+            // A client that sees a partition without a leader looks again much later.
+            Some(Seen { is_led: true, .. }) => return Ok(()),
+            Some(_) if Instant::now() > deadline => return Ok(()), // whoever writes to it will hear why
             None if Instant::now() > deadline => {
                 return Err(Error::new(ErrorKind::Unavailable, format!("{}: it does not appear", what())));
             }
-            None => std::thread::sleep(LOOK_EVERY),
+            _ => std::thread::sleep(LOOK_EVERY),
         }
     }
 }
