@@ -10,6 +10,7 @@
 //! | [`retry`] | what to do about a record that fails or kills |
 //! | [`pace`] | how often to commit, how long to wait before a repetition |
 //! | [`slots`] | slots, partitions and lanes |
+//! | [`members`] | the member table, leases, and which member has which slot |
 //! | [`invariants`] | what must hold, for tests and for metrics |
 //! | [`fail`] | named fail points |
 //! | [`positions`] | lists of positions, and what they cover |
@@ -21,6 +22,7 @@ pub mod commit;
 mod defects;
 pub mod fail;
 pub mod invariants;
+pub mod members;
 pub mod pace;
 pub mod port;
 pub mod positions;

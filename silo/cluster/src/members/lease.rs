@@ -1,0 +1,291 @@
+//! One silo's membership, as a state machine: it hears the time and answers of the store, and says what to ask.
+//!
+//! Invariants:
+//! - one question is on its way at a time, and each answer brings the whole table;
+//! - the silo's own lease counts from the sending of the last renewal that was answered, so it ends before anybody else
+//!   can have seen the counter stand still for a lease;
+//! - another silo's silence grows only from one answer to the next, and by no more than two renewals' time: a store that
+//!   was away, or a machine that slept, makes nobody look dead.
+
+use std::collections::BTreeMap;
+
+use granary_core::{Span, Timestamp};
+
+use super::{Change, Member, Standing, Table};
+use crate::commit::Incarnation;
+
+/// How long leases are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// A silo whose counter stood still for so long is declared dead.
+    pub lease: Span,
+    /// A lease is renewed so often; a quarter of the lease or less.
+    pub renew_every: Span,
+}
+
+impl Terms {
+    /// A lease of this length, renewed four times in it.
+    pub fn of(lease: Span) -> Terms {
+        Terms { lease, renew_every: Span((lease.ms() / 4).max(1)) }
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Do {
+    /// Ask the store for this change; then say `answered` or `unanswered`.
+    Ask(Change),
+    /// The membership has changed, or this silo has just joined: who there is now.
+    Members(Table),
+    /// The silo's own lease is over, by its own clock: it answers no more reads, until `LeaseBack`.
+    LeaseOver,
+    /// The lease goes on after all.
+    LeaseBack,
+    /// The silo is no member any more, or will never be one: it drops everything.
+    Out(Out),
+}
+
+/// Why a silo is no member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// Another silo has its name, and lives.
+    NameTaken(Member),
+    /// It was declared dead, or the store lost its row. It may come back as a new life.
+    DeclaredDead,
+    /// It has gone, as it wanted to.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Joining,
+    Member,
+    /// Somebody wants it to leave.
+    Leaving,
+    /// It has no more slots.
+    Going,
+    Out,
+}
+
+/// How another silo's counter was seen.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    counter: u64,
+    silence: Span,
+}
+
+/// The membership of one life of a silo.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    me: Member,
+    terms: Terms,
+    state: State,
+    table: Table,
+    asked: Option<(Change, Timestamp)>,
+    ask_at: Timestamp,
+    /// The last answer came at this time.
+    looked_at: Option<Timestamp>,
+    seen: BTreeMap<Incarnation, Seen>,
+    lease_until: Option<Timestamp>,
+    is_lease_over: bool,
+    has_just_renewed: bool,
+}
+
+impl Membership {
+    /// A life that joins. `now` is of the silo's own clock, which never goes back, as everywhere here.
+    pub fn new(
+        incarnation: Incarnation,
+        name: &str,
+        address: &str,
+        terms: Terms,
+        now: Timestamp,
+    ) -> Membership {
+        let (name, address) = (name.to_owned(), address.to_owned());
+        Membership {
+            me: Member { incarnation, name, address, counter: 0, standing: Standing::Up },
+            terms,
+            state: State::Joining,
+            table: Table::default(),
+            asked: None,
+            ask_at: now,
+            looked_at: None,
+            seen: BTreeMap::new(),
+            lease_until: None,
+            is_lease_over: false,
+            has_just_renewed: false,
+        }
+    }
+
+    /// Which life this is.
+    pub fn me(&self) -> Incarnation {
+        self.me.incarnation
+    }
+
+    /// The table as last seen.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Whether reads may be answered: the silo is a member, and its lease is not over.
+    pub fn may_read(&self) -> bool {
+        matches!(self.state, State::Member | State::Leaving | State::Going) && !self.is_lease_over
+    }
+
+    /// When [`Membership::tick`] wants to be called at the latest.
+    pub fn wakes_at(&self) -> Timestamp {
+        let asks = if self.asked.is_none() { self.ask_at } else { Timestamp::MAX };
+        let ends = self.lease_until.filter(|_| !self.is_lease_over).unwrap_or(Timestamp::MAX);
+        asks.min(ends)
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, now: Timestamp, out: &mut Vec<Do>) {
+        if self.state == State::Out {
+            return;
+        }
+        if self.lease_until.is_some_and(|until| now >= until) && !self.is_lease_over {
+            self.is_lease_over = true;
+            out.push(Do::LeaseOver);
+        }
+        if self.asked.is_none() && now >= self.ask_at {
+            let change = self.next_change();
+            self.asked = Some((change.clone(), now));
+            out.push(Do::Ask(change));
+        }
+    }
+
+    /// The silo takes no more slots from now on, and gives those it has.
+    pub fn leave(&mut self, now: Timestamp) {
+        if matches!(self.state, State::Joining | State::Member) {
+            self.state = State::Leaving;
+            self.ask_at = now;
+        }
+    }
+
+    /// The silo has no more slots and wants to go.
+    pub fn go(&mut self, now: Timestamp) {
+        if self.state != State::Out {
+            self.state = State::Going;
+            self.ask_at = now;
+        }
+    }
+
+    fn next_change(&self) -> Change {
+        let me = self.me.incarnation;
+        match self.state {
+            State::Joining => Change::Join { member: self.me.clone(), instead_of: self.dead_namesake() },
+            State::Going => Change::Go { me },
+            State::Leaving if self.own_row().is_some_and(|row| row.standing == Standing::Up) => {
+                Change::Leave { me }
+            }
+            State::Leaving | State::Member | State::Out => match self.silent() {
+                // Its own lease goes on in between: who has none is in no position to say that others have none.
+                Some((dead, counter)) if self.has_just_renewed => Change::Declare { dead, counter },
+                _ => Change::Renew { me, counter: self.me.counter + 1 },
+            },
+        }
+    }
+
+    fn own_row(&self) -> Option<&Member> {
+        self.table.member(self.me.incarnation)
+    }
+
+    fn silent(&self) -> Option<(Incarnation, u64)> {
+        let is_silent = |seen: &Seen| seen.silence >= self.terms.lease;
+        self.seen.iter().find(|(_, seen)| is_silent(seen)).map(|(dead, seen)| (*dead, seen.counter))
+    }
+
+    /// Who has this silo's name, and was seen to stand still for a lease.
+    fn dead_namesake(&self) -> Option<(Incarnation, u64)> {
+        let namesake = self.table.members.iter().find(|member| member.name == self.me.name)?;
+        let seen = self.seen.get(&namesake.incarnation)?;
+        (seen.silence >= self.terms.lease).then_some((namesake.incarnation, seen.counter))
+    }
+
+    /// The store has answered the question: whether the change was made, and the table after it.
+    pub fn answered(&mut self, done: bool, table: Table, now: Timestamp, out: &mut Vec<Do>) {
+        let Some((change, asked_at)) = self.asked.take() else { return };
+        if self.state == State::Out {
+            return;
+        }
+        let is_other_name_alive = self.state == State::Joining && !done && self.has_moved(&table);
+        self.look(&table, now);
+        let is_news = table.version != self.table.version || matches!(change, Change::Join { .. });
+        self.table = table;
+        self.ask_at = if self.silent().is_some() { now } else { now + self.terms.renew_every };
+        self.has_just_renewed = done && matches!(change, Change::Renew { .. });
+        match change {
+            Change::Join { .. } if !done => {
+                if is_other_name_alive {
+                    let namesake = self.table.members.iter().find(|member| member.name == self.me.name);
+                    return self.end(Out::NameTaken(namesake.cloned().unwrap_or(self.me.clone())), out);
+                }
+                return;
+            }
+            Change::Join { .. } => {
+                if self.state == State::Joining {
+                    self.state = State::Member;
+                }
+                self.renewed(asked_at, now, out);
+            }
+            Change::Go { .. } => return self.end(Out::Gone, out),
+            Change::Renew { counter, .. } if done => {
+                self.me.counter = counter;
+                self.renewed(asked_at, now, out);
+            }
+            Change::Renew { .. } | Change::Leave { .. } | Change::Declare { .. } => {}
+        }
+        if self.own_row().is_none() {
+            return self.end(Out::DeclaredDead, out);
+        }
+        if is_news {
+            out.push(Do::Members(self.table.clone()));
+        }
+    }
+
+    /// The store has not answered: it is asked anew, the same or what is due by then. A change that was carried out all the
+    /// same does nothing the second time.
+    pub fn unanswered(&mut self, now: Timestamp) {
+        if self.asked.take().is_some() {
+            self.ask_at = now + Span(self.terms.renew_every.ms() / 4);
+        }
+    }
+
+    /// Whether a member that has this silo's name raised its counter since it was seen.
+    fn has_moved(&self, table: &Table) -> bool {
+        let moved = |member: &&Member| {
+            self.seen.get(&member.incarnation).is_some_and(|seen| seen.counter != member.counter)
+        };
+        table.members.iter().filter(|member| member.name == self.me.name).any(|member| moved(&member))
+    }
+
+    fn look(&mut self, table: &Table, now: Timestamp) {
+        let since = self.looked_at.map_or(Span::ZERO, |before| now.since(before));
+        let passed = Span(since.ms().min(2 * self.terms.renew_every.ms()));
+        self.looked_at = Some(now);
+        let mut seen = BTreeMap::new();
+        for Member { incarnation, counter, .. } in &table.members {
+            if *incarnation == self.me.incarnation {
+                continue;
+            }
+            let before = self.seen.get(incarnation).filter(|before| before.counter == *counter);
+            let silence = before.map_or(Span::ZERO, |before| Span(before.silence.ms() + passed.ms()));
+            seen.insert(*incarnation, Seen { counter: *counter, silence });
+        }
+        self.seen = seen;
+    }
+
+    fn renewed(&mut self, asked_at: Timestamp, now: Timestamp, out: &mut Vec<Do>) {
+        let until = asked_at + self.terms.lease;
+        self.lease_until = Some(until);
+        if self.is_lease_over && now < until {
+            self.is_lease_over = false;
+            out.push(Do::LeaseBack);
+        }
+    }
+
+    fn end(&mut self, why: Out, out: &mut Vec<Do>) {
+        self.state = State::Out;
+        out.push(Do::Out(why));
+    }
+}

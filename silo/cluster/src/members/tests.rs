@@ -1,0 +1,309 @@
+//! Several silos at one table, from a seed: messages are late or lost, silos pause and end, the store is away.
+
+use granary_core::{Span, Timestamp};
+
+use super::*;
+use crate::commit::SlotRecord;
+
+const LEASE: Span = Span(2_000);
+const SLOTS: u16 = 96;
+/// After the last fault: a silence of one lease, and as much again for each silo that is declared dead.
+const SETTLES_WITHIN_MS: i64 = 20_000;
+
+fn member(number: u64, name: &str, address: &str) -> Member {
+    let (name, address) = (name.to_owned(), address.to_owned());
+    Member { incarnation: Incarnation(number), name, address, counter: 0, standing: Standing::Up }
+}
+
+fn table_of(names: &[&str]) -> Table {
+    let mut table = Table::default();
+    for (i, name) in (1..).zip(names) {
+        assert!(table.apply(&Change::Join { member: member(i, name, &i.to_string()), instead_of: None }));
+    }
+    table
+}
+
+#[test]
+fn a_name_belongs_to_one_living_silo() {
+    let mut table = table_of(&["a", "b"]);
+    let join =
+        |number, address, instead_of| Change::Join { member: member(number, "a", address), instead_of };
+    assert!(!table.apply(&join(3, "elsewhere", None)), "another process has the name");
+    assert!(!table.apply(&join(3, "elsewhere", Some((Incarnation(1), 4)))), "its counter has moved");
+    assert!(table.apply(&join(3, "elsewhere", Some((Incarnation(1), 0)))), "it stood still");
+    assert!(table.apply(&join(4, "elsewhere", None)), "nobody else can listen there");
+    let version = table.version;
+    assert!(table.apply(&join(4, "elsewhere", None)));
+    assert_eq!(table.version, version, "what comes twice does nothing");
+    assert_eq!(table.members.iter().map(|m| m.incarnation.0).collect::<Vec<_>>(), [2, 4]);
+    assert!(table.is_dead(Incarnation(1)) && table.is_dead(Incarnation(3)));
+    assert!(!table.is_dead(Incarnation(5)), "not known yet");
+}
+
+#[test]
+fn who_is_declared_dead_cannot_renew() {
+    let mut table = table_of(&["a", "b"]);
+    let me = Incarnation(1);
+    assert!(table.apply(&Change::Renew { me, counter: 1 }));
+    assert!(!table.apply(&Change::Declare { dead: me, counter: 0 }), "the counter has moved");
+    assert!(table.apply(&Change::Declare { dead: me, counter: 1 }));
+    assert!(table.apply(&Change::Declare { dead: me, counter: 1 }), "twice is once");
+    assert!(!table.apply(&Change::Renew { me, counter: 2 }));
+    assert!(!table.apply(&Change::Leave { me }));
+}
+
+#[test]
+fn shares_differ_by_one_and_few_slots_move() {
+    let names: Vec<String> = (0..9).map(|i| format!("silo-{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for count in 1..=8 {
+        let (few, more) = (table_of(&names[..count]), table_of(&names[..=count]));
+        let (before, after) = (Placement::new(&few, SLOTS), Placement::new(&more, SLOTS));
+        let shares: Vec<usize> = few.members.iter().map(|m| before.slots_of(m.incarnation).count()).collect();
+        let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+        assert!(most - least <= 1, "{shares:?}");
+        let moved =
+            (0..SLOTS).map(granary_core::SlotId).filter(|s| before.owner(*s) != after.owner(*s)).count();
+        let needed = usize::from(SLOTS) / (count + 1);
+        assert!(moved <= 2 * needed + 2, "{count} and one more: {moved} moved, {needed} had to");
+    }
+}
+
+#[test]
+fn who_leaves_has_no_share_and_who_comes_back_has_what_it_had() {
+    let mut table = table_of(&["a", "b", "c"]);
+    let before: Vec<_> = Placement::new(&table, SLOTS).slots_of(Incarnation(2)).collect();
+    table.apply(&Change::Leave { me: Incarnation(2) });
+    assert_eq!(Placement::new(&table, SLOTS).slots_of(Incarnation(2)).count(), 0);
+    table.apply(&Change::Go { me: Incarnation(2) });
+    table.apply(&Change::Join { member: member(7, "b", "2"), instead_of: None });
+    assert_eq!(Placement::new(&table, SLOTS).slots_of(Incarnation(7)).collect::<Vec<_>>(), before);
+    let nobody = Placement::new(&Table::default(), SLOTS);
+    assert_eq!(nobody.owner(granary_core::SlotId(3)), Incarnation(0));
+}
+
+#[test]
+fn a_slot_is_taken_from_nobody_or_the_dead_and_waited_for_from_the_living() {
+    let table = {
+        let mut table = table_of(&["a", "b", "c"]);
+        table.apply(&Change::Declare { dead: Incarnation(3), counter: 0 });
+        table
+    };
+    let (me, other) = (Incarnation(1), Incarnation(2));
+    let row = |owner: u64| SlotRecord { owner: Incarnation(owner), ..SlotRecord::new() };
+    assert_eq!(step(me, me, true, &row(1), &table), Step::Stay);
+    assert_eq!(step(me, me, false, &row(1), &table), Step::Take, "given");
+    assert_eq!(step(me, me, false, &row(0), &table), Step::Take, "new");
+    assert_eq!(step(me, me, false, &row(3), &table), Step::Take, "of a dead silo");
+    assert_eq!(step(me, me, false, &row(2), &table), Step::Wait);
+    assert_eq!(step(me, me, false, &row(9), &table), Step::Wait, "of a silo the table does not know yet");
+    assert_eq!(step(me, other, true, &row(1), &table), Step::Give(other));
+    assert_eq!(step(me, other, false, &row(2), &table), Step::Stay);
+    assert_eq!(step(me, Incarnation(0), true, &row(1), &table), Step::Stay, "there is nobody to give it to");
+}
+
+#[test]
+fn a_name_that_lives_elsewhere_is_refused_and_a_dead_ones_is_taken() {
+    for lives in [true, false] {
+        let mut table = table_of(&["a"]);
+        let mut at = Timestamp(0);
+        let mut second = Membership::new(Incarnation(2), "a", "elsewhere", Terms::of(LEASE), at);
+        let mut said = Vec::new();
+        for counter in 1..=40 {
+            if lives {
+                table.apply(&Change::Renew { me: Incarnation(1), counter });
+            }
+            said.clear();
+            second.tick(at, &mut said);
+            let asked =
+                said.drain(..).find_map(|what| if let Do::Ask(change) = what { Some(change) } else { None });
+            if let Some(change) = asked {
+                let done = table.apply(&change);
+                second.answered(done, table.clone(), at, &mut said);
+            }
+            if said.iter().any(|what| matches!(what, Do::Members(_) | Do::Out(_))) {
+                break;
+            }
+            at = at + Span(500);
+        }
+        match (lives, said.last()) {
+            (true, Some(Do::Out(Out::NameTaken(namesake)))) => {
+                assert_eq!(namesake.incarnation, Incarnation(1))
+            }
+            (false, Some(Do::Members(table))) => {
+                assert_eq!(table.members.len(), 1);
+                assert!(at >= Timestamp(0) + LEASE, "after a lease of silence");
+            }
+            (_, other) => panic!("lives {lives}: {other:?} at {at}"),
+        }
+    }
+}
+
+/// Numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// One silo and its wire to the store.
+struct Silo {
+    membership: Membership,
+    /// A question on its way, to arrive then.
+    asks: Option<(Timestamp, Change)>,
+    /// An answer on its way.
+    hears: Option<(Timestamp, bool, Table)>,
+    gives_up_at: Timestamp,
+    paused_until: Timestamp,
+    is_over: bool,
+}
+
+struct World {
+    dice: Dice,
+    now: Timestamp,
+    table: Table,
+    silos: Vec<Silo>,
+    lives: u64,
+    away_until: Timestamp,
+    /// Nothing is lost any more.
+    is_calm: bool,
+}
+
+impl World {
+    fn start(&mut self, name: &str) {
+        self.lives += 1;
+        let address = self.lives.to_string();
+        let membership = Membership::new(Incarnation(self.lives), name, &address, Terms::of(LEASE), self.now);
+        let (never, now) = (Timestamp::MAX, self.now);
+        let silo = Silo {
+            membership,
+            asks: None,
+            hears: None,
+            gives_up_at: never,
+            paused_until: now,
+            is_over: false,
+        };
+        self.silos.push(silo);
+    }
+
+    /// A hundredth of a second passes.
+    fn pass(&mut self) {
+        self.now = self.now + Span(10);
+        let now = self.now;
+        for i in 0..self.silos.len() {
+            let silo = &mut self.silos[i];
+            if let Some((_, change)) = silo.asks.take_if(|(at, _)| *at <= now && now >= self.away_until) {
+                let done = self.table.apply(&change);
+                silo.hears = Some((now + Span(self.dice.below(80)), done, self.table.clone()));
+            }
+            if silo.is_over || now < silo.paused_until {
+                continue;
+            }
+            let mut said = Vec::new();
+            if let Some((_, done, table)) = silo.hears.take_if(|(at, ..)| *at <= now) {
+                silo.membership.answered(done, table, now, &mut said);
+            } else if now >= silo.gives_up_at && silo.asks.is_none() && silo.hears.is_none() {
+                silo.membership.unanswered(now);
+            }
+            silo.membership.tick(now, &mut said);
+            for what in said {
+                match what {
+                    Do::Ask(change) => {
+                        let lost = self.dice.below(20) == 0 && !self.is_calm;
+                        silo.asks = (!lost).then_some((now + Span(self.dice.below(80)), change));
+                        silo.gives_up_at = now + Span(600);
+                    }
+                    Do::Out(_) => silo.is_over = true,
+                    Do::Members(_) | Do::LeaseOver | Do::LeaseBack => {}
+                }
+            }
+            self.check(i);
+        }
+    }
+
+    /// Who may answer reads is in the table: nobody else can have its slots by the table's word.
+    fn check(&self, i: usize) {
+        let membership = &self.silos[i].membership;
+        let me = membership.me();
+        assert!(
+            !membership.may_read() || self.table.member(me).is_some(),
+            "{me} answers reads at {} and is out of {:?}",
+            self.now,
+            self.table
+        );
+        let names = |table: &Table| table.members.iter().map(|m| m.name.clone()).collect::<Vec<_>>();
+        let mut once = names(&self.table);
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), self.table.members.len(), "a name is there twice: {:?}", names(&self.table));
+    }
+
+    fn fault(&mut self) {
+        let i = self.dice.below(self.silos.len() as u64) as usize;
+        match self.dice.below(4) {
+            0 => self.silos[i].paused_until = self.now + Span(self.dice.below(5_000)),
+            1 => self.silos[i].is_over = true,
+            2 => self.away_until = self.now + Span(self.dice.below(8_000)),
+            _ => {
+                let name = ["a", "b", "c", "d"][self.dice.below(4) as usize];
+                self.start(name);
+            }
+        }
+    }
+}
+
+fn run(seed: u64) {
+    let (dice, start) = (Dice(seed), Timestamp(1_000));
+    let mut world = World {
+        dice,
+        now: start,
+        table: Table::default(),
+        silos: Vec::new(),
+        lives: 0,
+        away_until: start,
+        is_calm: false,
+    };
+    for name in ["a", "b", "c"] {
+        world.start(name);
+    }
+    let faults = world.dice.below(12);
+    for _ in 0..faults {
+        for _ in 0..world.dice.below(400) {
+            world.pass();
+        }
+        world.fault();
+    }
+    world.is_calm = true;
+    let quiet = world.away_until.max(world.silos.iter().map(|s| s.paused_until).max().unwrap_or(start));
+    while world.now < quiet {
+        world.pass();
+    }
+    let until = world.now.0 + SETTLES_WITHIN_MS;
+    while world.now.0 < until {
+        world.pass();
+    }
+    let alive: Vec<_> = world.silos.iter().filter(|silo| !silo.is_over).collect();
+    let rows: Vec<_> = world.table.members.iter().map(|member| member.incarnation).collect();
+    let mut lives: Vec<_> = alive.iter().map(|silo| silo.membership.me()).collect();
+    lives.sort_unstable();
+    if alive.is_empty() {
+        return; // the dead declare nobody dead
+    }
+    assert_eq!(rows, lives, "the table names the living");
+    for silo in alive {
+        assert!(silo.membership.may_read());
+        let placed = Placement::new(silo.membership.table(), SLOTS);
+        assert_eq!(placed, Placement::new(&world.table, SLOTS), "all place the same way");
+    }
+}
+
+#[test]
+fn the_living_stay_members_and_the_dead_are_found() {
+    for seed in 0..2_000 {
+        let failed = std::panic::catch_unwind(|| run(seed));
+        assert!(failed.is_ok(), "seed {seed}");
+    }
+}
