@@ -86,6 +86,8 @@ counters! {
     transaction_ns,
     /// Output bytes that wait for the log.
     outbox_bytes,
+    /// Bytes that activations and panes take, about: what the memory limit bounds.
+    memory_bytes,
     /// Lanes that the store has not answered for a while.
     store_away,
     /// Milliseconds since the log took the next record to be applied: how far behind the worst source is.

@@ -20,6 +20,7 @@ const OF_LANES: &[(&str, &str, &str)] = &[
     ("load_trips", "granary_load_trips_total", "counter"),
     ("outputs", "granary_outputs_sealed_total", "counter"),
     ("outbox_bytes", "granary_outbox_bytes", "gauge"),
+    ("memory_bytes", "granary_memory_bytes", "gauge"),
     ("transactions", "granary_transactions_total", "counter"),
     ("transactions_aborted", "granary_transactions_aborted_total", "counter"),
     ("transactions_lost", "granary_transactions_lost_total", "counter"),

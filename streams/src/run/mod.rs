@@ -42,6 +42,9 @@ use route::Chunk;
 pub(crate) use slot::INPUTS_MAX;
 use slot::{Buffers, Slot};
 
+/// Keys that one eviction looks at, of all operators together: some milliseconds.
+const EVICTION_LOOKS_MAX: usize = 65_536;
+
 /// The slots of one lane, running one plan.
 #[derive(Debug)]
 pub struct Slots {
@@ -252,9 +255,11 @@ impl Pipeline for Slots {
             return;
         }
         // Every operator gives the same share, so no slot starves another.
+        let looks_max =
+            EVICTION_LOOKS_MAX / self.slots.iter().flatten().map(|slot| slot.operators.len()).sum::<usize>();
         for operator in self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.operators) {
             let share = operator.memory_bytes() as u128 * target_bytes as u128 / total as u128;
-            operator.evict(usize::try_from(share).unwrap_or(usize::MAX));
+            operator.evict(usize::try_from(share).unwrap_or(usize::MAX), looks_max.max(1));
         }
     }
 

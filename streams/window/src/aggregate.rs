@@ -108,7 +108,11 @@ impl Plan {
     }
 
     pub(crate) fn decode(&self, reader: &mut Reader<'_>) -> Result<Vec<Accumulator>, Corrupt> {
-        self.kinds.iter().map(|(kind, _)| Accumulator::decode(*kind, reader)).collect()
+        let mut accumulators = Vec::with_capacity(self.kinds.len());
+        for (kind, _) in &self.kinds {
+            accumulators.push(Accumulator::decode(*kind, reader)?);
+        }
+        Ok(accumulators)
     }
 }
 

@@ -252,8 +252,10 @@ impl Key {
         self.newest = reader.i64()?;
         self.next = i64::MAX;
         let mut start = 0i64;
-        let mut slices: VecDeque<Slice> = VecDeque::new();
-        for _ in 0..reader.count()? {
+        let count = reader.count()?;
+        // Room for the slice that the next event opens; grown by itself, a list of one would have room for four.
+        let mut slices: VecDeque<Slice> = VecDeque::with_capacity(count + 1);
+        for _ in 0..count {
             start = start.wrapping_add(reader.i64()?);
             if slices.back().is_some_and(|slice| slice.start >= start) {
                 return Err(Corrupt { what: "slices in order expected" });
@@ -298,6 +300,9 @@ fn find(slices: &VecDeque<Slice>, start: i64) -> Result<usize, usize> {
     Err(0)
 }
 
+/// So few slices have room for themselves only: most keys have one or two.
+const SLICES_FEW: usize = 4;
+
 /// The slice that starts then, opened when there is none.
 pub(crate) fn open_slice(
     slices: &mut VecDeque<Slice>,
@@ -306,7 +311,7 @@ pub(crate) fn open_slice(
     start: i64,
 ) -> usize {
     let at = find(slices, start).unwrap_or_else(|at| {
-        if slices.is_empty() {
+        if slices.len() == slices.capacity() && slices.len() < SLICES_FEW {
             slices.reserve_exact(1);
         }
         let mut slice = Slice::new(start, true);

@@ -7,6 +7,11 @@ use hashbrown::HashTable;
 
 use crate::key::Key;
 
+/// Room for keys grows by this part of itself: doubled, half of a large one would stand empty.
+const GROWTH: usize = 4;
+/// And by so many keys at least.
+const GROWTH_LEAST: usize = 16;
+
 /// All keys in memory. A key keeps its place as long as it is there; places are used again.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
@@ -47,6 +52,9 @@ impl Keys {
                 place
             }
             None => {
+                if self.places.len() == self.places.capacity() {
+                    self.places.reserve_exact((self.places.len() / GROWTH).max(GROWTH_LEAST));
+                }
                 self.places.push(key);
                 u32::try_from(self.places.len() - 1).expect("fewer than 2^32 keys of one slot are in memory")
             }
@@ -85,7 +93,8 @@ impl Keys {
 
     /// Bytes of the table and the free places, about.
     pub(crate) fn overhead_bytes(&self) -> usize {
-        self.by_name.capacity() * 5 + self.free.len() * (size_of::<Key>() + 4)
+        let spare = self.places.capacity() - self.places.len() + self.free.len();
+        self.by_name.capacity() * 5 + self.free.len() * 4 + spare * size_of::<Key>()
     }
 
     /// Sorts places by their keys' names: an order that does not depend on what happened to be in memory.

@@ -303,8 +303,11 @@ impl Slice {
     /// Fills an entry from its cell.
     pub(crate) fn decode(&mut self, rules: &Rules, bytes: &[u8]) -> Result<(), Corrupt> {
         let mut reader = Reader::cell(bytes)?;
-        let heads = (0..reader.count()?).map(|_| Head::read(self.start, &mut reader)?.pane());
-        let mut panes = heads.collect::<Result<Vec<_>, _>>()?;
+        let count = reader.count()?;
+        let mut panes = Vec::with_capacity(count); // collected, a list of one would have room for four
+        for _ in 0..count {
+            panes.push(Head::read(self.start, &mut reader)?.pane()?);
+        }
         panes.iter_mut().try_for_each(|pane| pane.decode_accumulators(rules, &mut reader))?;
         let mut logs = Vec::new();
         for _ in 0..reader.count()? {

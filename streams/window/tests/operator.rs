@@ -240,13 +240,13 @@ fn nothing_leaves_memory_before_its_commit_is_acknowledged() {
         bench.event(&format!("device-{n}"), 1_000);
     }
     let full = bench.operator.memory_bytes();
-    bench.operator.evict(0);
+    bench.operator.evict(0, usize::MAX);
     assert!(bench.operator.memory_bytes() >= full / 2, "dirty state stays");
     bench.commit();
-    bench.operator.evict(0);
+    bench.operator.evict(0, usize::MAX);
     assert!(bench.operator.memory_bytes() >= full / 2, "so does what is on its way");
     bench.acknowledge();
-    bench.operator.evict(0);
+    bench.operator.evict(0, usize::MAX);
     assert!(bench.operator.memory_bytes() < full / 2 + 20_000, "the panes are gone");
     bench.event("device-7", 5_500);
     assert_eq!(bench.rows, [(0, 0, Reason::OnTime, Computed::Int(1))]);

@@ -173,6 +173,7 @@ impl Lane {
                 self.is_tick_due.set(true);
                 self.tend_outboxes();
                 self.show();
+                self.mind_memory();
                 self.set_alarm(self.now.get() + TICK_EVERY, Alarm::Tick);
             }
             Alarm::Sweep { slot, from } => self.sweep(slot, from),

@@ -9,6 +9,7 @@ use granary_core::envelope::Envelope;
 use granary_core::{Durability, Error, Key, Ran, Result, Span};
 
 use crate::slot::{Blame, SlotHost};
+use crate::stats::LaneStats;
 use crate::table::{Stay, Table};
 
 use super::Lane;
@@ -16,6 +17,8 @@ use super::alarms::Alarm;
 
 /// Rows of a table looked at in one go.
 const SWEEP_ROWS: usize = 4_096;
+/// Memory is short: activations that were not used for so many seconds leave first, then for half of that, and so on.
+const COLD_S: u64 = 60;
 /// What an activation costs besides its state, about, in bytes.
 const ACTIVATION_BYTES: usize = 200;
 
@@ -43,22 +46,48 @@ impl Lane {
         self.set_alarm(self.now.get(), Alarm::Sweep { slot, from });
     }
 
-    /// A pass over all tables is done: memory decides how cold the next one cuts.
-    fn swept(&self) {
-        let limit = self.config.memory_bytes_max / self.lanes.len().max(1);
-        let active: usize =
-            self.slots.iter().flatten().map(|host| host.table.borrow().bytes(ACTIVATION_BYTES)).sum();
-        let panes = self.pipeline.borrow().memory_bytes();
-        if active + panes <= limit {
-            self.cut_s.set(None);
-            return self
-                .set_alarm(self.now.get() + self.config.sweep_every, Alarm::Sweep { slot: 0, from: 0 });
+    /// With each tick: where memory is over its limit panes leave at once, and activations with a pass over all tables.
+    pub(super) fn mind_memory(&self) {
+        let (active, panes, limit) = self.memory();
+        LaneStats::set(&self.mailbox.stats.memory_bytes, (active + panes) as u64);
+        let now = self.now.get();
+        if active + panes > limit {
+            // A little further than needed, so that not every tick has to.
+            let target = limit.saturating_sub(active.min(limit / 2)) / 10 * 9;
+            self.pipeline.borrow_mut().evict(target);
+            if self.cut_s.get().is_none() && self.sweep_at.get().is_some() {
+                self.cut_s.set(Some(COLD_S));
+                self.sweep_at.set(Some(now));
+            }
         }
-        self.pipeline.borrow_mut().evict(limit.saturating_sub(active.min(limit / 2)));
-        let colder = self.cut_s.get().map_or(60, |cut| cut / 2);
-        self.cut_s.set(Some(colder));
-        let wait = if colder == 0 { Span(1_000) } else { Span(10) };
-        self.set_alarm(self.now.get() + wait, Alarm::Sweep { slot: 0, from: 0 });
+        if self.sweep_at.get().is_some_and(|at| now >= at) {
+            self.sweep_at.set(None);
+            self.sweep(0, 0);
+        }
+    }
+
+    /// Bytes of activations and of panes, about, and what both may take.
+    fn memory(&self) -> (usize, usize, usize) {
+        let tables = self.slots.iter().flatten().map(|host| host.table.borrow().bytes(ACTIVATION_BYTES));
+        (
+            tables.sum(),
+            self.pipeline.borrow().memory_bytes(),
+            self.config.memory_bytes_max / self.lanes.len().max(1),
+        )
+    }
+
+    /// A pass over all tables is done: memory decides how cold the next one cuts, and when it begins.
+    fn swept(&self) {
+        let (active, panes, limit) = self.memory();
+        let is_over = active > 0 && active + panes > limit;
+        let colder = is_over.then(|| self.cut_s.get().map_or(COLD_S, |cut| cut / 2));
+        let wait = match colder {
+            None => self.config.sweep_every,
+            Some(0) => Span(1_000),
+            Some(_) => Span(10),
+        };
+        self.cut_s.set(colder);
+        self.sweep_at.set(Some(self.now.get() + wait));
     }
 
     /// The activation, on which nothing runs, begins to leave: first its hook, if it has one.

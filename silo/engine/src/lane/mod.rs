@@ -148,6 +148,8 @@ pub(crate) struct Lane {
     is_tick_due: Cell<bool>,
     /// Memory is short: clean activations idle for so many seconds leave.
     cut_s: Cell<Option<u64>>,
+    /// When the next pass over all tables begins; `None` while one is under way.
+    sweep_at: Cell<Option<Timestamp>>,
 }
 
 impl Lane {
@@ -200,6 +202,7 @@ impl Lane {
             is_finished: Cell::new(false),
             is_tick_due: Cell::new(false),
             cut_s: Cell::new(None),
+            sweep_at: Cell::new(None),
             config,
             route,
             lanes,
@@ -222,7 +225,7 @@ impl Lane {
             self.take(host);
         }
         self.set_alarm(self.now.get() + TICK_EVERY, Alarm::Tick);
-        self.set_alarm(self.now.get() + self.config.sweep_every, Alarm::Sweep { slot: 0, from: 0 });
+        self.sweep_at.set(Some(self.now.get() + self.config.sweep_every));
     }
 
     /// One round of everything; true when there is more to do at once.

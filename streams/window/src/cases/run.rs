@@ -84,7 +84,7 @@ impl Bench {
             Disturbance::None | Disturbance::Seal => {}
             Disturbance::Evict => {
                 self.operator.acknowledged(self.commit);
-                self.operator.evict(0);
+                self.operator.evict(0, usize::MAX);
             }
             Disturbance::Restart => self.operator = Operator::new(self.spec.clone(), PREFIX),
         }

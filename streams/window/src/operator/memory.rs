@@ -7,19 +7,23 @@ use crate::slice::Slice;
 impl Operator {
     /// Bytes of memory the state takes, about.
     pub fn memory_bytes(&self) -> usize {
-        self.pool.bytes
-            + self.keys.overhead_bytes()
-            + self.index.memory_bytes()
-            + (self.queue.capacity() + self.silent.capacity()) * 16
+        self.pool.bytes + self.keys.overhead_bytes() + self.lasting_bytes()
+    }
+
+    /// Of that, what no eviction frees.
+    fn lasting_bytes(&self) -> usize {
+        self.index.memory_bytes() + (self.queue.capacity() + self.silent.capacity()) * 16
     }
 
     /// Lets cold clean state leave until about `target_bytes` remain. What a commit holds that the store has not
     /// acknowledged stays, and so does what was used since the eviction last passed, unless two rounds do not suffice.
-    /// With a watermark per stream keys with open windows stay.
-    pub fn evict(&mut self, target_bytes: usize) {
+    /// With a watermark per stream keys with open windows stay. Looks at so many keys at most; the next call goes on with
+    /// those after them.
+    pub fn evict(&mut self, target_bytes: usize, looks_max: usize) {
         let places = self.keys.places();
-        for _ in 0..u64::from(places) * 2 {
-            if self.memory_bytes() <= target_bytes {
+        let target_bytes = target_bytes.saturating_sub(self.lasting_bytes());
+        for _ in 0..(u64::from(places) * 2).min(looks_max as u64) {
+            if self.pool.bytes + self.keys.overhead_bytes() <= target_bytes {
                 return;
             }
             let place = self.hand % places;
