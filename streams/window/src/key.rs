@@ -55,6 +55,8 @@ pub(crate) struct Flags {
     pub(crate) touched: bool,
     /// It waits in the queue of silent keys.
     pub(crate) queued: bool,
+    /// Its place is in the eviction's queue, once; also when the place is free, or another key's.
+    pub(crate) hot: bool,
     /// The place holds a key.
     pub(crate) used: bool,
 }

@@ -48,7 +48,9 @@ impl Keys {
         let key = Key::new(name, bucket_of(name));
         let place = match self.free.pop() {
             Some(place) => {
+                let hot = self.places[place as usize].flags.hot;
                 self.places[place as usize] = key;
+                self.places[place as usize].flags.hot = hot;
                 place
             }
             None => {
@@ -73,8 +75,9 @@ impl Keys {
             entry.remove();
         }
         let key = &mut self.places[place as usize];
+        let hot = key.flags.hot;
         *key = Key::new(b"", 0);
-        key.flags.used = false;
+        (key.flags.used, key.flags.hot) = (false, hot);
         self.free.push(place);
     }
 
@@ -84,11 +87,6 @@ impl Keys {
 
     pub(crate) fn get_mut(&mut self, place: u32) -> &mut Key {
         &mut self.places[place as usize]
-    }
-
-    /// How many places there are, used or free.
-    pub(crate) fn places(&self) -> u32 {
-        self.places.len() as u32
     }
 
     /// Bytes of the table and the free places, about.

@@ -228,6 +228,9 @@ impl Operator {
             None => key.flags.loaded = true,
         }
         self.pool.bytes += key.slices.iter().map(Slice::memory_bytes).sum::<usize>();
+        if !std::mem::replace(&mut key.flags.hot, true) {
+            self.hot.push_back(place);
+        }
         if !self.rules.per_key {
             self.enqueue(place);
         }

@@ -12,7 +12,9 @@ impl Operator {
 
     /// Of that, what no eviction frees.
     fn lasting_bytes(&self) -> usize {
-        self.index.memory_bytes() + (self.queue.capacity() + self.silent.capacity()) * 16
+        self.index.memory_bytes()
+            + (self.queue.capacity() + self.silent.capacity()) * 16
+            + self.hot.capacity() * 4
     }
 
     /// Lets cold clean state leave until about `target_bytes` remain. What a commit holds that the store has not
@@ -20,15 +22,18 @@ impl Operator {
     /// With a watermark per stream keys with open windows stay. Looks at so many keys at most; the next call goes on with
     /// those after them.
     pub fn evict(&mut self, target_bytes: usize, looks_max: usize) {
-        let places = self.keys.places();
         let target_bytes = target_bytes.saturating_sub(self.lasting_bytes());
-        for _ in 0..(u64::from(places) * 2).min(looks_max as u64) {
+        for _ in 0..(self.hot.len() * 2).min(looks_max) {
             if self.pool.bytes + self.keys.overhead_bytes() <= target_bytes {
                 return;
             }
-            let place = self.hand % places;
-            self.hand = (place + 1) % places;
+            let Some(place) = self.hot.pop_front() else { return };
             self.evict_key(place);
+            let flags = &mut self.keys.get_mut(place).flags;
+            flags.hot = flags.used && flags.loaded;
+            if flags.hot {
+                self.hot.push_back(place);
+            }
         }
     }
 

@@ -24,7 +24,7 @@ pub use look::LINKS;
 pub use seal::Put;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use granary_core::Timestamp;
@@ -70,8 +70,8 @@ pub struct Operator {
     silent: BinaryHeap<Reverse<(i64, u32)>>,
     /// The last commit the store has acknowledged.
     acknowledged: u64,
-    /// Where the eviction goes on.
-    hand: u32,
+    /// Keys whose cells are in memory, in the order in which the eviction looks at them.
+    hot: VecDeque<u32>,
     /// Keys with something due that is not published yet, by name, the next one last.
     due: Vec<u32>,
     /// Windows published in one step at most.
@@ -150,7 +150,7 @@ impl Operator {
             heard: 0,
             silent: BinaryHeap::new(),
             acknowledged: 0,
-            hand: 0,
+            hot: VecDeque::new(),
             due: Vec::new(),
             portion: PORTION_WINDOWS,
             windows: Vec::new(),

@@ -218,10 +218,14 @@ fn keys_leave_memory_in_the_middle_of_their_windows() {
         configuration: vec![("silo", "memory_bytes_max = 16777216".into())],
         ..Setup::default()
     });
-    let options = Options { period: Span(1_000), ..rig.load(3_000, 8) };
+    let options = Options { period: Span(1_000), ..rig.load(40_000, 3) };
     let silo = rig.silo();
     rig.inject(&options);
     rig.until_right(&options);
+    let of = |name: &str| silo.metric(name).unwrap_or_default();
+    // each key is looked up once when it is new; what is more was in memory before
+    assert!(of("granary_cells_loaded_total") > 50_000.0, "{} cells", of("granary_cells_loaded_total"));
+    assert!(of("granary_memory_bytes") <= 16_777_216.0, "{} bytes", of("granary_memory_bytes"));
     silo.stop();
     rig.must_be_right(&options);
 }
