@@ -44,6 +44,11 @@ impl Keys {
         format!("{{granary.{}}}", self.cluster)
     }
 
+    /// The member table.
+    pub fn members(&self) -> String {
+        format!("{{granary.{}}}:members", self.cluster)
+    }
+
     /// The slot's row.
     pub fn row(&self, slot: SlotId) -> String {
         self.of(slot, "row")

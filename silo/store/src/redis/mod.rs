@@ -3,6 +3,7 @@
 //! | key | holds |
 //! |---|---|
 //! | `{granary.<cluster>}` | the cluster: name, slots, schema, last incarnation |
+//! | `{granary.<cluster>}:members` | the member table |
 //! | `{granary.<cluster>.<slot>}:row` | the slot's row: owner, epoch, number, positions, transactional ids, run, tries |
 //! | `...:out` | its outbox: number and outputs of each commit not trimmed yet |
 //! | `...:cells`, `...:cells:r` | its cells; those of a scanned kind (`r/...`) by themselves |
@@ -29,6 +30,7 @@ mod job;
 mod keys;
 mod lane;
 mod link;
+mod members;
 mod options;
 mod outbox;
 mod read;
@@ -41,6 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 
+use granary_cluster::members::{Change, Table};
 use granary_cluster::port::Done;
 use granary_cluster::{CommitNo, Incarnation, Lookup, OnRun, Outbox, RunId, Script, SlotRecord, Store};
 use granary_core::{Error, ErrorKind, Result, SlotId};
@@ -109,6 +112,13 @@ impl Redis {
             }
             _ => Err(encode::unreadable()),
         }
+    }
+
+    /// Carries out a change of the member table: whether it was made, and the table after it. After an error it is not
+    /// known whether it was made; the same change once more does nothing then.
+    pub fn change_members(&self, change: &Change) -> Result<(bool, Table)> {
+        let read = self.ask(members::change(&self.shared.keys, change))?;
+        members::answer(read.values.into_iter().next().ok_or_else(encode::unreadable)?)
     }
 
     /// What was noted about the cluster under this name.

@@ -1,6 +1,7 @@
 //! The store on a real Redis server: the port's promises, the rules, the faults.
 
 mod faults;
+mod members;
 mod opening;
 mod proxy;
 mod replicas;
