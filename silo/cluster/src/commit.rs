@@ -329,9 +329,12 @@ impl Noted {
     /// What the row holds when this silo acquires the slot and it held `before`: who acquires again what it had, after a
     /// failover of the store say, has not ended, and takes back what it noted.
     pub fn survived(before: Option<Noted>, by: Incarnation) -> Option<Noted> {
-        let times = |noted: &Noted| noted.times - u32::from(noted.by == by);
-        let noted = before.filter(|noted| times(noted) > 0)?;
-        Some(if noted.by == by { Noted { by: Incarnation(0), times: times(&noted), ..noted } } else { noted })
+        match before {
+            Some(Noted { at, by: last, times }) if last == by => {
+                (times > 1).then(|| Noted { at, by: Incarnation(0), times: times - 1 })
+            }
+            others => others,
+        }
     }
 }
 

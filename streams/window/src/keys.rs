@@ -45,12 +45,12 @@ impl Keys {
 
     /// Adds a key that is not there.
     pub(crate) fn insert(&mut self, name: &[u8]) -> u32 {
-        let key = Key::new(name, bucket_of(name));
+        let mut key = Key::new(name, bucket_of(name));
         let place = match self.free.pop() {
             Some(place) => {
-                let hot = self.places[place as usize].flags.hot;
-                self.places[place as usize] = key;
-                self.places[place as usize].flags.hot = hot;
+                let free = &mut self.places[place as usize];
+                key.flags.hot = free.flags.hot;
+                *free = key;
                 place
             }
             None => {

@@ -197,7 +197,7 @@ impl Membership {
 
     /// Who has this silo's name, and was seen to stand still for a lease.
     fn dead_namesake(&self) -> Option<(Incarnation, u64)> {
-        let namesake = self.table.members.iter().find(|member| member.name == self.me.name)?;
+        let namesake = self.table.named(&self.me.name)?;
         let seen = self.seen.get(&namesake.incarnation)?;
         (seen.silence >= self.terms.lease).then_some((namesake.incarnation, seen.counter))
     }
@@ -208,7 +208,7 @@ impl Membership {
         if self.state == State::Out {
             return;
         }
-        let is_other_name_alive = self.state == State::Joining && !done && self.has_moved(&table);
+        let living_namesake = self.living_namesake(&table).cloned();
         self.look(&table, now);
         let is_news = table.version != self.table.version || matches!(change, Change::Join { .. });
         self.table = table;
@@ -216,9 +216,8 @@ impl Membership {
         self.has_just_renewed = done && matches!(change, Change::Renew { .. });
         match change {
             Change::Join { .. } if !done => {
-                if is_other_name_alive {
-                    let namesake = self.table.members.iter().find(|member| member.name == self.me.name);
-                    return self.end(Out::NameTaken(namesake.cloned().unwrap_or(self.me.clone())), out);
+                if let (State::Joining, Some(namesake)) = (self.state, living_namesake) {
+                    self.end(Out::NameTaken(namesake), out);
                 }
                 return;
             }
@@ -251,12 +250,11 @@ impl Membership {
         }
     }
 
-    /// Whether a member that has this silo's name raised its counter since it was seen.
-    fn has_moved(&self, table: &Table) -> bool {
-        let moved = |member: &&Member| {
-            self.seen.get(&member.incarnation).is_some_and(|seen| seen.counter != member.counter)
-        };
-        table.members.iter().filter(|member| member.name == self.me.name).any(|member| moved(&member))
+    /// Who has this silo's name, and raised its counter since it was seen.
+    fn living_namesake<'t>(&self, table: &'t Table) -> Option<&'t Member> {
+        let namesake = table.named(&self.me.name)?;
+        let seen = self.seen.get(&namesake.incarnation)?;
+        (seen.counter != namesake.counter).then_some(namesake)
     }
 
     fn look(&mut self, table: &Table, now: Timestamp) {

@@ -102,6 +102,11 @@ impl Table {
         self.place(incarnation).ok().map(|at| &self.members[at])
     }
 
+    /// The row of the silo with this name.
+    pub fn named(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == name)
+    }
+
     /// Whether this life has joined and is in the table no more. False for one of which the table does not know yet.
     pub fn is_dead(&self, incarnation: Incarnation) -> bool {
         incarnation <= self.newest && self.member(incarnation).is_none()

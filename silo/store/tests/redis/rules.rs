@@ -63,10 +63,10 @@ impl Slot {
 }
 
 /// xorshift: the same sequence every time.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(super) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -84,7 +84,7 @@ impl Dice {
 }
 
 /// Numbers beyond what a floating-point number holds: an epoch far up there must still be told from the next.
-const HIGH: u64 = (1 << 60) + 7;
+pub(super) const HIGH: u64 = (1 << 60) + 7;
 
 fn random_script(dice: &mut Dice, id: SlotId, slot: &Slot, run: RunId) -> Script {
     if !slot.sent.is_empty() && dice.roll(6) == 0 {
