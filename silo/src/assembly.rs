@@ -310,7 +310,7 @@ impl Assembly {
 
 /// A silo at work: its lanes, its store, and what wakes the lanes when a topic grows.
 pub struct Running {
-    assembly: Assembly,
+    assembly: Arc<Assembly>,
     engine: Engine,
     backing: Backing,
     subscriptions: Vec<Box<dyn Any + Send + Sync>>,
@@ -318,7 +318,8 @@ pub struct Running {
 
 impl Running {
     /// Starts lanes with this configuration.
-    pub fn start(assembly: Assembly, config: Config, backing: Backing) -> Result<Running> {
+    pub fn start(assembly: impl Into<Arc<Assembly>>, config: Config, backing: Backing) -> Result<Running> {
+        let assembly = assembly.into();
         let engine = Engine::start(config)?;
         let (handle, woken) = (engine.handle(), engine.handle());
         let subscriptions = backing.watch(&handle.topics(), move || woken.look());

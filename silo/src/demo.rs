@@ -75,7 +75,7 @@ pub async fn demo(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool>
     let simulated =
         inject::Options { seed: options.seed, devices: options.devices, ..inject::Options::default() };
     let topic =
-        silo.running().assembly().plan.as_ref().map_or_else(String::new, |p| p.sources[0].topic.to_string());
+        silo.assembly().plan.as_ref().map_or_else(String::new, |p| p.sources[0].topic.to_string());
     let sent = send(&silo, &topic, simulated.clone())?;
     let messages = sent.messages;
     tell(&format!(
@@ -84,7 +84,7 @@ pub async fn demo(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool>
     ));
     settle(&silo, messages).await?;
     let report = judge(&silo, &simulated, &dir.0)?;
-    let counts = silo.running().counts()?;
+    let counts = silo.counts()?;
     tell(&format!(
         "records {}: accepted {}, duplicates {}, late {}, rejected {}, poisoned {}",
         counts.records, counts.accepted, counts.duplicates, counts.late, counts.rejected, counts.poisoned
@@ -146,10 +146,10 @@ fn write(silo: &RunningSilo, topic: &str, batches: &mut [Batch]) -> Result<()> {
 /// Waits until every message is accounted for and silence has closed the last windows.
 async fn settle(silo: &RunningSilo, messages: u64) -> Result<()> {
     let began = Instant::now();
-    let mut last = (silo.running().counts()?, Instant::now());
+    let mut last = (silo.counts()?, Instant::now());
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let counts = silo.running().counts()?;
+        let counts = silo.counts()?;
         if counts != last.0 {
             last = (counts, Instant::now());
         } else if last.0.records >= messages && last.1.elapsed() >= SETTLED_AFTER {
@@ -168,18 +168,17 @@ async fn settle(silo: &RunningSilo, messages: u64) -> Result<()> {
 
 /// Compares the sink's topic with the simulator's own answer.
 fn judge(silo: &RunningSilo, simulated: &inject::Options, dir: &Path) -> Result<Report> {
-    let running = silo.running();
-    let sink = running
+    let sink = silo
         .assembly()
         .plan
         .as_ref()
         .and_then(|plan| plan.sinks.first())
         .map(|sink| sink.name.to_string());
-    let topic = sink.and_then(|sink| running.assembly().topic_of(&sink));
+    let topic = sink.and_then(|sink| silo.assembly().topic_of(&sink));
     let topic = topic.ok_or_else(|| Error::invalid("the demo's pipeline has no sink"))?;
     let result = dir.join("result.jsonl");
-    let embedded = silo.backing().as_embedded();
-    let store = embedded.ok_or_else(|| Error::invalid("the demo runs on the embedded store"))?;
+    let backing = silo.backing();
+    let store = backing.as_embedded().ok_or_else(|| Error::invalid("the demo runs on the embedded store"))?;
     results::write_last(store, &topic, &result)?;
     let mut truth = Vec::new();
     let unwritable =

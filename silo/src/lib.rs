@@ -14,6 +14,7 @@
 //! | [`bench`] | figures of this machine |
 //! | [`cli`] | the `granary` command, also for a program with kinds of its own |
 //! | [`config`] | `granary.toml`, the environment, `--set` |
+//! | `life` | one life after the other, each a member of the cluster |
 //! | `service` | what a silo does for those who connect |
 //! | `files`, `results`, `subscribed`, `clock` | files as sources, files of results, streams that grains listen to, real time |
 
@@ -26,6 +27,7 @@ pub mod config;
 pub mod demo;
 mod files;
 pub mod gateway;
+mod life;
 pub mod replay;
 mod results;
 pub mod rewind;

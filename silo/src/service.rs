@@ -8,13 +8,12 @@ use granary_client::serve::{Feed, Gone, Reply, Service};
 use granary_cluster::{Batch, Log};
 use granary_core::call::Options;
 use granary_core::{Clock, Error, ErrorKind, GrainId, Key, Ran, Result, codec, id};
-use granary_engine::Handle;
 use granary_kafka::KafkaLog;
 use granary_store::Embedded;
 use granary_wire as wire;
 use tokio::sync::Notify;
 
-use crate::backing::Backing;
+use crate::life::Current;
 
 /// Records handed to one tail before others get their turn.
 const TAIL_RECORDS: usize = 1_024;
@@ -25,10 +24,8 @@ const TAIL_EVERY: Duration = Duration::from_millis(100);
 
 /// The service of one silo.
 pub struct SiloService {
-    /// The way to its grains.
-    pub handle: Handle,
-    /// Its store and log.
-    pub backing: Backing,
+    /// Its present life.
+    pub current: Arc<Current>,
     /// The clock, for records it writes.
     pub clock: Arc<dyn Clock>,
     /// The topics of its output streams, by the name people use.
@@ -40,7 +37,7 @@ pub struct SiloService {
 impl SiloService {
     fn topic(&self, stream: &str) -> Result<(String, u32)> {
         let topic = self.topics.get(stream).cloned().unwrap_or_else(|| stream.to_string());
-        match self.backing.log.partitions(&topic)? {
+        match self.current.backing().log.partitions(&topic)? {
             Some(partitions) => Ok((topic, partitions)),
             None => {
                 let known: Vec<&str> = self.topics.keys().map(String::as_str).collect();
@@ -71,21 +68,20 @@ impl Service for SiloService {
             ..Options::default()
         };
         let grain = GrainId { kind: call.kind.into(), key: Key::parse(call.key) };
-        reply.follow(self.handle.call(grain, call.method, call.arguments.to_vec(), options));
+        reply.follow(self.current.handle().call(grain, call.method, call.arguments.to_vec(), options));
     }
 
     fn tail(&self, tail: wire::Tail<'_>, feed: Feed) {
         match self.topic(tail.stream) {
-            Ok((topic, partitions)) => match (self.backing.as_embedded(), self.backing.as_external()) {
-                (Some(store), _) => {
+            Ok((topic, partitions)) => {
+                let backing = self.current.backing();
+                if let Some(store) = backing.as_embedded() {
                     drop(tokio::spawn(follow(store.clone(), topic, partitions, tail.start, feed)));
-                }
-                (None, Some(external)) => {
+                } else if let Some(external) = backing.as_external() {
                     let log = external.kafka.clone();
                     drop(tokio::spawn(follow_kafka(log, topic, partitions, tail.start, feed)));
                 }
-                (None, None) => {}
-            },
+            }
             Err(error) => feed.fail(error),
         }
     }
@@ -96,7 +92,7 @@ impl Service for SiloService {
             Err(error) => return reply.send(Err(error)),
         };
         let batches = self.batches(&produce.records, partitions);
-        let log = self.backing.log.clone();
+        let log = self.current.backing().log.clone();
         drop(tokio::task::spawn_blocking(move || {
             let written = batches
                 .iter()
@@ -108,7 +104,7 @@ impl Service for SiloService {
     fn status(&self, reply: Reply) {
         let mut status: BTreeMap<String, serde_json::Value> = BTreeMap::new();
         status.insert("silo".into(), self.silo.clone().into());
-        for (name, value) in self.handle.stats().named() {
+        for (name, value) in self.current.handle().stats().named() {
             status.insert(name.into(), value.into());
         }
         reply.send(codec::to_bytes(&status));

@@ -7,27 +7,26 @@ use std::time::Duration;
 
 use granary_client::serve::{self, Identity};
 use granary_core::{Error, ErrorKind, Grain, KindInfo, Result};
-use granary_engine::{Config, Handle};
+use granary_engine::Handle;
 use granary_store::Durability;
 use granary_streams::Plan;
 use granary_streams::plan::Target;
+use granary_streams::run::counts::Counts;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::assembly::{Assembly, Running};
+use crate::assembly::Assembly;
 use crate::backing::Backing;
 use crate::config::{self, Settings, StoreDurability, StoreKind};
 use crate::gateway::{Gateway, Serving};
+use crate::life::{Keeper, Mold};
 use crate::service::SiloService;
 
 /// Stopping in order takes no longer: whoever sent SIGTERM waits ten seconds.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(8);
 /// How much of that is for peers to hang up after the goodbye.
 const PEERS_MAX: Duration = Duration::from_secs(2);
-/// Between two attempts to reach Redis and Kafka at the start.
-const START_WAIT_MIN: Duration = Duration::from_millis(200);
-const START_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// A silo to be started.
 ///
@@ -121,18 +120,16 @@ impl Silo {
         let gateway = Gateway::new(name.clone(), streams);
         let serving = start_gateway(gateway.clone(), &settings).await?;
         let identity = Identity { cluster: settings.cluster.name.clone(), silo: name.clone() };
-        let (backing, config) = prepare(settings, assembly.clone(), &gateway).await?;
-        let assembly = Arc::into_inner(assembly).expect("what was prepared has given it back");
-        let running = Running::start(assembly, config, backing.clone())?;
-        let handle = running.handle();
-        gateway.runs(handle.clone(), backing.log.clone());
-        let service = SiloService { handle, backing, clock, topics, silo: name.clone() };
+        let advertised = advertised(&settings, &address);
+        let mold = Mold { settings: Arc::new(settings), assembly: assembly.clone(), advertised, gateway };
+        let keeper = Keeper::start(mold).await?;
+        let service = SiloService { current: keeper.current().clone(), clock, topics, silo: name.clone() };
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { drop(stopped.await) };
         let served = tokio::spawn(serve::serve(listener, Arc::new(service), identity, stopped));
         let probes = serving.as_ref().map_or("none", |gateway| gateway.address());
         tracing::info!(silo = %name, %address, gateway = probes, "silo runs");
-        Ok(RunningSilo { running, stop, served, address, gateway: serving })
+        Ok(RunningSilo { keeper, assembly, stop, served, address, gateway: serving })
     }
 
     /// Everything it is made of, checked as far as that is possible without its store and log.
@@ -153,7 +150,7 @@ impl Silo {
         let memory = settings.silo.memory_bytes_max;
         let assembly = Assembly {
             cluster: settings.cluster.name.clone(),
-            silo: settings.silo.name.clone().unwrap_or_else(|| "silo-1".into()),
+            silo: settings.silo.name.clone().unwrap_or_else(|| default_name(&settings)),
             lanes: settings.silo.lanes.unwrap_or(0),
             slots: settings.cluster.slots,
             plan,
@@ -180,7 +177,8 @@ impl Silo {
 
 /// A silo that runs and listens.
 pub struct RunningSilo {
-    running: Running,
+    keeper: Keeper,
+    assembly: Arc<Assembly>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<std::io::Result<()>>,
     address: String,
@@ -200,26 +198,32 @@ impl RunningSilo {
 
     /// A way to its grains from this process.
     pub fn handle(&self) -> Handle {
-        self.running.handle()
+        self.keeper.current().handle()
     }
 
     /// Its store and log.
-    pub fn backing(&self) -> &Backing {
-        self.running.backing()
+    pub fn backing(&self) -> Backing {
+        self.keeper.current().backing()
     }
 
-    /// What it was made of, and what its records became.
-    pub fn running(&self) -> &Running {
-        &self.running
+    /// What it was made of.
+    pub fn assembly(&self) -> &Assembly {
+        &self.assembly
     }
 
-    /// Stops taking, finishes turns, stores what they changed.
+    /// What became of the records so far, as stored.
+    pub fn counts(&self) -> Result<Counts> {
+        crate::assembly::counts(&*self.backing().store, self.assembly.slots)
+    }
+
+    /// Gives its slots to the other silos, stops taking, finishes turns, stores what they changed.
     pub async fn stop(self) {
-        let _ = self.stop.send(());
         let in_order = async {
+            self.keeper.leave().await;
+            let _ = self.stop.send(());
             // answers under way still leave; a peer that does not hang up holds nobody up
             let _ = tokio::time::timeout(PEERS_MAX, self.served).await;
-            self.running.stop().await;
+            self.keeper.stop().await;
         };
         if tokio::time::timeout(STOP_MAX, in_order).await.is_err() {
             tracing::warn!(
@@ -232,34 +236,32 @@ impl RunningSilo {
     }
 }
 
-/// Opens store and log and finds out where reading begins. What cannot be reached is waited for, unless it is embedded: then
-/// waiting would not help.
-async fn prepare(
-    settings: Settings,
-    assembly: Arc<Assembly>,
-    gateway: &Gateway,
-) -> Result<(Backing, Config)> {
-    let may_wait = settings.store.kind == StoreKind::Redis;
-    let settings = Arc::new(settings);
-    let mut wait = START_WAIT_MIN;
-    loop {
-        let (with, of) = (settings.clone(), assembly.clone());
-        let attempt = tokio::task::spawn_blocking(move || -> Result<(Backing, Config)> {
-            let backing = Backing::open(&with, &of)?;
-            let config = of.prepare(&backing)?;
-            Ok((backing, config))
-        });
-        let attempt = attempt.await.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))?;
-        match attempt {
-            Err(error) if may_wait && error.kind() == ErrorKind::Unavailable => {
-                tracing::warn!(%error, "the silo cannot start yet; trying again in {wait:?}");
-                gateway.waits(error.message());
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(START_WAIT_MAX);
-            }
-            done => return done,
-        }
+/// Where others reach a silo that listens at `address`: as the settings say, else there. Where it listens on every address
+/// of its host, the host's name stands for it.
+fn advertised(settings: &Settings, address: &str) -> String {
+    if let Some(advertised) = &settings.silo.advertise {
+        return advertised.clone();
     }
+    match address.rsplit_once(':') {
+        Some(("0.0.0.0" | "[::]", port)) => format!("{}:{port}", host_name()),
+        _ => address.to_owned(),
+    }
+}
+
+/// The name of this machine.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The name of a silo that was given none: one of several has the name of its host and its port, which it has again when it
+/// is started anew.
+fn default_name(settings: &Settings) -> String {
+    if settings.store.kind == StoreKind::Embedded {
+        return "silo-1".into();
+    }
+    let listen = settings.silo.advertise.as_deref().unwrap_or(&settings.silo.listen);
+    let port = listen.rsplit_once(':').map_or("0", |(_, port)| port);
+    format!("{}-{port}", host_name())
 }
 
 /// Probes and metrics. An address that nobody asked for may be taken: several silos on one machine are no mistake.

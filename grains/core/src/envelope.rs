@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::call::{BytesReply, Options};
 use crate::codec;
 use crate::cx::Cx;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Ran, Result};
 use crate::grain::{Method, MethodInfo};
 use crate::shared::{AnyGrain, Shared};
 use crate::turn::{Turn, TurnPool};
@@ -121,7 +121,15 @@ pub trait Envelope: Send {
     fn refuse(self: Box<Self>, error: Error);
     /// Answers with a stored reply.
     fn answer(self: Box<Self>, stored: &[u8]);
+    /// Whether its caller, if any waits, is in this process: such a call can be passed on to another silo without the
+    /// caller noticing. A caller behind a connection asks there itself.
+    fn is_from_here(&self) -> bool;
+    /// Takes it apart, to be sent to another silo, and whom to tell what that answered.
+    fn take_apart(self: Box<Self>) -> (Result<Vec<u8>>, Options, Answered);
 }
+
+/// Hears the encoded answer of a call that was passed on.
+pub type Answered = Box<dyn FnOnce(Result<Vec<u8>>) + Send>;
 
 /// The envelope of method `M`.
 pub struct Letter<M: Method> {
@@ -191,6 +199,20 @@ impl<M: Method> Envelope for Letter<M> {
             to => to.send(codec::from_bytes(stored)),
         }
     }
+
+    fn is_from_here(&self) -> bool {
+        !matches!(self.to, ReplyTo::Bytes(_))
+    }
+
+    fn take_apart(self: Box<Self>) -> (Result<Vec<u8>>, Options, Answered) {
+        let Letter { message, options, to } = *self;
+        let answered = Box::new(move |answer: Result<Vec<u8>>| match to {
+            ReplyTo::Bytes(to) => drop(to.send(answer)),
+            // the call has run: what cannot be read is its answer
+            to => to.send(answer.and_then(|bytes| codec::from_bytes(&bytes).map_err(|e| e.ran(Ran::Yes)))),
+        });
+        (codec::to_bytes(&message), options, answered)
+    }
 }
 
 /// Opens a call of `M` from encoded arguments: a map by name, an array by place, or the only argument as it is.
@@ -231,5 +253,5 @@ fn wrong_arguments<M: Method>(error: &Error) -> Error {
         ErrorKind::Invalid,
         format!("the arguments of {}.{} do not fit: {}", info.kind, info.name, error.message()),
     )
-    .ran(crate::error::Ran::No)
+    .ran(Ran::No)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use granary_cluster::{Batch, Incarnation, Log, Pipeline, Producer, Store, StreamId, TxId};
 use granary_core::{Clock, KindInfo, Result, Span};
 
+use crate::cluster::Cluster;
 use crate::watch;
 
 /// Bytes of records read from a source at a time.
@@ -20,6 +21,9 @@ pub trait Source: Send {
     fn is_at_end(&self) -> bool {
         true
     }
+
+    /// It will not be read for a while: what it holds for that may go.
+    fn rest(&mut self) {}
 
     /// Whether nothing will ever come at or after this offset: the end of a file.
     fn has_ended(&mut self, at: u64) -> Result<bool> {
@@ -129,6 +133,8 @@ pub struct Config {
     pub stuck: fn(&str),
     /// How often idle activations are looked for.
     pub sweep_every: Span,
+    /// The silo is one of several: its slots are those its views say. `None`: it has them all.
+    pub cluster: Option<Cluster>,
     /// Records per commit at most: the batch sizes that tests compare.
     pub batch_records_max: usize,
 }
@@ -158,6 +164,7 @@ impl Config {
             turn_max: Span(60_000),
             stuck: watch::end_process,
             sweep_every: Span(60_000),
+            cluster: None,
             batch_records_max: usize::MAX,
         }
     }

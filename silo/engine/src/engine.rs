@@ -10,9 +10,10 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 use actix::{Actor, Addr, System};
+use granary_cluster::members::View;
 use granary_core::call::Options;
 use granary_core::envelope::{Letter, ReplyTo};
-use granary_core::{Caller, Error, ErrorKind, Grain, GrainId, Key, KindId, Method, Ran, Result};
+use granary_core::{Caller, Error, ErrorKind, Grain, GrainId, Key, KindId, Method, Ran, Result, Timestamp};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, SourceSpec};
@@ -236,6 +237,20 @@ impl Handle {
     /// The topics of its sources.
     pub fn topics(&self) -> Vec<String> {
         self.config.sources.iter().map(|source| source.topic.clone()).collect()
+    }
+
+    /// The cluster has changed: lanes take and give slots by this view.
+    pub fn see(&self, view: &Arc<View>) {
+        for lane in self.lanes.iter() {
+            lane.tell(Word::View(view.clone()));
+        }
+    }
+
+    /// When the lane that has not begun a round for longest began its last one, by the engine's clock. A lane that sleeps
+    /// begins one twice a second.
+    pub fn last_beat(&self) -> Timestamp {
+        let beats = self.lanes.iter().map(|lane| Timestamp(lane.beat.load(Ordering::Relaxed)));
+        beats.min().unwrap_or(Timestamp::MIN)
     }
 
     /// Sources may have more, or a hand-moved clock was moved.

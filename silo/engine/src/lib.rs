@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | what an engine is started with |
+//! | [`cluster`] | what makes it one silo of several |
 //! | [`engine`] | starting lanes, the handle to call through, stopping |
 //! | `lane` | one lane: calls, turns, commits, sources, time |
 //! | `slot`, `table`, `turns` | a slot on its lane, its activations, the turns under way |
@@ -13,6 +14,7 @@
 //! inside a slot locks; no reference into a table is held while a turn runs.
 
 mod answers;
+pub mod cluster;
 pub mod config;
 pub mod engine;
 mod keyed;
@@ -28,6 +30,7 @@ mod timers;
 mod turns;
 mod watch;
 
+pub use cluster::{Cluster, Lease, Passed, Peers};
 pub use config::{Config, LogSource, MakePipeline, MakeProducer, OpenSource, Source, SourceSpec};
 pub use engine::{Engine, Handle, Reading};
 pub use stats::Stats;

@@ -1,12 +1,13 @@
 //! What other threads see of a lane: its bounded inbox, the turns they woke, and a bell.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
 use atomic_waker::AtomicWaker;
 use crossbeam_queue::{ArrayQueue, SegQueue};
+use granary_cluster::members::View;
 use granary_cluster::slot::{Ask, Stored};
 use granary_cluster::{Ended, Marker, Reply, RunId, SlotRecord};
 use granary_core::call::{BytesReply, Options};
@@ -79,6 +80,8 @@ pub(crate) enum Word {
     Run(RunId),
     /// The lane's transaction has ended.
     Ended(Ended),
+    /// The cluster has changed.
+    View(Arc<View>),
     /// A source may have more, or the clock was moved by hand.
     Look,
     /// The log has taken a batch that a slot published before its commit.
@@ -117,6 +120,8 @@ pub(crate) struct Mailbox {
     /// Outputs sealed, by stream.
     pub outputs: Box<[AtomicU64]>,
     pub pulse: Pulse,
+    /// When the lane's last round began, by its clock.
+    pub beat: AtomicI64,
     pub is_closed: AtomicBool,
     /// The lane has ended: nobody looks at the calls any more.
     pub is_over: AtomicBool,
@@ -138,6 +143,7 @@ impl Mailbox {
             stands: Mutex::default(),
             outputs: (0..STREAMS_COUNTED).map(|_| AtomicU64::new(0)).collect(),
             pulse: Pulse::default(),
+            beat: AtomicI64::new(i64::MIN),
             is_closed: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             is_finished: AtomicBool::new(false),

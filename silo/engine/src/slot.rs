@@ -15,6 +15,7 @@ use crate::answers::Answers;
 use crate::config::Config;
 use crate::keyed::Keyed;
 use crate::lane::clock::Replay;
+use crate::lane::moving::Here;
 use crate::mailbox::Call;
 use crate::reminders::Reminders;
 use crate::table::Table;
@@ -86,8 +87,12 @@ pub(crate) struct SlotHost {
     pub trim_since: Cell<Option<Timestamp>>,
     /// The store's run under which it was opened.
     pub run: Cell<RunId>,
-    /// A later life of the silo has taken the slot.
-    pub is_elsewhere: Cell<bool>,
+    /// Whether it belongs to this silo.
+    pub here: Cell<Here>,
+    /// Since when it belongs here and its owner has not given it.
+    pub waits_since: Cell<Option<Timestamp>>,
+    /// It belongs to another silo, and is given from then on.
+    pub gives_at: Cell<Option<Timestamp>>,
     /// What must hold of the slot.
     pub watch: RefCell<Watch>,
     /// The end of the commits that were named as lost since the slot was opened last.
@@ -182,7 +187,9 @@ impl SlotHost {
             broken: RefCell::default(),
             trim_since: Cell::new(None),
             run: Cell::new(RunId(0)),
-            is_elsewhere: Cell::new(false),
+            here: Cell::new(if config.cluster.is_some() { Here::No } else { Here::Yes }),
+            waits_since: Cell::new(None),
+            gives_at: Cell::new(None),
             watch: RefCell::new(Watch::new(id)),
             named_lost: Cell::new(CommitNo(0)),
             eager: Eager::default(),

@@ -96,6 +96,10 @@ counters! {
     log_away,
     /// Slots that run.
     slots_running,
+    /// Slots that this silo has, or is about to have.
+    slots_held,
+    /// Slots that belong to this silo and do not run.
+    slots_waiting,
     /// Invariants of the protocol that were found broken: 0, always.
     invariants_broken,
 }

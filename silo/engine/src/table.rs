@@ -211,11 +211,21 @@ impl Table {
 
     /// Hands out all calls that wait, with the keys of their grains.
     pub fn drain_waiting(&mut self) -> Vec<(Key, Box<dyn Envelope>)> {
+        self.take_waiting(|_| true)
+    }
+
+    /// Takes those of the waiting calls out that are wanted.
+    pub fn take_waiting(&mut self, wanted: impl Fn(&dyn Envelope) -> bool) -> Vec<(Key, Box<dyn Envelope>)> {
         let mut waiting = Vec::new();
         for activation in self.pieces.iter_mut().flatten().flatten() {
             let key = activation.key.clone();
-            if let Some(desk) = &mut activation.desk {
-                waiting.extend(desk.queue.drain(..).map(|w| (key.clone(), w.envelope)));
+            let Some(desk) = &mut activation.desk else { continue };
+            for Waiting { envelope, since } in std::mem::take(&mut desk.queue) {
+                if wanted(&*envelope) {
+                    waiting.push((key.clone(), envelope));
+                } else {
+                    desk.queue.push_back(Waiting { envelope, since });
+                }
             }
         }
         waiting

@@ -22,6 +22,8 @@ pub struct External {
     pub redis: Arc<Redis>,
     /// The log.
     pub kafka: Arc<KafkaLog>,
+    /// How to connect to the same Redis server with one connection for single questions.
+    pub member_options: RedisOptions,
     sources: Sources,
     /// Wakes the lanes, once there are any.
     bell: Arc<OnceLock<WakeUp>>,
@@ -33,7 +35,9 @@ impl External {
     /// `unavailable` when one of them cannot be reached; anything else says what to change.
     pub fn open(settings: &Settings, assembly: &Assembly) -> Result<External> {
         let kafka = Arc::new(KafkaLog::new(kafka_settings(settings)?)?);
-        let redis = Redis::open(redis_options(settings, assembly)?)?;
+        let options = redis_options(settings, assembly)?;
+        let member_options = options.clone().connections(0);
+        let redis = Redis::open(options)?;
         kafka.is_reachable(LOOK_WAIT)?;
         kafka.create_internal(assembly.slots)?;
         let bell: Arc<OnceLock<WakeUp>> = Arc::default();
@@ -44,7 +48,7 @@ impl External {
             }
         });
         let sources = Sources::new(kafka.settings().clone(), Some(wake));
-        Ok(External { redis, kafka, sources, bell })
+        Ok(External { redis, kafka, member_options, sources, bell })
     }
 
     /// As a backing, in a new life of the silo.

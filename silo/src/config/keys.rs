@@ -35,6 +35,9 @@ const NAME_BYTES_MAX: usize = 100;
 /// Lanes beyond this are a mistake of writing, not a machine.
 const LANES_MAX: u64 = 1_024;
 
+/// A shorter lease than this would end whenever a machine is busy.
+const LEASE_MS_MIN: u64 = 200;
+
 /// A minute between commits is beyond every use.
 const INTERVAL_MS_MAX: u64 = 60_000;
 
@@ -47,6 +50,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("silo.gateway", Shape::Address),
     ("silo.name", Shape::Name),
     ("silo.advertise", Shape::Address),
+    ("silo.lease_ms", Shape::Whole { min: LEASE_MS_MIN, max: INTERVAL_MS_MAX }),
     ("silo.lanes", Shape::Whole { min: 1, max: LANES_MAX }),
     ("silo.memory_bytes_max", Shape::Whole { min: 16 << 20, max: i64::MAX as u64 }),
     ("store.kind", Shape::Word(&["embedded", "redis"])),

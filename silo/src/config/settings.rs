@@ -62,6 +62,8 @@ pub struct Silo {
     pub name: Option<String>,
     /// The address others reach it at; by default where it listens.
     pub advertise: Option<String>,
+    /// A silo that has not renewed its lease for so long is taken for dead, and its slots go to others.
+    pub lease_ms: u64,
     /// How many lanes; by default one for each core.
     pub lanes: Option<u16>,
     /// The most memory activations may take; by default a share of the machine's.
@@ -75,9 +77,17 @@ impl Default for Silo {
             gateway: "127.0.0.1:7480".into(),
             name: None,
             advertise: None,
+            lease_ms: 2_000,
             lanes: None,
             memory_bytes_max: None,
         }
+    }
+}
+
+impl Silo {
+    /// A silo that has not renewed its lease for so long is taken for dead.
+    pub fn lease(&self) -> Span {
+        millis(self.lease_ms)
     }
 }
 

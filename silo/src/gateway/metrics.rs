@@ -31,6 +31,8 @@ const OF_LANES: &[(&str, &str, &str)] = &[
     ("rollbacks", "granary_rollbacks_total", "counter"),
     ("parked", "granary_slots_parked", "gauge"),
     ("slots_running", "granary_slots_running", "gauge"),
+    ("slots_held", "granary_slots_held", "gauge"),
+    ("slots_waiting", "granary_slots_waiting", "gauge"),
     ("invariants_broken", "granary_invariants_broken_total", "counter"),
     ("reminders", "granary_reminders_total", "counter"),
     ("store_away", "granary_store_away", "gauge"),

@@ -176,7 +176,7 @@ impl Gateway {
             State::Starting(why) => return vec![why.clone()],
             State::Running(handle, _) => handle,
         };
-        let (stats, slots) = (handle.stats(), u64::from(handle.slots()));
+        let stats = handle.stats();
         let mut reasons = Vec::new();
         if stats.store_away > 0 {
             reasons.push("the store cannot be reached".to_string());
@@ -187,8 +187,8 @@ impl Gateway {
         if stats.parked > 0 {
             reasons.push(format!("slots are parked: {}; see the log", stats.parked));
         }
-        if stats.slots_running < slots {
-            reasons.push(format!("slots that run: {} of {slots}", stats.slots_running));
+        if stats.slots_waiting > 0 {
+            reasons.push(format!("slots that are not open yet: {}", stats.slots_waiting));
         }
         reasons
     }

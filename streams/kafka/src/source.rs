@@ -216,6 +216,10 @@ impl Source for Partition {
     fn is_at_end(&self) -> bool {
         Partition::is_at_end(self)
     }
+
+    fn rest(&mut self) {
+        (self.reading, self.is_at_end) = (None, false);
+    }
 }
 
 impl Reading {

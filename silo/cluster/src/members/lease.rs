@@ -131,6 +131,11 @@ impl Membership {
         matches!(self.state, State::Member | State::Leaving | State::Going) && !self.is_lease_over
     }
 
+    /// Until when reads may be answered; `None` before the silo has joined.
+    pub fn lease_until(&self) -> Option<Timestamp> {
+        self.lease_until
+    }
+
     /// When [`Membership::tick`] wants to be called at the latest.
     pub fn wakes_at(&self) -> Timestamp {
         let asks = if self.asked.is_none() { self.ask_at } else { Timestamp::MAX };

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::commit::Incarnation;
 
 pub use lease::{Do, Membership, Out, Terms};
-pub use placement::{Placement, Step, step};
+pub use placement::{Placement, Step, View, step, successor};
 
 /// One life of a silo in the member table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

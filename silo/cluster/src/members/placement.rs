@@ -6,7 +6,7 @@
 use granary_core::SlotId;
 use granary_core::id::murmur2;
 
-use super::{Standing, Table};
+use super::{Member, Standing, Table};
 use crate::commit::{Incarnation, SlotRecord};
 
 /// Who each slot belongs to.
@@ -57,6 +57,28 @@ impl Placement {
     }
 }
 
+/// What a silo knows of its cluster: one version of the member table, and where it puts the slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The members.
+    pub table: Table,
+    /// Who each slot belongs to.
+    pub placement: Placement,
+}
+
+impl View {
+    /// Of a cluster of so many slots.
+    pub fn new(table: Table, slots: u16) -> View {
+        let placement = Placement::new(&table, slots);
+        View { table, placement }
+    }
+
+    /// The member that a slot belongs to.
+    pub fn owner(&self, slot: SlotId) -> Option<&Member> {
+        self.table.member(self.placement.owner(slot))
+    }
+}
+
 /// How well a member suits a slot: an even mix of both, the same on every machine.
 fn score(name: &str, slot: u16) -> u64 {
     // the finalizer of splitmix64 (Steele, Lea and Flood 2014), over the name's hash and the slot
@@ -70,26 +92,28 @@ fn score(name: &str, slot: u16) -> u64 {
 /// What a silo does about a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It holds it and keeps it, or it is another's business.
+    /// It is another's business.
     Stay,
-    /// It takes it: the slot is its own, nobody's, or a dead silo's.
+    /// It takes it: the slot is its own, nobody's, a dead silo's, or was given to a silo that did not take it.
     Take,
     /// It waits until the slot's owner gives it.
     Wait,
-    /// It gives it to this member.
-    Give(Incarnation),
 }
 
-/// What `me` does about a slot that belongs to `owner` by the placement, and that `me` holds or does not. `row` is the
-/// slot's row, read before the table; a slot that is held needs none.
-pub fn step(me: Incarnation, owner: Incarnation, holds: bool, row: &SlotRecord, table: &Table) -> Step {
-    match (owner == me, holds) {
-        (true, true) | (false, false) => Step::Stay,
-        (false, true) if owner == Incarnation(0) => Step::Stay, // nobody takes slots
-        (false, true) => Step::Give(owner),
-        (true, false) if row.owner == me || row.owner == Incarnation(0) || table.is_dead(row.owner) => {
-            Step::Take
-        }
-        (true, false) => Step::Wait,
+/// What `me` does about a slot that it does not hold. `row` is the slot's row, read before the view.
+///
+/// Whoever holds a slot has its transactional id in the slot's list. So a row without ids is held by nobody: it was given,
+/// and by now the placement may be another one.
+pub fn step(me: Incarnation, slot: SlotId, row: &SlotRecord, view: &View) -> Step {
+    if view.placement.owner(slot) != me {
+        return Step::Stay;
     }
+    let is_free = row.owner == me || row.owner == Incarnation(0) || row.txids.ids.is_empty();
+    if is_free || view.table.is_dead(row.owner) { Step::Take } else { Step::Wait }
+}
+
+/// To whom `me` gives a slot that it holds, if to anybody.
+pub fn successor(me: Incarnation, slot: SlotId, view: &View) -> Option<Incarnation> {
+    let owner = view.placement.owner(slot);
+    (owner != me && owner != Incarnation(0)).then_some(owner) // 0: nobody takes slots
 }

@@ -89,17 +89,24 @@ fn a_slot_is_taken_from_nobody_or_the_dead_and_waited_for_from_the_living() {
         table.apply(&Change::Declare { dead: Incarnation(3), counter: 0 });
         table
     };
+    let view = View::new(table, SLOTS);
     let (me, other) = (Incarnation(1), Incarnation(2));
-    let row = |owner: u64| SlotRecord { owner: Incarnation(owner), ..SlotRecord::new() };
-    assert_eq!(step(me, me, true, &row(1), &table), Step::Stay);
-    assert_eq!(step(me, me, false, &row(1), &table), Step::Take, "given");
-    assert_eq!(step(me, me, false, &row(0), &table), Step::Take, "new");
-    assert_eq!(step(me, me, false, &row(3), &table), Step::Take, "of a dead silo");
-    assert_eq!(step(me, me, false, &row(2), &table), Step::Wait);
-    assert_eq!(step(me, me, false, &row(9), &table), Step::Wait, "of a silo the table does not know yet");
-    assert_eq!(step(me, other, true, &row(1), &table), Step::Give(other));
-    assert_eq!(step(me, other, false, &row(2), &table), Step::Stay);
-    assert_eq!(step(me, Incarnation(0), true, &row(1), &table), Step::Stay, "there is nobody to give it to");
+    let mine = view.placement.slots_of(me).next().unwrap();
+    let row = |owner: u64, held: bool| {
+        let mut row = SlotRecord { owner: Incarnation(owner), ..SlotRecord::new() };
+        row.txids.ids.extend(held.then_some(TxId { incarnation: Incarnation(owner), lane: 0 }));
+        row
+    };
+    assert_eq!(step(me, mine, &row(1, false), &view), Step::Take, "given");
+    assert_eq!(step(me, mine, &row(0, false), &view), Step::Take, "new");
+    assert_eq!(step(me, mine, &row(3, true), &view), Step::Take, "of a dead silo");
+    assert_eq!(step(me, mine, &row(2, true), &view), Step::Wait);
+    assert_eq!(step(me, mine, &row(2, false), &view), Step::Take, "given to another, who did not take it");
+    assert_eq!(step(me, mine, &row(9, true), &view), Step::Wait, "of a silo the table does not know yet");
+    assert_eq!(step(other, mine, &row(2, true), &view), Step::Stay);
+    assert_eq!(successor(other, mine, &view), Some(me));
+    assert_eq!(successor(me, mine, &view), None);
+    assert_eq!(successor(me, mine, &View::default()), None, "there is nobody to give it to");
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(crate) enum Alarm {
     Timer(SlotId, u32),
     Reminders(SlotId),
     Take(SlotId),
+    /// A slot may be given by now.
+    Place(SlotId),
     Resend(SlotId),
     /// A question of this slot was not answered.
     AskAgain(SlotId, Ask),
@@ -151,6 +153,7 @@ impl Lane {
             Alarm::Queue(slot, row, beat) => self.with(slot, |host| self.queue_alarm(host, row, beat)),
             Alarm::Timer(slot, no) => self.with(slot, |host| self.tick_timer(host, no)),
             Alarm::Reminders(slot) => self.with(slot, |host| self.fire_reminders(host)),
+            Alarm::Place(slot) => self.with(slot, |host| self.place(host)),
             Alarm::Take(slot) => self.with(slot, |host| self.take(host)),
             Alarm::Resend(slot) => self.resend(slot),
             Alarm::AskAgain(slot, ask) => self.with(slot, |host| {

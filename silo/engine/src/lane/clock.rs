@@ -24,6 +24,7 @@ use super::apply::Fault;
 use super::commit::millis;
 use super::feed::{cause, set_offset};
 use super::host::NO_SOURCE;
+use super::moving::Here;
 
 /// The source of steps that no record causes.
 pub(crate) const CLOCK: SourceId = SourceId(u16::MAX - 1);
@@ -98,7 +99,7 @@ impl Lane {
         for host in self.slots.iter().flatten() {
             let at_end = self.feeds.borrow().iter().filter(|f| f.feeds(host.id)).all(|f| f.is_idle());
             let mut inner = host.inner.borrow_mut();
-            let is_free = host.is_running.get() && !host.is_closing.get();
+            let is_free = host.is_running.get() && host.here.get() == Here::Yes && !host.is_closing.get();
             let is_full = host.is_batch_full(&inner) || inner.machine.is_outbox_full();
             if !at_end || !is_free || host.stream_turns.get() > 0 || is_full || inner.replay.is_some() {
                 continue;

@@ -11,6 +11,7 @@ use granary_cluster::Applied;
 use crate::slot::{COMMIT_CELLS_MAX, SlotHost};
 
 use super::Lane;
+use super::moving::Here;
 
 /// Slots of a lane that close in a mass at the same time; the others wait until the store has what these have closed. Each
 /// may have a batch open and one on its way, which bounds the memory that a mass of results takes, and how much a call
@@ -49,6 +50,7 @@ impl Lane {
     pub(super) fn may_go_on(&self, host: &SlotHost) -> bool {
         let inner = host.inner.borrow();
         host.is_running.get()
+            && host.here.get() == Here::Yes
             && host.stream_turns.get() == 0
             && host.broken.borrow().is_none()
             && self.now.get() >= host.paused_until.get()

@@ -15,6 +15,7 @@ use crate::stats::LaneStats;
 
 use super::Lane;
 use super::alarms::Alarm;
+use super::moving::Here;
 
 impl Lane {
     /// Lets a slot's machine decide something.
@@ -162,7 +163,9 @@ impl Lane {
         let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
         let positions = &opened.positions;
         tracing::debug!(slot = %host.id, n = %opened.n, epoch = %opened.epoch, ?positions, "slot open");
-        self.rewind_feeds(host);
+        if host.here.get() == Here::Yes {
+            self.rewind_feeds(host);
+        }
         self.local.borrow_mut().extend(backlog);
     }
 

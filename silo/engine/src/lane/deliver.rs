@@ -15,6 +15,7 @@ use crate::stats::LaneStats;
 use crate::table::{Busy, Stay, Waiting, hash_of};
 
 use super::Lane;
+use super::moving::Here;
 
 /// The first byte of a grain's cell.
 pub(crate) const GRAIN_CELL: &[u8] = b"g/";
@@ -34,6 +35,9 @@ impl Lane {
         let Some(host) = self.slot(slot) else {
             return refuse(call, self.elsewhere(slot));
         };
+        if host.here.get() != Here::Yes && self.goes_elsewhere(&host, &call) {
+            return self.pass_on(call);
+        }
         if !host.is_running.get() {
             return self.backlog(&host, call);
         }
@@ -50,10 +54,6 @@ impl Lane {
 
     fn backlog(&self, host: &SlotHost, call: Call) {
         let mut inner = host.inner.borrow_mut();
-        if host.is_elsewhere.get() {
-            drop(inner);
-            return refuse(call, self.elsewhere(host.id));
-        }
         if !inner.is_parked && !self.is_stopping.get() && inner.backlog.len() < BACKLOG_CALLS_MAX {
             return inner.backlog.push_back(call);
         }

@@ -135,7 +135,7 @@ impl Lane {
     }
 
     /// The calls that joined this one, which is no longer the first of its idempotency key.
-    fn joined(
+    pub(super) fn joined(
         &self,
         host: &SlotHost,
         info: &MethodInfo,

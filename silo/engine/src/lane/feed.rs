@@ -16,6 +16,7 @@ use super::alarms::Alarm;
 use super::apply::Fault;
 use super::chunk::Chunk;
 use super::commit::millis;
+use super::moving::Here;
 
 /// One partition of a source, as this lane reads it.
 pub(crate) struct Feed {
@@ -237,7 +238,7 @@ impl Lane {
     ) -> Fed {
         let mut inner = host.inner.borrow_mut();
         if inner.is_parked
-            || host.is_elsewhere.get()
+            || host.here.get() != Here::Yes
             || (host.is_running.get() && at.offset < offset(&inner.positions, at.source, at.partition))
         {
             LaneStats::add(&self.mailbox.stats.skipped, 1);
@@ -310,6 +311,9 @@ impl Lane {
     /// Every position of the slot: what it applied, and what it had nothing to do with.
     pub(super) fn positions_of(&self, host: &SlotHost, applied: &[Position]) -> Vec<Position> {
         let mut positions = applied.to_vec();
+        if host.here.get() != Here::Yes {
+            return positions; // what passes it by is another's
+        }
         for feed in self.feeds.borrow().iter().filter(|feed| feed.feeds(host.id)) {
             let Some(next) = feed.next else { continue };
             let at = Position { source: feed.source, partition: feed.partition, offset: next };
@@ -322,10 +326,25 @@ impl Lane {
 
     /// Whether records have passed that the slot's stored positions do not cover.
     pub(super) fn is_lagging(&self, host: &SlotHost) -> bool {
-        let inner = host.inner.borrow();
+        host.here.get() == Here::Yes && self.is_lagging_at(host, &host.inner.borrow().positions)
+    }
+
+    pub(super) fn is_lagging_at(&self, host: &SlotHost, positions: &[Position]) -> bool {
         self.feeds.borrow().iter().filter(|feed| feed.feeds(host.id)).any(|feed| {
-            feed.next.is_some_and(|next| next > offset(&inner.positions, feed.source, feed.partition))
+            feed.next.is_some_and(|next| next > offset(positions, feed.source, feed.partition))
         })
+    }
+
+    /// Partitions that feed no slot of this lane any more are not read until one of theirs is opened.
+    pub(super) fn rest_feeds(&self) {
+        for feed in self.feeds.borrow_mut().iter_mut().filter(|feed| feed.next.is_some()) {
+            let feeds_one = |host: &Rc<SlotHost>| host.here.get() == Here::Yes && feed.feeds(host.id);
+            if !self.slots.iter().flatten().any(feeds_one) {
+                feed.seek(0);
+                feed.next = None;
+                feed.reader.rest();
+            }
+        }
     }
 }
 

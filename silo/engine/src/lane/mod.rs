@@ -9,6 +9,7 @@
 //! | `answers` | answers held until their commit, and kept under idempotency keys |
 //! | `commit`, `seal`, `rollback`, `spare` | carries out what the slots' machines decide; seals; goes back; memory used again |
 //! | `eager` | streams whose entries leave before their commit |
+//! | `moving` | slots are taken from other silos and given to them |
 //! | `publish` | an external log: fencing, markers, transactions, trimming |
 //! | `reads` | rows, outboxes and cells from the store |
 //! | `feed`, `chunk`, `apply` | records from sources to slots, and what they do there |
@@ -41,6 +42,7 @@ mod host;
 mod idle;
 mod invariants;
 mod limits;
+pub(crate) mod moving;
 mod publish;
 mod reads;
 mod reminding;
@@ -59,6 +61,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use granary_cluster::members::View;
 use granary_cluster::pace::{Backoff, Pace};
 use granary_cluster::slot::Do;
 use granary_cluster::{Pipeline, RunId, Script};
@@ -127,6 +130,8 @@ pub(crate) struct Lane {
     publisher: Option<RefCell<Publisher>>,
     reader: Option<Reader>,
     run_seen: Cell<RunId>,
+    /// The cluster as last heard of.
+    view: RefCell<Option<Arc<View>>>,
     /// Calls taken out of the inbox and not delivered, and what was looked up for them.
     arrived: RefCell<VecDeque<Call>>,
     fetched: RefCell<Fetched>,
@@ -189,6 +194,7 @@ impl Lane {
                 Reader::start(name, config.store.clone(), mailbox.clone())
             }),
             run_seen: Cell::new(config.store.run()),
+            view: RefCell::default(),
             arrived: RefCell::default(),
             fetched: RefCell::default(),
             no_reads_before: Cell::new(None),
@@ -214,15 +220,17 @@ impl Lane {
         lane
     }
 
-    /// Takes its slots and opens its sources.
+    /// Opens its sources and takes its slots; in a cluster when it is told which they are.
     pub fn begin(&self) {
         self.open_feeds();
         if self.publisher.is_some() {
             self.init_producer();
             self.set_alarm(self.now.get() + RENEW_EVERY, Alarm::RenewMarkers);
         }
-        for host in self.slots.iter().flatten() {
-            self.take(host);
+        if self.config.cluster.is_none() {
+            for host in self.slots.iter().flatten() {
+                self.take(host);
+            }
         }
         self.set_alarm(self.now.get() + TICK_EVERY, Alarm::Tick);
         self.sweep_at.set(Some(self.now.get() + self.config.sweep_every));
@@ -250,6 +258,7 @@ impl Lane {
         self.publish_eagerly();
         self.note_woken(); // a turn woken in this round is part of its slot's open commit
         self.seal_due();
+        self.give_quiet();
         more |= self.carry_out();
         self.submit();
         self.publish();
@@ -281,6 +290,7 @@ impl Lane {
 
     fn look_at_clock(&self) {
         self.now.set(self.config.clock.now().max(self.now.get()));
+        self.mailbox.beat.store(self.now.get().0, Ordering::Relaxed);
     }
 
     fn poll_woken(&self) -> bool {

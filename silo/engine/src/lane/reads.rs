@@ -1,12 +1,13 @@
 //! Reads of the store. Rows and outboxes of slots behind an external log are read on a thread of their own, so that a
 //! store that is away does not hold the lane up; cells are read on the lane, those surely needed together.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use granary_cluster::slot::{Ask, Heard, Phase, Stored};
-use granary_cluster::{Incarnation, Lookup, RunId, SlotRecord, Store};
+use granary_cluster::{Lookup, RunId, SlotRecord, Store};
 use granary_core::{Durability, Error, ErrorKind, Key, KindId, Result, SlotId, Span};
 use hashbrown::HashMap;
 
@@ -19,6 +20,7 @@ use crate::table::hash_of;
 use super::alarms::Alarm;
 use super::commit::millis;
 use super::deliver::grain_cell;
+use super::moving::Here;
 use super::{CALLS_PER_ROUND, Lane};
 
 /// A slot that was lost is taken again after this.
@@ -96,8 +98,8 @@ fn fetched_key(slot: SlotId, cell: &[u8]) -> Vec<u8> {
 
 impl Lane {
     /// Takes a slot, from the store's row on.
-    pub(super) fn take(&self, host: &SlotHost) {
-        if self.is_stopping.get() {
+    pub(super) fn take(&self, host: &Rc<SlotHost>) {
+        if self.is_stopping.get() || host.here.get() == Here::No {
             return;
         }
         match &self.reader {
@@ -115,11 +117,12 @@ impl Lane {
         }
     }
 
-    /// The row of a slot that is to be taken. A row that names a later life of the silo is left alone: this one is over.
-    pub(super) fn row_read(&self, host: &SlotHost, row: Result<(SlotRecord, RunId)>) {
+    /// The row of a slot that is to be taken.
+    pub(super) fn row_read(&self, host: &Rc<SlotHost>, row: Result<(SlotRecord, RunId)>) {
         match row {
-            Ok((record, _)) if record.owner > self.config.me => self.is_elsewhere(host, record.owner),
+            Ok((record, _)) if !self.may_take(host, &record) => {}
             Ok((record, run)) => {
+                host.waits_since.set(None);
                 let taken = self.machine(host, |machine, out| machine.take(&record, run, out));
                 if !taken && host.inner.borrow().machine.phase() == Phase::Off {
                     self.take_again(host); // a script of an earlier time is on its way
@@ -136,15 +139,6 @@ impl Lane {
     /// The slot was lost, for a reason that another acquire may mend.
     pub(super) fn take_again(&self, host: &SlotHost) {
         self.set_alarm(self.now.get() + TAKE_AGAIN_AFTER, Alarm::Take(host.id));
-    }
-
-    fn is_elsewhere(&self, host: &SlotHost, owner: Incarnation) {
-        tracing::error!(slot = %host.id, %owner, "another silo has taken the slot");
-        host.is_elsewhere.set(true);
-        let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
-        for call in backlog {
-            self.deliver(call);
-        }
     }
 
     /// A slot asks for its row and outbox.

@@ -55,7 +55,9 @@ impl Lane {
             }
             return;
         }
-        tracing::warn!(slot = %host.id, why = ?dropped.why, "slot dropped");
+        if !matches!(dropped.why, Why::Given(_)) {
+            tracing::warn!(slot = %host.id, why = ?dropped.why, "slot dropped");
+        }
         if matches!(dropped.why, Why::Fenced | Why::Behind | Why::MarkerAhead) {
             self.take_again(host);
         }
@@ -65,6 +67,9 @@ impl Lane {
             // one that joined another may have its effect in the commit of which nobody knows
             let keyed = envelope.options().idempotency_key.is_some();
             envelope.refuse(gone.clone().ran(if keyed { ran } else { Ran::No }));
+        }
+        if matches!(dropped.why, Why::Given(_)) {
+            return self.was_given(host);
         }
         let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
         for call in backlog {

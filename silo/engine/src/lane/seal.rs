@@ -16,6 +16,7 @@ use super::Lane;
 use super::alarms::Alarm;
 use super::commit::millis;
 use super::deliver::grain_cell;
+use super::moving::Here;
 
 /// Rounds a seal is put off while calls inside the slot are on their way: who calls on and on does not hold it up for ever.
 const PUT_OFF_ROUNDS_MAX: u32 = 16;
@@ -57,7 +58,8 @@ impl Lane {
         }
         let inner = host.inner.borrow();
         let waits = !inner.held.is_empty() || !inner.leaving.is_empty();
-        inner.machine.may_seal() && (paced || waits || host.is_batch_full(&inner))
+        let leaves = host.here.get() != Here::Yes;
+        inner.machine.may_seal() && (paced || leaves || waits || host.is_batch_full(&inner))
     }
 
     /// Slots that applied nothing still move their positions: a restart would else read from the first of them.

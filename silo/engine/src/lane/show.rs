@@ -2,20 +2,29 @@
 
 use std::sync::PoisonError;
 
+use granary_cluster::slot::Phase;
+
 use crate::mailbox::Stand;
 use crate::stats::LaneStats;
 
 use super::Lane;
+use super::moving::Here;
 
 impl Lane {
     /// Renews the gauges and where the sources stand.
     pub(super) fn show(&self) {
-        let (mut bytes, mut running) = (0, 0);
+        let (mut bytes, mut running, mut held, mut waiting) = (0, 0, 0, 0);
         for host in self.slots.iter().flatten() {
-            bytes += host.inner.borrow().machine.outbox_bytes();
-            running += u64::from(host.is_running.get());
+            let machine = &host.inner.borrow().machine;
+            bytes += machine.outbox_bytes();
+            let runs = host.is_running.get();
+            running += u64::from(runs);
+            held += u64::from(machine.phase() != Phase::Off);
+            waiting += u64::from(!runs && host.here.get() == Here::Yes);
         }
         let stats = &self.mailbox.stats;
+        LaneStats::set(&stats.slots_held, held);
+        LaneStats::set(&stats.slots_waiting, waiting);
         LaneStats::set(&stats.outbox_bytes, bytes as u64);
         LaneStats::set(&stats.slots_running, running);
         LaneStats::set(&stats.store_away, u64::from(self.is_store_away()));

@@ -23,6 +23,7 @@ impl Lane {
                 Word::Run(run) => self.connected(run),
                 Word::Ended(ended) => self.transaction_ended(ended),
                 Word::SentEagerly(slot) => self.sent_eagerly(slot),
+                Word::View(view) => self.see(view),
                 Word::Look => self.look_at_sources(),
                 Word::Stop(done) => {
                     self.is_stopping.set(true);

@@ -11,3 +11,4 @@ mod kit;
 mod outages;
 mod rollback;
 mod sample;
+mod several;

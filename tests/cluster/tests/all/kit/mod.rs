@@ -4,6 +4,7 @@ pub mod load;
 pub mod proxy;
 pub mod published;
 pub mod rig;
+pub mod several;
 pub mod silo;
 
 use std::time::{Duration, Instant};

@@ -9,6 +9,16 @@ use std::time::{Duration, Instant};
 use super::rig::Rig;
 use super::{PATIENCE, until};
 
+/// Where one of several silos is.
+#[derive(Clone)]
+pub struct Place {
+    pub name: String,
+    pub listen: String,
+    pub gateway: String,
+    /// Its own way to Redis.
+    pub redis: String,
+}
+
 /// It is killed when dropped.
 pub struct Silo {
     process: Child,
@@ -40,13 +50,35 @@ impl Silo {
     /// Starts it with these variables.
     pub fn start_with(rig: &Rig, variables: &[(&str, &str)]) -> Silo {
         let log = rig.directory.path().join("silo.log");
+        Silo::start_in(rig, &rig.gateway, log, variables)
+    }
+
+    fn start_in(rig: &Rig, gateway: &str, log: std::path::PathBuf, variables: &[(&str, &str)]) -> Silo {
         let append = || File::options().create(true).append(true).open(&log).expect("a log file");
         let mut command = granary();
         command.args(["silo", "-c"]).arg(rig.configuration()).stdin(Stdio::null());
         command.env("GRANARY_LOG", "info,librdkafka=warn").stdout(append()).stderr(append());
         command.envs(variables.iter().copied());
         let process = command.spawn().expect("the silo's process starts");
-        Silo { process, gateway: rig.gateway.clone(), log }
+        Silo { process, gateway: gateway.to_owned(), log }
+    }
+
+    /// Starts one of several silos.
+    pub fn start_at(rig: &Rig, place: &Place, variables: &[(&str, &str)]) -> Silo {
+        let mut all = vec![
+            ("GRANARY__SILO__NAME", place.name.as_str()),
+            ("GRANARY__SILO__LISTEN", &place.listen),
+            ("GRANARY__SILO__GATEWAY", &place.gateway),
+            ("GRANARY__STORE__URL", &place.redis),
+        ];
+        all.extend_from_slice(variables);
+        let log = rig.directory.path().join(format!("{}.log", place.name));
+        Silo::start_in(rig, &place.gateway, log, &all)
+    }
+
+    /// The file of its log.
+    pub fn log_path(&self) -> &std::path::Path {
+        &self.log
     }
 
     /// Everything that was logged, by earlier ones too.

@@ -1,0 +1,278 @@
+//! Slots come and go, as the view of the cluster says: taken from whoever gave them or is dead, given to whom they belong.
+//!
+//! A slot that is to be given takes no records and no calls any more; what waits in its queues goes to the successor.
+//! Turns under way end, what they changed is stored and published, then the slot is given.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use granary_cluster::members::{Step, View, step, successor};
+use granary_cluster::slot::Phase;
+use granary_cluster::{Incarnation, SlotRecord};
+use granary_core::call::Origin;
+use granary_core::envelope::Envelope;
+use granary_core::{Error, ErrorKind, GrainId, Ran, SlotId, Span, Timestamp};
+
+use crate::cluster::Passed;
+use crate::mailbox::Call;
+use crate::slot::SlotHost;
+
+use super::Lane;
+use super::alarms::Alarm;
+use super::deliver::refuse;
+
+/// The row of a slot that is waited for is read so often.
+const LOOK_AGAIN_AFTER: Span = Span(15);
+/// A slot that its living owner has not given for so long is taken all the same: the owner is fenced.
+const WAIT_FOR_GIVE_MAX: Span = Span(20_000);
+/// Turns of a slot that is to be given may go on for so long; then they are undone.
+const LAST_TURNS_MAX: Span = Span(5_000);
+
+/// How a slot stands to this silo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Here {
+    /// It belongs here: it runs, or is being opened.
+    Yes,
+    /// It is being given to that silo, since then.
+    Leaving { to: Incarnation, since: Timestamp },
+    /// Another silo has it, or nobody.
+    No,
+}
+
+impl Lane {
+    /// The cluster has changed.
+    pub(super) fn see(&self, view: Arc<View>) {
+        *self.view.borrow_mut() = Some(view);
+        for host in self.slots.iter().flatten() {
+            self.place(host);
+        }
+        self.rest_feeds();
+    }
+
+    fn view(&self) -> Option<Arc<View>> {
+        self.view.borrow().clone()
+    }
+
+    /// Takes the slot, gives it, or leaves it to others, as the view says.
+    pub(super) fn place(&self, host: &Rc<SlotHost>) {
+        let Some(view) = self.view() else { return };
+        let me = self.config.me;
+        let holds = host.inner.borrow().machine.phase() != Phase::Off;
+        if view.placement.owner(host.id) == me {
+            self.comes(host, holds);
+        } else if holds {
+            if let Some(to) = successor(me, host.id, &view) {
+                self.goes(host, to);
+            }
+        } else {
+            self.is_gone(host);
+        }
+    }
+
+    /// The slot belongs to another silo: it is given as soon as that one has had time to hear of it.
+    fn goes(&self, host: &Rc<SlotHost>, to: Incarnation) {
+        let now = self.now.get();
+        let wait = self.config.cluster.as_ref().map_or(Span::ZERO, |cluster| cluster.give_after);
+        let at = host.gives_at.get().unwrap_or(now + wait);
+        host.gives_at.set(Some(at));
+        if now >= at {
+            self.begin_leaving(host, to);
+        } else {
+            self.set_alarm(at, Alarm::Place(host.id));
+        }
+    }
+
+    fn comes(&self, host: &Rc<SlotHost>, holds: bool) {
+        host.gives_at.set(None);
+        match (host.here.get(), holds) {
+            (Here::Yes, _) => {}
+            (Here::Leaving { .. }, true) => {
+                host.here.set(Here::Yes);
+                self.rewind_feeds(host);
+            }
+            (Here::Leaving { .. } | Here::No, _) => {
+                host.here.set(Here::Yes);
+                host.waits_since.set(Some(self.now.get()));
+                self.take(host);
+            }
+        }
+    }
+
+    /// What to do about a slot of which this lane wants to know whether it may take it. True: take it.
+    pub(super) fn may_take(&self, host: &Rc<SlotHost>, row: &SlotRecord) -> bool {
+        let me = self.config.me;
+        if self.config.cluster.is_none() {
+            if row.owner > me {
+                tracing::error!(slot = %host.id, owner = %row.owner, "a later life of the silo has taken the slot");
+                self.is_gone(host);
+            }
+            return row.owner <= me;
+        }
+        let Some(view) = self.view() else { return false };
+        match step(me, host.id, row, &view) {
+            Step::Take => true,
+            Step::Stay => {
+                self.place(host);
+                false
+            }
+            Step::Wait => {
+                let since = host.waits_since.get().unwrap_or(self.now.get());
+                host.waits_since.set(Some(since));
+                if self.now.get().since(since) >= WAIT_FOR_GIVE_MAX {
+                    let (slot, owner) = (host.id, row.owner);
+                    tracing::warn!(%slot, %owner, "its owner does not give the slot: it is taken, and the owner fenced");
+                    return true;
+                }
+                self.set_alarm(self.now.get() + LOOK_AGAIN_AFTER, Alarm::Take(host.id));
+                false
+            }
+        }
+    }
+
+    /// The slot is another silo's business.
+    pub(super) fn is_gone(&self, host: &Rc<SlotHost>) {
+        host.here.set(Here::No);
+        host.waits_since.set(None);
+        host.gives_at.set(None);
+        let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
+        for call in backlog {
+            self.pass_on(call);
+        }
+    }
+
+    /// The slot was given: to whom it belonged at the time.
+    pub(super) fn was_given(&self, host: &Rc<SlotHost>) {
+        self.is_gone(host);
+        self.place(host); // by now it may belong here again
+        self.rest_feeds();
+    }
+
+    fn begin_leaving(&self, host: &Rc<SlotHost>, to: Incarnation) {
+        let since = match host.here.get() {
+            Here::Leaving { since, .. } => since,
+            Here::Yes | Here::No => {
+                let mut inner = host.inner.borrow_mut();
+                // Records that others take from now on pass it by: it stands where it stands.
+                if host.is_running.get() {
+                    host.has_changes.set(host.has_changes.get() || self.is_lagging_at(host, &inner.positions));
+                    inner.positions.sort_unstable();
+                    inner.positions = self.positions_of(host, &inner.positions);
+                }
+                self.now.get()
+            }
+        };
+        host.here.set(Here::Leaving { to, since });
+        self.send_away_waiting(host);
+        self.set_alarm(since + LAST_TURNS_MAX, Alarm::Look);
+    }
+
+    /// Calls that wait in queues and have not begun go to the successor.
+    fn send_away_waiting(&self, host: &Rc<SlotHost>) {
+        let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
+        for call in backlog {
+            self.pass_on(call);
+        }
+        let waiting = host.table.borrow_mut().take_waiting(|envelope| {
+            let options = envelope.options();
+            options.origin == Origin::Call && options.inside.is_none()
+        });
+        for (key, envelope) in waiting {
+            let kind = envelope.info().kind_id;
+            for joined in self.joined(host, envelope.info(), envelope.options(), &key) {
+                self.pass_on(Call::Letter { slot: host.id, kind, key: key.clone(), envelope: joined });
+            }
+            self.pass_on(Call::Letter { slot: host.id, kind, key, envelope });
+        }
+    }
+
+    /// Gives the slots that are to leave and have come to rest.
+    pub(super) fn give_quiet(&self) {
+        for host in self.slots.iter().flatten() {
+            let Here::Leaving { to, since } = host.here.get() else { continue };
+            if !host.is_running.get() || host.broken.borrow().is_some() {
+                continue;
+            }
+            if self.has_turns(host.id) {
+                if self.now.get().since(since) >= LAST_TURNS_MAX {
+                    tracing::warn!(slot = %host.id, "turns that do not end hold the slot up: they are undone");
+                    host.here.set(Here::Leaving { to, since: self.now.get() });
+                    self.machine(host, |machine, out| machine.rollback(out));
+                }
+                continue;
+            }
+            let is_quiet = host.stream_turns.get() == 0 && host.stirring.get() == 0 && !host.has_changes.get();
+            let is_answered = host.inner.borrow().held.is_empty();
+            if is_quiet && is_answered {
+                self.machine(host, |machine, out| machine.give(to, out));
+                if host.inner.borrow().machine.phase() == Phase::Give {
+                    host.is_running.set(false);
+                    tracing::debug!(slot = %host.id, %to, "slot given");
+                }
+            }
+        }
+    }
+
+    fn has_turns(&self, slot: SlotId) -> bool {
+        let mut turns = self.turns.borrow_mut();
+        turns.numbers().into_iter().any(|no| turns.get(no).is_some_and(|row| row.slot.id == slot))
+    }
+
+    /// Whether this call has to go elsewhere: its slot is not here, or takes no more.
+    pub(super) fn goes_elsewhere(&self, host: &SlotHost, call: &Call) -> bool {
+        match host.here.get() {
+            Here::Yes => false,
+            Here::No => true,
+            Here::Leaving { .. } => match call {
+                Call::Named(_) => true,
+                // what the slot's own turns and records ask for belongs to them
+                Call::Letter { envelope, .. } => {
+                    let options = envelope.options();
+                    options.origin == Origin::Call && options.inside.is_none()
+                }
+            },
+        }
+    }
+
+    /// A call for a slot that is not here: callers in this process do not notice, others are told where to ask.
+    pub(super) fn pass_on(&self, call: Call) {
+        let Some(cluster) = &self.config.cluster else {
+            let moved = self.moved(call.slot());
+            return refuse(call, moved);
+        };
+        match call {
+            Call::Letter { key, envelope, .. } if may_pass(&*envelope) => {
+                let info = envelope.info();
+                let (arguments, options, answer) = envelope.take_apart();
+                let grain = GrainId { kind: info.kind.into(), key };
+                match arguments {
+                    Ok(arguments) => {
+                        cluster.peers.call(Passed { grain, method: info.name, arguments, options }, answer);
+                    }
+                    Err(error) => answer(Err(error.ran(Ran::No))),
+                }
+            }
+            call => {
+                let moved = self.moved(call.slot());
+                refuse(call, moved);
+            }
+        }
+    }
+
+    fn moved(&self, slot: SlotId) -> Error {
+        let view = self.view();
+        let owner = view.as_ref().and_then(|view| view.owner(slot)).filter(|m| m.incarnation != self.config.me);
+        let silo = &self.config.silo;
+        let message = match owner {
+            Some(member) => format!("slot {slot} is on silo {} ({}), not on {silo}", member.name, member.address),
+            None => format!("slot {slot} is not on silo {silo}"),
+        };
+        Error::new(ErrorKind::Moved, message).ran(Ran::No)
+    }
+}
+
+/// Whether another silo can run it in place of this one: what belongs to a turn here cannot, and a caller behind a
+/// connection asks there itself.
+fn may_pass(envelope: &dyn Envelope) -> bool {
+    let options = envelope.options();
+    envelope.is_from_here() && options.origin == Origin::Call && options.inside.is_none()
+}

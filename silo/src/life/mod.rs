@@ -1,0 +1,195 @@
+//! A silo's lives: each has its engine, and where there may be several silos a place in the member table.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `membership` | the thread that keeps the silo a member |
+//! | `peers` | the way to grains of other silos |
+//! | `keeper` | one life after the other, until the silo is stopped |
+//!
+//! A silo that learns that it was declared dead drops everything it has in memory and comes back as a new life: whatever it
+//! still had under way is fenced, by the epochs of its slots and the transactional ids of its lanes.
+
+mod keeper;
+mod membership;
+mod peers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_cluster::members::{Out, Terms};
+use granary_core::{Error, ErrorKind, Result, Span};
+use granary_engine::{Cluster, Handle, Lease};
+
+use crate::assembly::{Assembly, Running};
+use crate::backing::Backing;
+use crate::config::{Settings, StoreKind};
+use crate::gateway::Gateway;
+
+pub use keeper::{Current, Keeper};
+use membership::{Member, Seat, Standing};
+use peers::Ways;
+
+/// Between two attempts to reach Redis and Kafka at the start.
+const START_WAIT_MIN: Duration = Duration::from_millis(200);
+const START_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a silo that leaves waits for its slots to be taken.
+const LEAVE_MAX: Duration = Duration::from_secs(4);
+/// How long it waits for the member table to hear that it went.
+const GO_MAX: Duration = Duration::from_millis(500);
+/// Silos hear of a change with their next renewal, and some time for its way; only then are slots given.
+const GIVE_MARGIN: Span = Span(50);
+/// How often it looks how many slots it still has.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What every life of a silo is made of.
+pub struct Mold {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// Plan, kinds and the rest.
+    pub assembly: Arc<Assembly>,
+    /// Where others reach it.
+    pub advertised: String,
+    /// Its probes and metrics.
+    pub gateway: Arc<Gateway>,
+}
+
+/// One life of a silo.
+pub struct Life {
+    running: Running,
+    member: Option<Member>,
+}
+
+impl Mold {
+    /// Begins a life: opens store and log, starts the lanes, joins the cluster. What cannot be reached is waited for,
+    /// unless it is embedded: then waiting would not help.
+    pub async fn live(&self) -> Result<Life> {
+        let (backing, mut config) = self.prepare().await?;
+        let external = backing.as_external().cloned();
+        let ways = Ways::new(&self.settings.cluster.name, &self.assembly.silo);
+        let reads = Lease::none();
+        if external.is_some() {
+            let renewed = Terms::of(self.settings.silo.lease()).renew_every;
+            let give_after = Span(renewed.ms() + GIVE_MARGIN.ms());
+            config.cluster = Some(Cluster { lease: reads.clone(), peers: ways.clone(), give_after });
+        }
+        let me = backing.me;
+        let running = Running::start(self.assembly.clone(), config, backing)?;
+        let Some(external) = external else { return Ok(Life { running, member: None }) };
+        let options = external.member_options.clone();
+        let redis = tokio::task::spawn_blocking(move || granary_store::Redis::open(options)).await;
+        let redis = redis.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))??;
+        let member = Member::join(Seat {
+            me,
+            name: self.assembly.silo.clone(),
+            address: self.advertised.clone(),
+            lease: self.settings.silo.lease(),
+            clock: self.assembly.clock.clone(),
+            redis,
+            lanes: running.handle(),
+            reads,
+            ways,
+        })?;
+        let life = Life { running, member: Some(member) };
+        life.joined().await?;
+        Ok(life)
+    }
+
+    async fn prepare(&self) -> Result<(Backing, granary_engine::Config)> {
+        let may_wait = self.settings.store.kind == StoreKind::Redis;
+        let mut wait = START_WAIT_MIN;
+        loop {
+            let (with, of) = (self.settings.clone(), self.assembly.clone());
+            let attempt = tokio::task::spawn_blocking(move || -> Result<_> {
+                let backing = Backing::open(&with, &of)?;
+                let config = of.prepare(&backing)?;
+                Ok((backing, config))
+            });
+            let attempt = attempt.await.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))?;
+            match attempt {
+                Err(error) if may_wait && error.kind() == ErrorKind::Unavailable => {
+                    tracing::warn!(%error, "the silo cannot start yet; trying again in {wait:?}");
+                    self.gateway.waits(error.message());
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(START_WAIT_MAX);
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Life {
+    /// Waits until the silo is a member.
+    async fn joined(&self) -> Result<()> {
+        let Some(member) = &self.member else { return Ok(()) };
+        let mut standing = member.standing();
+        let joined = standing.wait_for(|standing| !matches!(standing, Standing::Joining)).await;
+        match joined.map(|standing| standing.clone()) {
+            Ok(Standing::Out(Out::NameTaken(other))) => Err(Error::invalid(format!(
+                "silo.name: a silo named `{}` runs at {}: give each silo a name of its own",
+                other.name, other.address
+            ))),
+            Ok(Standing::Member(_)) => Ok(()),
+            Ok(Standing::Joining | Standing::Out(_)) | Err(_) => {
+                Err(Error::new(ErrorKind::Closed, "the silo could not become a member of its cluster"))
+            }
+        }
+    }
+
+    /// Its lanes.
+    pub fn handle(&self) -> Handle {
+        self.running.handle()
+    }
+
+    /// Its store and log.
+    pub fn backing(&self) -> &Backing {
+        self.running.backing()
+    }
+
+    /// Comes true when the silo is a member no more.
+    async fn over(&self) {
+        let Some(member) = &self.member else { return std::future::pending().await };
+        let mut standing = member.standing();
+        drop(standing.wait_for(|standing| matches!(standing, Standing::Out(_))).await.map(|_| ()));
+    }
+
+    /// Gives its slots to the others, if there are any. Calls go on meanwhile.
+    async fn leave(&self) {
+        let Some(member) = &self.member else { return };
+        let mut standing = member.standing();
+        member.leave();
+        let me = self.running.backing().me;
+        let given = async {
+            let left = standing.wait_for(|standing| match standing {
+                Standing::Member(view) => view.placement.slots_of(me).next().is_none(),
+                Standing::Joining | Standing::Out(_) => true,
+            });
+            drop(left.await.map(|_| ()));
+            let is_last = matches!(&*standing.borrow(), Standing::Member(view) if view.table.members.len() <= 1);
+            while !is_last && self.running.handle().stats().slots_held > 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(LEAVE_MAX, given).await.is_err() {
+            let held = self.running.handle().stats().slots_held;
+            tracing::warn!(held, "not all slots were given within {LEAVE_MAX:?}: others take them");
+        }
+    }
+
+    /// Finishes turns, stores what they changed, ends the lanes, leaves the member table.
+    async fn stop(self) {
+        self.running.stop().await;
+        let Some(member) = self.member else { return };
+        let mut standing = member.standing();
+        member.go();
+        let gone = standing.wait_for(|standing| matches!(standing, Standing::Out(_)));
+        drop(tokio::time::timeout(GO_MAX, gone).await.map(|_| ()));
+        drop(tokio::task::spawn_blocking(move || drop(member)).await);
+    }
+
+    /// Ends as if the process had: what is not stored is gone.
+    async fn drop_all(self) {
+        let ended = tokio::task::spawn_blocking(move || drop(self));
+        drop(ended.await);
+    }
+}

@@ -1,0 +1,118 @@
+//! Several silos of one cluster, each with its own name, addresses and way to Redis.
+
+use super::PATIENCE;
+use super::proxy::Proxy;
+use super::rig::{Rig, free_address};
+use super::silo::{Place, Silo};
+use super::until;
+
+/// Silos, by their numbers; one that was killed leaves its place empty.
+pub struct Several<'r> {
+    rig: &'r Rig,
+    places: Vec<Place>,
+    proxies: Vec<Proxy>,
+    silos: Vec<Option<Silo>>,
+}
+
+impl<'r> Several<'r> {
+    /// So many silos, all ready.
+    pub fn start(rig: &'r Rig, count: usize) -> Several<'r> {
+        let mut several = Several { rig, places: vec![], proxies: vec![], silos: vec![] };
+        for no in 0..count {
+            let proxy = Proxy::to(rig.redis.address());
+            several.places.push(Place {
+                name: format!("silo-{no}"),
+                listen: free_address(),
+                gateway: free_address(),
+                redis: format!("redis://{}/0", proxy.address()),
+            });
+            several.proxies.push(proxy);
+            several.silos.push(None);
+        }
+        for no in 0..count {
+            several.begin(no);
+        }
+        several.until_settled();
+        several
+    }
+
+    /// The addresses that clients are given.
+    pub fn addresses(&self) -> String {
+        let listens: Vec<&str> = self.places.iter().map(|place| place.listen.as_str()).collect();
+        listens.join(",")
+    }
+
+    pub fn place(&self, no: usize) -> &Place {
+        &self.places[no]
+    }
+
+    /// Starts one and does not wait for it.
+    pub fn begin(&mut self, no: usize) {
+        self.silos[no] = Some(Silo::start_at(self.rig, &self.places[no], &[]));
+    }
+
+    pub fn silo(&self, no: usize) -> &Silo {
+        self.silos[no].as_ref().expect("a silo that runs")
+    }
+
+    pub fn runs(&self, no: usize) -> bool {
+        self.silos[no].is_some()
+    }
+
+    /// Ends one as `kill -9` does.
+    pub fn kill(&mut self, no: usize) {
+        self.silos[no].take().expect("a silo that runs").kill();
+    }
+
+    /// Asks one to stop and waits until it has.
+    pub fn stop(&mut self, no: usize) {
+        self.silos[no].take().expect("a silo that runs").stop();
+    }
+
+    /// Its way to Redis.
+    pub fn proxy(&self, no: usize) -> &Proxy {
+        &self.proxies[no]
+    }
+
+    pub fn mend(&self, no: usize) {
+        self.proxies[no].lead_to(self.rig.redis.address());
+    }
+
+    /// Slots that run, on the silos that answer.
+    fn slots_running(&self) -> f64 {
+        let each = self.silos.iter().flatten().filter_map(|silo| silo.metric("granary_slots_running"));
+        each.sum()
+    }
+
+    /// Waits until every silo that was started is ready and every slot runs on one of them.
+    #[track_caller]
+    pub fn until_settled(&self) {
+        let began = std::time::Instant::now();
+        let slots = f64::from(super::rig::SLOTS);
+        loop {
+            let ready = self.silos.iter().flatten().all(Silo::is_ready);
+            if ready && (self.slots_running() - slots).abs() < 0.5 {
+                return;
+            }
+            let each: Vec<_> = self.silos.iter().flatten().map(|s| s.metric("granary_slots_running")).collect();
+            assert!(began.elapsed() < PATIENCE, "the cluster does not settle: {each:?}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until a silo has so many slots.
+    #[track_caller]
+    pub fn until_holds(&self, no: usize, holds: impl Fn(f64) -> bool) {
+        let of = || self.silo(no).metric("granary_slots_running");
+        until("slots come or go", || of().is_some_and(&holds));
+    }
+
+    /// Stops all, one after the other.
+    pub fn stop_all(mut self) {
+        for no in 0..self.silos.len() {
+            if self.runs(no) {
+                self.stop(no);
+            }
+        }
+    }
+}

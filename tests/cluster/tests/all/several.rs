@@ -1,0 +1,104 @@
+//! Several silos: slots move when silos come, go, die or stand still, and nothing is lost or done twice.
+
+use std::time::Duration;
+
+use super::kit::rig::{Partitioning, Rig};
+use super::kit::several::Several;
+
+/// Messages of a run, and the step of 250 after which something happens.
+const DEVICES: u32 = 40;
+const MESSAGES: u32 = 60;
+
+fn under_load(rig: &Rig, mut between: impl FnMut(u64)) -> granary_streams::inject::Options {
+    let options = rig.load(DEVICES, MESSAGES);
+    rig.inject_as(&options, Partitioning::Murmur2, |step| {
+        std::thread::sleep(Duration::from_millis(300));
+        between(step);
+    });
+    options
+}
+
+/// Fault 7 of many silos: one is killed while records come; the others take its slots within seconds.
+#[test]
+fn a_killed_silo_is_replaced_by_the_others() {
+    let rig = Rig::new();
+    let mut silos = Several::start(&rig, 3);
+    let options = under_load(&rig, |step| match step {
+        3 => silos.kill(1),
+        8 => silos.begin(1),
+        _ => {}
+    });
+    rig.until_right(&options);
+    silos.until_settled();
+    silos.stop_all();
+    rig.must_be_right(&options);
+}
+
+/// A silo that stands still past its lease is declared dead; when it goes on it writes nothing, and comes back as a new life.
+#[test]
+fn a_silo_that_stands_still_past_its_lease_comes_back_as_another() {
+    let rig = Rig::new();
+    let silos = Several::start(&rig, 3);
+    let options = under_load(&rig, |step| match step {
+        3 => silos.silo(2).signal("STOP"),
+        // Two seconds of lease, and some for those who notice.
+        15 => silos.silo(2).signal("CONT"),
+        _ => {}
+    });
+    rig.until_right(&options);
+    silos.until_settled();
+    assert!(silos.silo(2).log().contains("declared dead"), "it learns that it was taken for dead");
+    silos.stop_all();
+    rig.must_be_right(&options);
+}
+
+/// A silo that is cut off from Redis loses its slots to those that are not, and gets its share back.
+#[test]
+fn a_silo_cut_off_from_redis_loses_its_slots() {
+    let rig = Rig::new();
+    let silos = Several::start(&rig, 3);
+    let options = under_load(&rig, |step| match step {
+        3 => silos.proxy(0).cut(),
+        15 => silos.mend(0),
+        _ => {}
+    });
+    rig.until_right(&options);
+    silos.until_settled();
+    silos.stop_all();
+    rig.must_be_right(&options);
+}
+
+/// Each silo in turn is stopped in order and started again while records come.
+#[test]
+fn a_rolling_restart_loses_nothing() {
+    let rig = Rig::new();
+    let mut silos = Several::start(&rig, 3);
+    let options = under_load(&rig, |step| {
+        if let Some(no) = [2, 5, 8].iter().position(|at| *at == step) {
+            silos.stop(no);
+            silos.begin(no);
+            silos.until_settled();
+        }
+    });
+    rig.until_right(&options);
+    silos.stop_all();
+    rig.must_be_right(&options);
+}
+
+/// A second silo of a name is refused while the first lives, and told why.
+#[test]
+fn a_name_belongs_to_one_silo() {
+    let rig = Rig::new();
+    let silos = Several::start(&rig, 2);
+    let mut second = silos.place(0).clone();
+    second.listen = super::kit::rig::free_address();
+    second.gateway = super::kit::rig::free_address();
+    let second = super::kit::silo::Silo::start_at(&rig, &second, &[]);
+    let log = second.log_path().to_owned();
+    let status = second.until_ended();
+    assert_eq!(status.code(), Some(2), "{status}");
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("a silo named `silo-0` runs at"), "{log}");
+    silos.until_settled();
+    silos.stop_all();
+}
