@@ -7,7 +7,7 @@ use super::kit::several::Several;
 
 /// Messages of a run, and the step of 250 after which something happens.
 const DEVICES: u32 = 40;
-const MESSAGES: u32 = 60;
+const MESSAGES: u32 = 120;
 
 fn under_load(rig: &Rig, mut between: impl FnMut(u64)) -> granary_streams::inject::Options {
     let options = rig.load(DEVICES, MESSAGES);
