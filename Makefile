@@ -4,6 +4,7 @@
 # soak    the long tests: many kills, many seeds
 # lint    format, clippy, documentation
 # bench   the figures, with optimisation across crates
+# check-deploy  the container files, without a container engine
 
 # Build, demo and test share one profile and so one build of every crate: tests run real streams and want it
 # optimised. Optimisation across crates is left to bench, since it would link every test for as long as the binary.
@@ -12,7 +13,7 @@ CARGO = cargo
 GRANARY = $(CARGO) run --quiet --release -p granary --
 BENCH = CARGO_PROFILE_RELEASE_LTO=thin $(CARGO) run --release --target-dir target/bench -p granary -- bench
 
-.PHONY: build demo test soak lint bench setup setup-tests
+.PHONY: build demo test soak lint bench check-deploy setup setup-tests
 .DEFAULT_GOAL := build
 
 setup:
@@ -41,3 +42,7 @@ lint: setup
 bench: setup
 	$(BENCH) grains
 	$(BENCH) streams
+
+# With the binary of target/release, if there is one: its commands and settings are tried then, too.
+check-deploy:
+	@deploy/check
