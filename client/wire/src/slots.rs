@@ -3,6 +3,9 @@
 use granary_core::{Error, ErrorKind, Result, SlotId, codec, id};
 use serde::{Deserialize, Serialize};
 
+/// How many silos a table may name.
+pub const SILOS_MAX: usize = 1_024;
+
 /// A silo of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiloEntry {
@@ -40,12 +43,15 @@ impl SlotTable {
         Ok(table)
     }
 
-    /// `Codec` unless there is a slot, each slot has an entry, and each owner is one of the silos.
+    /// `Codec` unless there is a slot, there are not too many silos, each slot has an entry, and each owner is one of the silos.
     pub fn check(&self) -> Result<()> {
         let SlotTable { slots, silos, owners, .. } = self;
         let wrong = |why: String| Err(Error::new(ErrorKind::Codec, format!("a table of slots with {why}")));
         if *slots == 0 || owners.len() != usize::from(*slots) {
             return wrong(format!("{} owners for {slots} slots", owners.len()));
+        }
+        if silos.len() > SILOS_MAX {
+            return wrong(format!("{} silos, at most {SILOS_MAX} are allowed", silos.len()));
         }
         match owners.iter().flatten().find(|owner| usize::from(**owner) >= silos.len()) {
             Some(owner) => wrong(format!("silo {owner} of {} silos as owner", silos.len())),
