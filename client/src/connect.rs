@@ -7,13 +7,14 @@ use granary_wire::{Decoder, Frame, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long connecting and the handshake may take.
-pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long connecting and the handshake may take: one lost packet is sent again after a second.
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// What a client says of itself.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) address: String,
+pub(crate) struct Introduction {
+    /// What it is.
+    pub(crate) role: Role,
     /// The cluster it must be; empty takes any.
     pub(crate) cluster: String,
     /// What the client calls itself.
@@ -24,12 +25,13 @@ pub(crate) struct Target {
 pub(crate) struct Opened {
     pub(crate) socket: TcpStream,
     pub(crate) decoder: Decoder,
+    /// What the silo calls itself.
+    pub(crate) silo: String,
 }
 
 /// Opens a connection, once.
-pub(crate) async fn open(target: &Target) -> Result<Opened> {
-    let address = &target.address;
-    match tokio::time::timeout(CONNECT_MAX, shake(target)).await {
+pub(crate) async fn open(address: &str, us: &Introduction) -> Result<Opened> {
+    match tokio::time::timeout(CONNECT_MAX, shake(address, us)).await {
         Ok(opened) => opened.map_err(|error| error.ran(Ran::No)),
         Err(_) => Err(unavailable(address, &format!("no answer within {} s", CONNECT_MAX.as_secs()))),
     }
@@ -39,12 +41,10 @@ fn unavailable(address: &str, why: &dyn std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unavailable, format!("no silo at {address}: {why}")).ran(Ran::No)
 }
 
-async fn shake(target: &Target) -> Result<Opened> {
-    let address = &target.address;
+async fn shake(address: &str, us: &Introduction) -> Result<Opened> {
     let mut socket = TcpStream::connect(address).await.map_err(|e| unavailable(address, &e))?;
     socket.set_nodelay(true).map_err(|e| unavailable(address, &e))?;
-    let hello =
-        Hello { version: PROTOCOL_VERSION, cluster: &target.cluster, role: Role::Client, name: &target.name };
+    let hello = Hello { version: PROTOCOL_VERSION, cluster: &us.cluster, role: us.role, name: &us.name };
     let mut bytes = Vec::new();
     encode(&Frame::Hello(hello), &mut bytes).map_err(|e| Error::invalid(e.to_string()))?;
     socket.write_all(&bytes).await.map_err(|e| unavailable(address, &e))?;
@@ -55,30 +55,29 @@ async fn shake(target: &Target) -> Result<Opened> {
             return Err(unavailable(address, &"it closed the connection during the handshake"));
         }
         decoder.filled(count);
-        if welcomed(target, &mut decoder)? {
+        if let Some(silo) = welcomed(address, us, &mut decoder)? {
             decoder.welcome();
-            return Ok(Opened { socket, decoder });
+            return Ok(Opened { socket, decoder, silo });
         }
     }
 }
 
-/// Whether the silo's hello has come and fits.
-fn welcomed(target: &Target, decoder: &mut Decoder) -> Result<bool> {
-    let address = &target.address;
+/// The silo's name, once its hello has come and fits.
+fn welcomed(address: &str, us: &Introduction, decoder: &mut Decoder) -> Result<Option<String>> {
     let wrong = |why: &dyn std::fmt::Display| Error::invalid(format!("{address} is no silo of ours: {why}"));
     match decoder.next_frame().map_err(|e| wrong(&e))? {
-        None => Ok(false),
+        None => Ok(None),
         Some(Frame::Goodbye(failure)) => Err(failure.to_error()),
         Some(Frame::Hello(hello)) => {
             if !(PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION).contains(&hello.version) {
                 let (theirs, ours) = (hello.version, PROTOCOL_VERSION);
                 return Err(wrong(&format!("it speaks protocol {theirs}, this client {ours}")));
             }
-            if !target.cluster.is_empty() && target.cluster != hello.cluster {
-                let (theirs, ours) = (hello.cluster, &target.cluster);
+            if !us.cluster.is_empty() && us.cluster != hello.cluster {
+                let (theirs, ours) = (hello.cluster, &us.cluster);
                 return Err(wrong(&format!("it belongs to the cluster `{theirs}`, not to `{ours}`")));
             }
-            Ok(true)
+            Ok(Some(hello.name.to_owned()))
         }
         Some(other) => Err(wrong(&format!("its first frame is a `{}`", other.name()))),
     }

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use granary_client::client::IN_FLIGHT_MAX;
 use granary_client::serve::{CONNECTION_TAILS_MAX, Feed, Identity, Reply, Service, serve};
-use granary_client::{Client, NewRecord, Start};
+use granary_client::{Client, IN_FLIGHT_MAX, NewRecord, Start};
 use granary_core::call::Options;
 use granary_core::time::millis;
 use granary_core::{Error, ErrorKind, GrainId, Ran, codec};
@@ -99,8 +98,14 @@ impl Service for Host {
         reply.send(Ok(Vec::new()));
     }
 
-    fn status(&self, reply: Reply) {
-        reply.send(codec::to_bytes(&BTreeMap::from([("calls", self.0.calls.load(Ordering::SeqCst))])));
+    fn ask(&self, what: &str, _: &[u8], reply: Reply) {
+        match what {
+            "status" => {
+                reply
+                    .send(codec::to_bytes(&BTreeMap::from([("calls", self.0.calls.load(Ordering::SeqCst))])));
+            }
+            _ => reply.send(Err(Error::new(ErrorKind::NotFound, format!("no {what} here")))),
+        }
     }
 }
 
@@ -247,6 +252,14 @@ async fn a_lost_connection_answers_closed_and_the_next_call_opens_another() {
         };
         let mut out = Vec::new();
         granary_wire::encode(&granary_wire::Frame::Hello(hello), &mut out).unwrap();
+        socket.write_all(&out).await.unwrap();
+        assert!(socket.read(&mut bytes).await.unwrap() > 0, "the question for the slots");
+        out.clear();
+        let (mut decoder, none) = (granary_wire::Decoder::new(), Error::new(ErrorKind::NotFound, "none"));
+        decoder.feed(&bytes);
+        let Ok(Some(granary_wire::Frame::Ask(ask))) = decoder.next_frame() else { panic!("no question") };
+        let reply = granary_wire::Reply { id: ask.id, result: Err(granary_wire::Failure::of(&none)) };
+        granary_wire::encode(&granary_wire::Frame::Reply(reply), &mut out).unwrap();
         socket.write_all(&out).await.unwrap();
         assert!(socket.read(&mut bytes).await.unwrap() > 0, "the call");
         drop((socket, listener));

@@ -58,8 +58,8 @@ impl Service for Sensors {
         reply.send(Err(Error::invalid("only calls here")));
     }
 
-    fn status(&self, reply: Reply) {
-        reply.send(Err(Error::invalid("only calls here")));
+    fn ask(&self, what: &str, _: &[u8], reply: Reply) {
+        reply.send(Err(Error::new(ErrorKind::NotFound, format!("no {what} here"))));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a silo does for those who connect to it: calls, tails, writes, status.
+//! What a silo does for those who connect to it: calls, tails, writes, questions about the silo itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use granary_client::serve::{Feed, Gone, Reply, Service};
 use granary_cluster::{Batch, Log};
-use granary_core::call::Options;
 use granary_core::{Clock, Error, ErrorKind, GrainId, Key, Ran, Result, codec, id};
 use granary_kafka::KafkaLog;
 use granary_store::Embedded;
@@ -61,11 +60,9 @@ impl SiloService {
 
 impl Service for SiloService {
     fn call(&self, call: wire::Call<'_>, reply: Reply) {
-        let options = Options {
-            timeout: Some(call.timeout),
-            idempotency_key: call.idempotency_key.map(Arc::from),
-            one_way: call.one_way,
-            ..Options::default()
+        let options = match call.options() {
+            Ok(options) => options,
+            Err(error) => return reply.send(Err(error)),
         };
         let grain = GrainId { kind: call.kind.into(), key: Key::parse(call.key) };
         reply.follow(self.current.handle().call(grain, call.method, call.arguments.to_vec(), options));
@@ -101,13 +98,41 @@ impl Service for SiloService {
         }));
     }
 
-    fn status(&self, reply: Reply) {
+    fn ask(&self, what: &str, arguments: &[u8], reply: Reply) {
+        match what {
+            "status" => reply.send(self.status()),
+            "ends" => self.ends(arguments, reply),
+            _ => {
+                let message = format!("a silo does not know the question `{what}`; it knows: status, ends");
+                reply.send(Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No)));
+            }
+        }
+    }
+}
+
+impl SiloService {
+    /// The next offset of each partition of a stream: where a tail that begins at the latest record begins.
+    fn ends(&self, stream: &[u8], reply: Reply) {
+        let topic = codec::from_bytes::<String>(stream).and_then(|stream| self.topic(&stream));
+        let (topic, partitions) = match topic {
+            Ok(found) => found,
+            Err(error) => return reply.send(Err(error)),
+        };
+        let log = self.backing.log.clone();
+        drop(tokio::task::spawn_blocking(move || {
+            let end = |partition| log.bounds(&topic, partition).map(|(_, next)| (partition, next));
+            let ends = (0..partitions).map(end).collect::<Result<BTreeMap<u32, u64>>>();
+            reply.send(ends.and_then(|ends| codec::to_bytes(&ends)));
+        }));
+    }
+
+    fn status(&self) -> Result<Vec<u8>> {
         let mut status: BTreeMap<String, serde_json::Value> = BTreeMap::new();
         status.insert("silo".into(), self.silo.clone().into());
         for (name, value) in self.current.handle().stats().named() {
             status.insert(name.into(), value.into());
         }
-        reply.send(codec::to_bytes(&status));
+        codec::to_bytes(&status)
     }
 }
 

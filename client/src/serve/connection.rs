@@ -1,25 +1,27 @@
 //! One accepted connection: handshake, requests in, answers out, and its end.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use granary_core::{Error, ErrorKind, Ran};
 use granary_wire::{
-    Decoder, Failure, Frame, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Role, Tail, encode,
+    Ask, Decoder, Failure, Frame, Hello, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Role, Tail, encode,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::feed::{Credit, Feed};
+use super::feed::{Credit, Feed, Stop};
+use super::following::Following;
 use super::{
     CONNECTION_IN_FLIGHT_MAX, CONNECTION_TAILS_MAX, CONNECTIONS_MAX, DRAIN_MAX, HANDSHAKE_MAX, Identity,
     Reply, Service,
 };
-use crate::outgoing::{Outgoing, lock};
+use crate::outgoing::{Outgoing, PORTION_FRAMES, lock, others_first};
 
 /// How long a peer may take to be told why it is refused.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
@@ -27,7 +29,8 @@ const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// What replies and feeds of a connection share with it.
 pub(super) struct Connection {
     pub(super) outgoing: Outgoing,
-    pub(super) in_flight: Semaphore,
+    pub(super) in_flight: InFlight,
+    pub(super) following: Following,
     pub(super) tails: Mutex<Vec<(u64, Arc<Credit>)>>,
 }
 
@@ -35,7 +38,39 @@ impl Connection {
     /// No tail of it gets anything any more.
     fn end_tails(&self) {
         for (_, credit) in lock(&self.tails).drain(..) {
-            credit.stop();
+            credit.stop(Stop::Leaving);
+        }
+    }
+}
+
+/// The requests that wait for their answers. Only the task that reads the connection adds to them.
+#[derive(Default)]
+pub(super) struct InFlight {
+    count: AtomicUsize,
+    left: Notify,
+}
+
+impl InFlight {
+    /// Waits for room for one more request; its reply makes room again.
+    async fn enter(&self) {
+        while self.count.load(Ordering::Acquire) >= CONNECTION_IN_FLIGHT_MAX {
+            self.left.notified().await;
+        }
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One is answered.
+    pub(super) fn leave(&self) {
+        let before = self.count.fetch_sub(1, Ordering::AcqRel);
+        if before >= CONNECTION_IN_FLIGHT_MAX || before == 1 {
+            self.left.notify_one();
+        }
+    }
+
+    /// Waits until all are answered.
+    async fn all_left(&self) {
+        while self.count.load(Ordering::Acquire) > 0 {
+            self.left.notified().await;
         }
     }
 }
@@ -75,7 +110,8 @@ pub(super) async fn run(
     }
     let connection = Arc::new(Connection {
         outgoing: Outgoing::default(),
-        in_flight: Semaphore::new(CONNECTION_IN_FLIGHT_MAX),
+        in_flight: InFlight::default(),
+        following: Following::default(),
         tails: Mutex::default(),
     });
     let (mut from, mut to) = socket.into_split();
@@ -83,8 +119,10 @@ pub(super) async fn run(
         biased;
         ended = take_requests(&connection, service, &mut from, &mut decoder, stopped) => ended,
         written = connection.outgoing.write_to(&mut to) => written,
+        never = connection.following.run() => match never {},
     };
     connection.end_tails();
+    connection.following.end();
     connection.outgoing.close();
     // Answers and the goodbye that are already there still leave.
     ended.and(connection.outgoing.write_to(&mut to).await)
@@ -166,9 +204,8 @@ async fn take_requests(
         }
     };
     connection.end_tails();
-    let all = u32::try_from(CONNECTION_IN_FLIGHT_MAX).expect("the limit of requests is a small number");
     // What is not answered by then is answered by the end of the connection.
-    drop(tokio::time::timeout_at(deadline, connection.in_flight.acquire_many(all)).await);
+    drop(tokio::time::timeout_at(deadline, connection.in_flight.all_left()).await);
     Ok(())
 }
 
@@ -177,7 +214,7 @@ async fn told(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await.map(|_| ()));
 }
 
-fn shutting_down() -> Error {
+pub(super) fn shutting_down() -> Error {
     Error::new(ErrorKind::Closed, "the silo is shutting down").ran(Ran::No)
 }
 
@@ -193,7 +230,12 @@ async fn hand_over(
     service: Option<&dyn Service>,
     decoder: &mut Decoder,
 ) -> granary_wire::Result<()> {
+    let mut frames = 0;
     while let Some(frame) = decoder.next_frame()? {
+        frames += 1;
+        if frames % PORTION_FRAMES == 0 {
+            others_first().await;
+        }
         let Some(service) = service else {
             if let Some(id) = asked(&frame) {
                 expected(connection, Some(id)).await.send(Err(shutting_down()));
@@ -209,10 +251,13 @@ async fn hand_over(
                 let reply = expected(connection, Some(produce.id)).await;
                 service.produce(produce, reply);
             }
-            Frame::Status { id } => service.status(expected(connection, Some(id)).await),
+            Frame::Ask(Ask { id, what, arguments }) => {
+                service.ask(what, arguments, expected(connection, Some(id)).await);
+            }
+            Frame::Cancel { id } => connection.following.cancel(id),
             Frame::Tail(tail) => begin_tail(connection, service, tail).await,
             Frame::Credit { id, bytes } => with_tail(connection, id, |credit| credit.give(bytes)),
-            Frame::Stop { id } => with_tail(connection, id, Credit::stop),
+            Frame::Stop { id } => with_tail(connection, id, |credit| credit.stop(Stop::Asked)),
             Frame::Goodbye(_) => {}
             other => return Err(granary_wire::Error::Misplaced { frame: other.name() }),
         }
@@ -226,21 +271,14 @@ fn asked(frame: &Frame<'_>) -> Option<u64> {
         Frame::Call(call) => (!call.one_way).then_some(call.id),
         Frame::Produce(produce) => Some(produce.id),
         Frame::Tail(tail) => Some(tail.id),
-        Frame::Status { id } => Some(*id),
+        Frame::Ask(ask) => Some(ask.id),
         _ => None,
     }
 }
 
 /// Waits for room for one more request in flight; its reply makes room again.
 async fn expected(connection: &Arc<Connection>, id: Option<u64>) -> Reply {
-    let permit = match connection.in_flight.try_acquire() {
-        Ok(permit) => permit,
-        Err(_) => {
-            let permit = connection.in_flight.acquire().await;
-            permit.expect("the semaphore of a connection is never closed")
-        }
-    };
-    permit.forget();
+    connection.in_flight.enter().await;
     Reply::new(connection.clone(), id)
 }
 

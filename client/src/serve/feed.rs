@@ -10,18 +10,30 @@ use tokio::sync::Notify;
 use super::connection::Connection;
 use crate::outgoing::{Unsent, lock};
 
+/// Why a tail gets nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The client asked for it.
+    Asked,
+    /// The silo shuts down, or the connection has ended: the stream goes on elsewhere.
+    Leaving,
+}
+
 /// How much a client still takes.
 pub(super) struct Credit {
     /// Below zero by less than one record: one is sent as long as it is above zero.
     bytes: AtomicI64,
     stopped: AtomicBool,
+    /// It was stopped by this side.
+    leaving: AtomicBool,
     changed: Notify,
 }
 
 impl Credit {
     pub(super) fn of(bytes: u64) -> Credit {
         let bytes = AtomicI64::new(i64::try_from(bytes).unwrap_or(i64::MAX));
-        Credit { bytes, stopped: AtomicBool::new(false), changed: Notify::new() }
+        let (stopped, leaving) = (AtomicBool::new(false), AtomicBool::new(false));
+        Credit { bytes, stopped, leaving, changed: Notify::new() }
     }
 
     pub(super) fn give(&self, bytes: u64) {
@@ -31,7 +43,8 @@ impl Credit {
         self.changed.notify_waiters();
     }
 
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(&self, why: Stop) {
+        self.leaving.fetch_or(why == Stop::Leaving, Ordering::AcqRel);
         self.stopped.store(true, Ordering::Release);
         self.changed.notify_waiters();
     }
@@ -137,6 +150,10 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         lock(&self.connection.tails).retain(|(id, _)| *id != self.id);
+        if self.end.is_ok() && self.credit.leaving.load(Ordering::Acquire) {
+            // Not the end of the stream: who reads on finds it at another silo, or here later.
+            self.end = Err(super::connection::shutting_down());
+        }
         let result = match &self.end {
             Ok(()) => Ok(&[][..]),
             Err(error) => Err(Failure::of(error)),

@@ -9,6 +9,7 @@
 
 mod connection;
 mod feed;
+mod following;
 mod reply;
 
 use std::io;
@@ -48,8 +49,9 @@ pub trait Service: Send + Sync + 'static {
     fn tail(&self, tail: Tail<'_>, feed: Feed);
     /// Writes records and answers when they are durable.
     fn produce(&self, produce: Produce<'_>, reply: Reply);
-    /// Answers a MessagePack map that says how the silo is.
-    fn status(&self, reply: Reply);
+    /// Answers a question about the silo itself: `status` is a MessagePack map that says how it is, `slots` a
+    /// [`SlotTable`](granary_wire::SlotTable). What it does not know is `NotFound`.
+    fn ask(&self, what: &str, arguments: &[u8], reply: Reply);
 }
 
 /// Who answers.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use granary_core::{Error, ErrorKind, Ran, Result};
 use granary_wire::{Failure, Frame};
-use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::oneshot;
 
 use super::connection::Connection;
 use crate::outgoing::Unsent;
@@ -31,17 +31,21 @@ impl Reply {
         self.id.is_some() && !self.connection.outgoing.is_closed()
     }
 
-    /// Answers with what comes through a channel. Must be called where the service was called.
-    pub fn follow(self, mut answer: oneshot::Receiver<Result<Vec<u8>>>) {
-        match answer.try_recv() {
-            Ok(result) => self.send(result),
-            Err(TryRecvError::Closed) => drop(self),
-            Err(TryRecvError::Empty) => drop(tokio::spawn(async move {
-                if let Ok(result) = answer.await {
-                    self.send(result);
-                }
-            })),
-        }
+    /// Answers with what comes through a channel. When the caller cancels the call or its connection ends, the channel
+    /// is closed from this side: whoever would send can see that nobody waits (`Sender::is_closed`, `closed`).
+    pub fn follow(self, answer: oneshot::Receiver<Result<Vec<u8>>>) {
+        let connection = self.connection.clone();
+        connection.following.add(self, answer); // of a one-way call, too: it counts as in flight until it has begun
+    }
+
+    /// Whether it is the answer to this request.
+    pub(super) fn is_for(&self, id: u64) -> bool {
+        self.id == Some(id)
+    }
+
+    /// Answers nothing: nobody waits.
+    pub(super) fn forget(mut self) {
+        self.id = None;
     }
 
     fn answer(&mut self, result: Result<&[u8], Failure<'_>>) {
@@ -63,6 +67,6 @@ impl Drop for Reply {
             let error = Error::new(ErrorKind::Closed, "the call was dropped without an answer");
             self.answer(Err(Failure::of(&error.ran(Ran::Unknown))));
         }
-        self.connection.in_flight.add_permits(1);
+        self.connection.in_flight.leave();
     }
 }

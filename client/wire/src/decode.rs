@@ -1,11 +1,15 @@
 //! The bytes of one frame to the frame. Nothing is copied; every length is checked against the bytes at hand.
 
+use granary_core::call::CHAIN_DEPTH_MAX;
+use granary_core::context::{CONTEXT_BYTES_MAX, CONTEXT_ENTRIES_MAX};
 use granary_core::time::Span;
 use granary_core::{ErrorKind, Ran};
 use rmp::Marker;
 
 use crate::error::{Error, Result};
-use crate::frame::{Call, Failure, Frame, Hello, NewRecord, Produce, Record, Reply, Role, Start, Tag, Tail};
+use crate::frame::{
+    Ask, Call, Caller, Failure, Frame, Hello, NewRecord, Produce, Record, Reply, Role, Start, Tag, Tail,
+};
 use crate::{MAGIC, PRODUCE_RECORDS_MAX, START_PARTITIONS_MAX};
 
 /// Reads the frame whose bytes these are, without its length.
@@ -44,7 +48,12 @@ fn fields<'a>(tag: Tag, reader: &mut Reader<'a>) -> Result<Frame<'a>> {
         Tag::Stop => Frame::Stop { id: reader.uint("id")? },
         Tag::Record => Frame::Record { id: reader.uint("id")?, record: record(reader)? },
         Tag::Produce => Frame::Produce(produce(reader)?),
-        Tag::Status => Frame::Status { id: reader.uint("id")? },
+        Tag::Ask => Frame::Ask(Ask {
+            id: reader.uint("id")?,
+            what: reader.text("what")?,
+            arguments: reader.binary("arguments")?,
+        }),
+        Tag::Cancel => Frame::Cancel { id: reader.uint("id")? },
     })
 }
 
@@ -74,7 +83,43 @@ fn call<'a>(reader: &mut Reader<'a>) -> Result<Call<'a>> {
         timeout: Span(reader.uint("timeout")?),
         idempotency_key: reader.optional(|r| r.text("idempotency_key"))?,
         one_way: reader.boolean("one_way")?,
+        chain: reader.optional(chain)?.unwrap_or_default(),
+        context: reader.optional(context)?.unwrap_or_default(),
     })
+}
+
+fn chain<'a>(reader: &mut Reader<'a>) -> Result<Vec<Caller<'a>>> {
+    const FIELD: &str = "chain";
+    let callers = reader.array(FIELD)?;
+    if callers > CHAIN_DEPTH_MAX {
+        return Err(reader.wrong(FIELD, "more grains than may wait for one another"));
+    }
+    (0..callers).map(|_| caller(reader)).collect()
+}
+
+fn caller<'a>(reader: &mut Reader<'a>) -> Result<Caller<'a>> {
+    if reader.array("chain")? != 3 {
+        return Err(reader.wrong("chain", "a waiting grain has three entries"));
+    }
+    Ok(Caller { kind: reader.text("kind")?, key: reader.text("key")?, method: reader.text("method")? })
+}
+
+fn context<'a>(reader: &mut Reader<'a>) -> Result<Vec<(&'a str, &'a str)>> {
+    const FIELD: &str = "context";
+    let entries = reader.map(FIELD)?;
+    if entries as usize > CONTEXT_ENTRIES_MAX {
+        return Err(reader.wrong(FIELD, "more entries than a context may have"));
+    }
+    let mut bytes = 0;
+    let mut entry = || {
+        let (name, value) = (reader.text(FIELD)?, reader.text(FIELD)?);
+        bytes += name.len() + value.len();
+        if bytes > CONTEXT_BYTES_MAX {
+            return Err(reader.wrong(FIELD, "more bytes than a context may have"));
+        }
+        Ok((name, value))
+    };
+    (0..entries).map(|_| entry()).collect()
 }
 
 fn failure<'a>(reader: &mut Reader<'a>) -> Result<Failure<'a>> {
@@ -223,6 +268,15 @@ impl<'a> Reader<'a> {
             Marker::Array16 => Ok(self.wide(2)? as u32),
             Marker::Array32 => Ok(self.wide(4)? as u32),
             _ => Err(self.wrong(field, "not a list")),
+        }
+    }
+
+    fn map(&mut self, field: &'static str) -> Result<u32> {
+        match self.marker()? {
+            Marker::FixMap(entries) => Ok(u32::from(entries)),
+            Marker::Map16 => Ok(self.wide(2)? as u32),
+            Marker::Map32 => Ok(self.wide(4)? as u32),
+            _ => Err(self.wrong(field, "not a map")),
         }
     }
 

@@ -5,7 +5,7 @@ use granary_core::{ErrorKind, Ran};
 use rmp::encode as write;
 
 use crate::error::{Error, Result};
-use crate::frame::{Call, Failure, Frame, NewRecord, Record, Role, Start};
+use crate::frame::{Ask, Call, Caller, Failure, Frame, NewRecord, Record, Role, Start};
 use crate::{FRAME_BYTES_MAX, LENGTH_BYTES, MAGIC};
 
 /// Appends `frame` to `out`, its length first. On an error `out` is as it was.
@@ -13,12 +13,12 @@ use crate::{FRAME_BYTES_MAX, LENGTH_BYTES, MAGIC};
 /// ```
 /// use granary_wire::{Decoder, Frame, encode};
 /// let mut bytes = Vec::new();
-/// encode(&Frame::Status { id: 7 }, &mut bytes).unwrap();
-/// assert_eq!(bytes, [3, 0, 0, 0, 0x92, 10, 7]);
+/// encode(&Frame::Stop { id: 7 }, &mut bytes).unwrap();
+/// assert_eq!(bytes, [3, 0, 0, 0, 0x92, 7, 7]);
 ///
 /// let mut decoder = Decoder::new();
 /// decoder.feed(&bytes);
-/// assert_eq!(decoder.next_frame().unwrap(), Some(Frame::Status { id: 7 }));
+/// assert_eq!(decoder.next_frame().unwrap(), Some(Frame::Stop { id: 7 }));
 /// ```
 pub fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) -> Result<()> {
     let begin = out.len();
@@ -65,7 +65,12 @@ fn payload(frame: &Frame<'_>, out: &mut Vec<u8>) {
             uint(*id, out);
             uint(*bytes, out);
         }
-        Frame::Stop { id } | Frame::Status { id } => uint(*id, out),
+        Frame::Stop { id } | Frame::Cancel { id } => uint(*id, out),
+        Frame::Ask(Ask { id, what, arguments }) => {
+            uint(*id, out);
+            text(what, out);
+            binary(arguments, out);
+        }
         Frame::Record { id, record } => {
             uint(*id, out);
             record_fields(record, out);
@@ -90,6 +95,22 @@ fn call_fields(call: &Call<'_>, out: &mut Vec<u8>) {
     uint(call.timeout.ms(), out);
     optional(call.idempotency_key, out, text);
     boolean(call.one_way, out);
+    optional((!call.chain.is_empty()).then_some(&call.chain), out, |chain, out| {
+        array(length_of(chain.len()), out);
+        for Caller { kind, key, method } in chain {
+            array(3, out);
+            text(kind, out);
+            text(key, out);
+            text(method, out);
+        }
+    });
+    optional((!call.context.is_empty()).then_some(&call.context), out, |context, out| {
+        write::write_map_len(out, length_of(context.len())).expect(TO_MEMORY);
+        for (name, value) in context {
+            text(name, out);
+            text(value, out);
+        }
+    });
 }
 
 fn record_fields(record: &Record<'_>, out: &mut Vec<u8>) {

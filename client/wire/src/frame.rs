@@ -1,7 +1,10 @@
 //! The frames. They borrow from the bytes they were read from: a silo opens a call without copying its arguments.
 
+use std::sync::Arc;
+
+use granary_core::call::{Chain, Options};
 use granary_core::time::Span;
-use granary_core::{Error, ErrorKind, Ran};
+use granary_core::{Context, Error, ErrorKind, GrainId, Key, Ran, Result};
 
 /// Who opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +28,33 @@ pub struct Hello<'a> {
     pub name: &'a str,
 }
 
-/// A call of a grain.
+/// One grain that waits for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller<'a> {
+    /// The kind's name.
+    pub kind: &'a str,
+    /// The key in its escaped form.
+    pub key: &'a str,
+    /// Its method.
+    pub method: &'a str,
+}
+
+impl<'a> Caller<'a> {
+    /// The grains of `chain`, outermost first.
+    pub fn all_of(chain: &'a Chain) -> Vec<Caller<'a>> {
+        let of = |link: &'a Chain| Caller {
+            kind: &link.grain.kind,
+            key: link.grain.key.as_str(),
+            method: &link.method,
+        };
+        let mut callers: Vec<_> = chain.links().map(of).collect();
+        callers.reverse();
+        callers
+    }
+}
+
+/// A call of a grain.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call<'a> {
     /// Names the call on this connection; the reply repeats it.
     pub id: u64,
@@ -44,15 +72,52 @@ pub struct Call<'a> {
     pub idempotency_key: Option<&'a str>,
     /// No reply is sent.
     pub one_way: bool,
+    /// The grains that wait for it, outermost first; none when no grain calls.
+    pub chain: Vec<Caller<'a>>,
+    /// What the request carries along, by name.
+    pub context: Vec<(&'a str, &'a str)>,
 }
 
-/// The answer to a [`Call`], [`Produce`] or status request; of a [`Tail`] its end.
+impl Call<'_> {
+    /// What travels with the call besides its message.
+    pub fn options(&self) -> Result<Options> {
+        let chain = self.chain.iter().fold(None, |caller, link| {
+            let grain = GrainId { kind: link.kind.into(), key: Key::parse(link.key) };
+            Some(Chain::link(grain, link.method.to_owned(), caller))
+        });
+        let context = match &self.context[..] {
+            [] => None,
+            entries => Some(Arc::new(Context::new(entries.iter().copied())?)),
+        };
+        Ok(Options {
+            timeout: Some(self.timeout),
+            idempotency_key: self.idempotency_key.map(Arc::from),
+            chain,
+            context,
+            one_way: self.one_way,
+            ..Options::default()
+        })
+    }
+}
+
+/// Asks a silo for something that is no grain's: how it is, which silo owns which slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask<'a> {
+    /// Names the request on this connection.
+    pub id: u64,
+    /// What is asked for: `status`, `slots`, `drain`, ...
+    pub what: &'a str,
+    /// As MessagePack, or empty.
+    pub arguments: &'a [u8],
+}
+
+/// The answer to a [`Call`], [`Produce`] or [`Ask`]; of a [`Tail`] its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply<'a> {
     /// The request it answers.
     pub id: u64,
     /// The answer as MessagePack, or why there is none.
-    pub result: Result<&'a [u8], Failure<'a>>,
+    pub result: std::result::Result<&'a [u8], Failure<'a>>,
 }
 
 /// An error on its way.
@@ -197,9 +262,11 @@ pub enum Frame<'a> {
     },
     /// Records to write.
     Produce(Produce<'a>),
-    /// How are you? The reply is a map.
-    Status {
-        /// Names the request on this connection.
+    /// Something of the silo itself, please.
+    Ask(Ask<'a>),
+    /// Nobody waits any more for the reply to this call: queued it never runs, running it goes on, and no reply is sent.
+    Cancel {
+        /// The call.
         id: u64,
     },
 }
@@ -222,12 +289,13 @@ impl Frame<'_> {
             Frame::Stop { .. } => Tag::Stop,
             Frame::Record { .. } => Tag::Record,
             Frame::Produce(_) => Tag::Produce,
-            Frame::Status { .. } => Tag::Status,
+            Frame::Ask(_) => Tag::Ask,
+            Frame::Cancel { .. } => Tag::Cancel,
         }
     }
 }
 
-/// The first entry of a frame's array. Numbers are never given anew.
+/// The first entry of a frame's array. Numbers of a released version are never given anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tag {
     Hello = 0,
@@ -240,11 +308,12 @@ pub(crate) enum Tag {
     Stop = 7,
     Record = 8,
     Produce = 9,
-    Status = 10,
+    Ask = 10,
+    Cancel = 11,
 }
 
 impl Tag {
-    const ALL: [Tag; 11] = [
+    const ALL: [Tag; 12] = [
         Tag::Hello,
         Tag::Goodbye,
         Tag::Call,
@@ -255,7 +324,8 @@ impl Tag {
         Tag::Stop,
         Tag::Record,
         Tag::Produce,
-        Tag::Status,
+        Tag::Ask,
+        Tag::Cancel,
     ];
 
     pub(crate) fn of(number: u64) -> Option<Tag> {
@@ -267,12 +337,12 @@ impl Tag {
         match self {
             Tag::Hello => 6,
             Tag::Goodbye | Tag::Tail => 5,
-            Tag::Call => 9,
+            Tag::Call => 11,
             Tag::Answer | Tag::Credit => 3,
             Tag::Refusal => 6,
-            Tag::Stop | Tag::Status => 2,
+            Tag::Stop | Tag::Cancel => 2,
             Tag::Record => 7,
-            Tag::Produce => 4,
+            Tag::Produce | Tag::Ask => 4,
         }
     }
 
@@ -287,7 +357,8 @@ impl Tag {
             Tag::Stop => "stop",
             Tag::Record => "record",
             Tag::Produce => "produce",
-            Tag::Status => "status",
+            Tag::Ask => "ask",
+            Tag::Cancel => "cancel",
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | [`decode`] | bytes of one frame to frame |
 //! | [`decoder`] | bytes as a socket gives them to frames |
 //! | [`error`] | what can be wrong with bytes |
+//! | [`slots`] | which silo owns which slot |
 //!
 //! Bytes from outside are never trusted: whatever they are, the answer is a frame or an [`Error`], never a panic,
 //! and no length named in them makes this crate reserve memory that has not arrived.
@@ -20,11 +21,15 @@ pub mod decoder;
 pub mod encode;
 pub mod error;
 pub mod frame;
+pub mod slots;
 
 pub use decoder::Decoder;
 pub use encode::encode;
 pub use error::{Error, Result};
-pub use frame::{Call, Failure, Frame, Hello, NewRecord, Produce, Record, Reply, Role, Start, Tail};
+pub use frame::{
+    Ask, Call, Caller, Failure, Frame, Hello, NewRecord, Produce, Record, Reply, Role, Start, Tail,
+};
+pub use slots::{SiloEntry, SlotTable};
 
 /// The longest frame, in bytes, without its length.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
@@ -33,10 +38,10 @@ pub const FRAME_BYTES_MAX: usize = 16 << 20;
 pub const HELLO_BYTES_MAX: usize = 4 << 10;
 
 /// The version of the protocol this crate speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The oldest version it still understands.
-pub const PROTOCOL_VERSION_MIN: u16 = 1;
+pub const PROTOCOL_VERSION_MIN: u16 = 2;
 
 /// The word every conversation begins with.
 pub const MAGIC: &str = "granary";

@@ -3,8 +3,8 @@
 use granary_core::time::Span;
 use granary_core::{ErrorKind, Ran};
 use granary_wire::{
-    Call, Decoder, Error, FRAME_BYTES_MAX, Failure, Frame, HELLO_BYTES_MAX, Hello, NewRecord,
-    PRODUCE_RECORDS_MAX, Produce, Record, Reply, Role, Start, Tail, decode, encode,
+    Ask, Call, Caller, Decoder, Error, FRAME_BYTES_MAX, Failure, Frame, HELLO_BYTES_MAX, Hello, NewRecord,
+    PRODUCE_RECORDS_MAX, Produce, Record, Reply, Role, SlotTable, Start, Tail, decode, encode,
 };
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ struct Parts {
 fn parts() -> impl Strategy<Value = Parts> {
     let bytes = proptest::collection::vec(any::<u8>(), 0..300);
     let pairs = proptest::collection::vec(any::<(u32, u64)>(), 0..20);
-    (0_u8..12, any::<[u64; 2]>(), any::<[String; 4]>(), bytes, pairs, any::<[bool; 3]>()).prop_map(
+    (0_u8..14, any::<[u64; 2]>(), any::<[String; 4]>(), bytes, pairs, any::<[bool; 3]>()).prop_map(
         |(which, numbers, texts, bytes, pairs, flags)| Parts { which, numbers, texts, bytes, pairs, flags },
     )
 }
@@ -58,6 +58,8 @@ fn frame(parts: &Parts) -> Frame<'_> {
             timeout: Span(number),
             idempotency_key: x.then_some(d),
             one_way: y,
+            chain: vec![Caller { kind: a, key: b, method: c }; if x { parts.pairs.len() } else { 0 }],
+            context: vec![(&**c, &**d); if y && c.len() + d.len() < 200 { parts.pairs.len() } else { 0 }],
         }),
         3 => Frame::Reply(Reply { id, result: Ok(bytes) }),
         4 => Frame::Reply(Reply { id, result: Err(failure(parts)) }),
@@ -87,7 +89,9 @@ fn frame(parts: &Parts) -> Frame<'_> {
             let record = NewRecord { key: x.then_some(bytes), value: c.as_bytes() };
             Frame::Produce(Produce { id, topic: b, records: vec![record; parts.pairs.len()] })
         }
-        _ => Frame::Status { id },
+        11 => Frame::Ask(Ask { id, what: a, arguments: bytes }),
+        12 => Frame::Cancel { id },
+        _ => Frame::Stop { id },
     }
 }
 
@@ -132,6 +136,7 @@ proptest! {
     #[test]
     fn garbage_is_an_error_or_a_frame(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = decode::decode(&bytes);
+        let _ = SlotTable::from_bytes(&bytes);
         let mut framed = (bytes.len() as u32).to_le_bytes().to_vec();
         framed.extend_from_slice(&bytes);
         let mut decoder = Decoder::new();
@@ -205,12 +210,19 @@ fn a_list_that_announces_more_than_allowed_is_refused() {
     let mut bytes = b"\x94\x09\x01\xa1t\xdd".to_vec();
     bytes.extend_from_slice(&(PRODUCE_RECORDS_MAX as u32 + 1).to_be_bytes());
     assert!(matches!(decode::decode(&bytes), Err(Error::Field { frame: "produce", field: "records", .. })));
+    let mut many = b"\x9b\x02\x01\xa1S\xa1k\xa1m\xc4\x00\x05\xc0\xc2".to_vec();
+    let begin = many.len();
+    many.extend_from_slice(b"\xdc\x00\x41");
+    assert!(matches!(decode::decode(&many), Err(Error::Field { frame: "call", field: "chain", .. })));
+    many.truncate(begin);
+    many.extend_from_slice(b"\xc0\xde\x00\x21");
+    assert!(matches!(decode::decode(&many), Err(Error::Field { frame: "call", field: "context", .. })));
     let one_of_each = b"\x95\x05\x01\xa1s\x93\x01\x02\x03\x00";
     assert!(matches!(decode::decode(one_of_each), Err(Error::Field { field: "start", .. })));
 }
 
 #[test]
 fn bytes_after_the_last_field_are_an_error() {
-    assert_eq!(decode::decode(b"\x92\x0a\x07\x00"), Err(Error::Trailing { bytes: 1 }));
+    assert_eq!(decode::decode(b"\x92\x07\x07\x00"), Err(Error::Trailing { bytes: 1 }));
     assert_eq!(decode::decode(b"\x91\x63"), Err(Error::UnknownTag { tag: 0x63 }));
 }

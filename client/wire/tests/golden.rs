@@ -2,7 +2,10 @@
 
 use granary_core::time::{millis, secs};
 use granary_core::{Error, ErrorKind, Ran};
-use granary_wire::{Call, Failure, Frame, Hello, Record, Reply, Role, Start, Tail, decode, encode};
+use granary_wire::{
+    Ask, Call, Caller, Failure, Frame, Hello, Record, Reply, Role, SiloEntry, SlotTable, Start, Tail, decode,
+    encode,
+};
 
 fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -43,15 +46,59 @@ fn call() {
         timeout: secs(1),
         idempotency_key: Some("k"),
         one_way: false,
+        chain: Vec::new(),
+        context: Vec::new(),
     };
     golden(
-        &Frame::Call(call),
-        b"\x99\x02\xcd\x01\x2c\xa6Sensor\xa3d-7\xa4bump\xc4\x02\x91\x03\xcd\x03\xe8\xa1k\xc2",
+        &Frame::Call(call.clone()),
+        b"\x9b\x02\xcd\x01\x2c\xa6Sensor\xa3d-7\xa4bump\xc4\x02\x91\x03\xcd\x03\xe8\xa1k\xc2\xc0\xc0",
     );
     golden(
-        &Frame::Call(Call { id: 0, idempotency_key: None, one_way: true, arguments: &[], ..call }),
-        b"\x99\x02\x00\xa6Sensor\xa3d-7\xa4bump\xc4\x00\xcd\x03\xe8\xc0\xc3",
+        &Frame::Call(Call { id: 0, idempotency_key: None, one_way: true, arguments: &[], ..call.clone() }),
+        b"\x9b\x02\x00\xa6Sensor\xa3d-7\xa4bump\xc4\x00\xcd\x03\xe8\xc0\xc3\xc0\xc0",
     );
+    let chain =
+        vec![Caller { kind: "A", key: "1", method: "go" }, Caller { kind: "B", key: "2", method: "on" }];
+    golden(
+        &Frame::Call(Call { id: 1, idempotency_key: None, chain, context: vec![("t", "x")], ..call }),
+        b"\x9b\x02\x01\xa6Sensor\xa3d-7\xa4bump\xc4\x02\x91\x03\xcd\x03\xe8\xc0\xc2\
+          \x92\x93\xa1A\xa11\xa2go\x93\xa1B\xa12\xa2on\x81\xa1t\xa1x",
+    );
+}
+
+#[test]
+fn questions_and_cancels() {
+    let ask = Ask { id: 7, what: "status", arguments: &[] };
+    golden(&Frame::Ask(ask), b"\x94\x0a\x07\xa6status\xc4\x00");
+    golden(&Frame::Cancel { id: 7 }, b"\x92\x0b\x07");
+}
+
+#[test]
+fn a_table_of_slots() {
+    let silo = SiloEntry { incarnation: 5, name: "s".into(), address: "h:1".into() };
+    let table = SlotTable { version: 3, slots: 2, silos: vec![silo], owners: vec![Some(0), None] };
+    let bytes = table.to_bytes().unwrap();
+    let expected = b"\x84\xa7version\x03\xa5slots\x02\xa5silos\x91\
+        \x83\xabincarnation\x05\xa4name\xa1s\xa7address\xa3h:1\xa6owners\x92\x00\xc0";
+    assert_eq!(bytes, expected, "{bytes:x?}");
+    assert_eq!(SlotTable::from_bytes(&bytes), Ok(table.clone()));
+    let unreadable = |table: SlotTable| SlotTable::from_bytes(&table.to_bytes().unwrap()).is_err();
+    assert!(unreadable(SlotTable { owners: vec![Some(1), None], ..table.clone() }), "an owner nobody knows");
+    assert!(unreadable(SlotTable { slots: 3, ..table }), "a slot without an entry");
+    assert!(unreadable(SlotTable::default()), "no slot");
+}
+
+#[test]
+fn a_call_becomes_the_options_it_was_made_of() {
+    let bytes = b"\x9b\x02\x01\xa1S\xa1k\xa1m\xc4\x00\x05\xa1i\xc2\
+        \x92\x93\xa1A\xa11\xa2go\x93\xa1B\xa12\xa2on\x81\xa1t\xa1x";
+    let Ok(Frame::Call(call)) = decode::decode(bytes) else { panic!("a call") };
+    let options = call.options().unwrap();
+    let chain = options.chain.unwrap();
+    assert_eq!((chain.to_string(), chain.depth), ("A/1.go -> B/2.on".to_owned(), 2));
+    assert_eq!(Caller::all_of(&chain), call.chain);
+    assert_eq!(options.context.unwrap().get("t"), Some("x"));
+    assert_eq!((options.timeout, options.idempotency_key.as_deref()), (Some(millis(5)), Some("i")));
 }
 
 #[test]

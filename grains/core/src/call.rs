@@ -1,5 +1,6 @@
 //! Calls as values: a target, a message, and how long, how often and for whom.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, IntoFuture, Ready, ready};
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::codec;
+use crate::context::Context;
 use crate::error::{Error, ErrorKind, Ran, Result};
 use crate::grain::{Grain, Method};
 use crate::host::Place;
@@ -28,7 +30,7 @@ pub struct Chain {
     /// The waiting grain.
     pub grain: GrainId,
     /// Its method.
-    pub method: &'static str,
+    pub method: Cow<'static, str>,
     /// Who waits for that one.
     pub caller: Option<Arc<Chain>>,
     /// How many grains wait in all.
@@ -37,18 +39,23 @@ pub struct Chain {
 
 impl Chain {
     /// The link of `grain`, called by `caller`.
-    pub fn link(grain: GrainId, method: &'static str, caller: Option<Arc<Chain>>) -> Arc<Chain> {
+    pub fn link(
+        grain: GrainId,
+        method: impl Into<Cow<'static, str>>,
+        caller: Option<Arc<Chain>>,
+    ) -> Arc<Chain> {
         let depth = caller.as_ref().map_or(1, |c| c.depth + 1);
-        Arc::new(Chain { grain, method, caller, depth })
+        Arc::new(Chain { grain, method: method.into(), caller, depth })
     }
 
     /// Whether `grain` is among those that wait.
-    pub fn holds(self: &Arc<Chain>, kind: &str, key: &Key) -> bool {
+    pub fn holds(&self, kind: &str, key: &Key) -> bool {
         self.links().any(|link| &*link.grain.kind == kind && link.grain.key == *key)
     }
 
-    fn links(self: &Arc<Chain>) -> impl Iterator<Item = &Chain> {
-        std::iter::successors(Some(&**self), |link| link.caller.as_deref())
+    /// The waiting grains, innermost first.
+    pub fn links(&self) -> impl Iterator<Item = &Chain> {
+        std::iter::successors(Some(self), |link| link.caller.as_deref())
     }
 }
 
@@ -91,6 +98,8 @@ pub struct Options {
     pub idempotency_key: Option<Arc<str>>,
     /// Who waits for it.
     pub chain: Option<Arc<Chain>>,
+    /// What the request carries along.
+    pub context: Option<Arc<Context>>,
     /// Nobody waits for the answer.
     pub one_way: bool,
     /// Why the turn runs; a caller leaves it alone.
@@ -103,6 +112,17 @@ impl Options {
     /// The length of time the call may take.
     pub fn timeout(&self) -> Span {
         self.timeout.unwrap_or(TIMEOUT_DEFAULT)
+    }
+
+    /// `Invalid` when key or context are beyond their limits; whoever sends the call asks.
+    pub fn check(&self) -> Result<()> {
+        let bytes = self.idempotency_key.as_ref().map_or(0, |key| key.len());
+        if bytes > IDEMPOTENCY_KEY_BYTES_MAX {
+            let max = IDEMPOTENCY_KEY_BYTES_MAX;
+            let message = format!("an idempotency key of {bytes} bytes, at most {max} are allowed");
+            return Err(Error::invalid(message).ran(Ran::No));
+        }
+        self.context.as_ref().map_or(Ok(()), |context| context.check())
     }
 
     /// Sets the deadline, counted from `now`, unless the call came with one.
@@ -186,6 +206,14 @@ impl<C: Caller, M: Method> Call<C, M> {
     /// Makes the call exactly once: all calls with this key have one effect and one answer, for 24 h.
     pub fn idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.options.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Sets an entry of the request's context: the called grain reads it with [`Cx::context`](crate::Cx::context), and
+    /// so do the grains it calls. Made by a turn, the call carries the turn's context as well.
+    pub fn context(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        let context = self.options.context.get_or_insert_default();
+        Arc::make_mut(context).put(name.as_ref(), value.as_ref());
         self
     }
 

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::call::{Call, Caller, Options, Unbound};
 use crate::codec;
+use crate::context;
 use crate::envelope::{Envelope, Letter, ReplyTo, downcast};
 use crate::error::{Error, ErrorKind, Ran, Result};
 use crate::grain::{Grain, Method, MethodInfo};
@@ -30,18 +31,26 @@ pub struct Cx {
     key: Key,
     now: Timestamp,
     idempotency_key: Option<Arc<str>>,
+    context: Option<Arc<context::Context>>,
 }
 
 impl Cx {
     /// For the engine: the context of the turn at `place` of the grain `kind/key`.
     pub fn new(host: Rc<dyn Host>, place: Place, kind: &'static str, key: Key, now: Timestamp) -> Cx {
-        Cx { host, place, kind, key, now, idempotency_key: None }
+        Cx { host, place, kind, key, now, idempotency_key: None, context: None }
     }
 
     /// For the engine: with the idempotency key of the call.
     #[must_use]
     pub fn with_idempotency_key(mut self, key: Option<Arc<str>>) -> Cx {
         self.idempotency_key = key;
+        self
+    }
+
+    /// For the engine: with the context of the request.
+    #[must_use]
+    pub fn with_context(mut self, context: Option<Arc<context::Context>>) -> Cx {
+        self.context = context;
         self
     }
 
@@ -70,14 +79,23 @@ impl Cx {
         self.idempotency_key.as_deref()
     }
 
+    /// The entry of this name in the context of the request.
+    pub fn context(&self, name: &str) -> Option<&str> {
+        self.context.as_deref()?.get(name)
+    }
+
     /// A reference to another grain, to be called from this turn.
     pub fn grain<G: Grain>(&self, key: impl Into<Key>) -> G::Ref<Local> {
-        G::reference(key.into(), Local { host: self.host.clone(), place: self.place })
+        G::reference(key.into(), self.local())
     }
 
     /// Sends a call and waits for no answer: also from a plain `fn`.
     pub fn tell<M: Method>(&mut self, call: Call<Unbound, M>) -> Ready<Result<()>> {
-        call.by(Local { host: self.host.clone(), place: self.place }).one_way().into_future()
+        call.by(self.local()).one_way().into_future()
+    }
+
+    fn local(&self) -> Local {
+        Local { host: self.host.clone(), place: self.place, context: self.context.clone() }
     }
 
     /// Tells a stream: durable, in order for the key, exactly once, with the commit of this turn.
@@ -148,6 +166,7 @@ impl Cx {
 pub struct Local {
     host: Rc<dyn Host>,
     place: Place,
+    context: Option<Arc<context::Context>>,
 }
 
 impl Caller for Local {
@@ -155,12 +174,20 @@ impl Caller for Local {
 
     type Told = Ready<Result<()>>;
 
-    fn call<M: Method>(self, key: Key, message: M, options: Options) -> LocalAnswer<M> {
-        LocalAnswer { from: self, key, state: Progress::Fresh(message, options) }
+    fn call<M: Method>(self, key: Key, message: M, mut options: Options) -> LocalAnswer<M> {
+        let state = match context::Context::over(self.context.as_ref(), options.context.take()) {
+            Ok(context) => Progress::Fresh(message, Options { context, ..options }),
+            Err(error) => Progress::Ran(Err(error)),
+        };
+        LocalAnswer { from: self, key, state }
     }
 
     fn tell<M: Method>(self, key: Key, message: M, mut options: Options) -> Self::Told {
         options.one_way = true;
+        match context::Context::over(self.context.as_ref(), options.context.take()) {
+            Ok(context) => options.context = context,
+            Err(error) => return ready(Err(error)),
+        }
         let begun = self.host.call(self.place, M::INFO.kind_id, &key, &mut Progress::Fresh(message, options));
         ready(begun.map(|_| ()))
     }

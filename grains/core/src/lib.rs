@@ -10,6 +10,7 @@
 //! | [`grain`] | what a kind is: state, methods, options, hooks |
 //! | [`shared`] | a grain's state as its activation holds it |
 //! | [`call`] | calls as values, their chain and options |
+//! | [`context`] | what a request carries along through all calls it causes |
 //! | [`cx`] | the context of a turn |
 //! | [`envelope`], [`turn`], [`host`] | what the engine builds on: queued calls, recycled turns, the lane as a turn sees it |
 //!
@@ -18,6 +19,7 @@
 pub mod call;
 pub mod clock;
 pub mod codec;
+pub mod context;
 pub mod cx;
 pub mod envelope;
 pub mod error;
@@ -30,6 +32,7 @@ pub mod turn;
 
 pub use call::{Call, Caller, Unbound};
 pub use clock::{Clock, HandClock};
+pub use context::Context;
 pub use cx::Cx;
 pub use error::{Error, ErrorKind, Ran, Result};
 pub use grain::{Access, Durability, Grain, KindId, KindInfo, KindOptions, Method, MethodInfo};

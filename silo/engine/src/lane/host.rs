@@ -201,7 +201,8 @@ impl Lane {
             activation.grain.clone()
         };
         let place = Place { slot: from.slot, activation: row, turn: Place::PLAIN, generation: 0 };
-        let mut cx = Cx::new(self.host(), place, info.kind, key.clone(), self.now.get());
+        let mut cx = Cx::new(self.host(), place, info.kind, key.clone(), self.now.get())
+            .with_context(call.options().context.clone());
         let outer = self.plain_needs.replace(0);
         let of_record = self.is_of_record(from);
         let outer_of_record = self.plain_of_record.replace(of_record);

@@ -57,7 +57,8 @@ impl Lane {
         let place = Place { slot: host.id, activation: row, turn: Place::PLAIN, generation: 0 };
         let of_record = self.belongs_to_record(&options);
         let mut cx = Cx::new(self.host(), place, info.kind, key.clone(), self.time_of(host, of_record))
-            .with_idempotency_key(options.idempotency_key.clone());
+            .with_idempotency_key(options.idempotency_key.clone())
+            .with_context(options.context.clone());
         self.plain_needs.set(0);
         self.plain_of_record.set(of_record);
         let mut after = After { info, options, key, needs: 0, called_out: false, error: None };
@@ -102,7 +103,8 @@ impl Lane {
         let place = Place { slot: host.id, activation: row, turn: no, generation };
         let is_of_record = self.belongs_to_record(&options);
         let cx = Cx::new(self.host(), place, info.kind, key.clone(), self.time_of(host, is_of_record))
-            .with_idempotency_key(options.idempotency_key.clone());
+            .with_idempotency_key(options.idempotency_key.clone())
+            .with_context(options.context.clone());
         if let Some(activation) = host.table.borrow_mut().get_mut(row) {
             activation.desk().turns.push(no);
         }

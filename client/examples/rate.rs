@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use granary_client::Client;
 use granary_client::serve::{Feed, Identity, Reply, Service, serve};
 use granary_core::call::Options;
-use granary_core::{Error, GrainId, Result};
+use granary_core::{Error, ErrorKind, GrainId, Result};
 use granary_wire::{Call, Produce, Tail};
 use tokio::net::TcpListener;
 
@@ -38,8 +38,8 @@ impl Service for Echo {
         reply.send(Err(Error::invalid("only calls here")));
     }
 
-    fn status(&self, reply: Reply) {
-        reply.send(Err(Error::invalid("only calls here")));
+    fn ask(&self, what: &str, _: &[u8], reply: Reply) {
+        reply.send(Err(Error::new(ErrorKind::NotFound, format!("no {what} here"))));
     }
 }
 

@@ -1,0 +1,256 @@
+//! Which silo is asked: the table of slots, the silos it names, and the one connection to each.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use granary_core::{Error, SlotId};
+use granary_wire::SlotTable;
+
+use crate::link::Link;
+use crate::outgoing::lock;
+
+/// A silo and whether the client has a connection to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Where the silo listens.
+    pub address: String,
+    /// What it calls itself; empty before the first connection.
+    pub silo: String,
+    /// Whether requests can be sent to it now.
+    pub is_connected: bool,
+}
+
+/// Why a client knows a silo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// It was told so when it was set up.
+    Seed,
+    /// The table names it.
+    Table,
+    /// It was told to ask there: known as long as the connection lasts.
+    Guest,
+}
+
+/// A silo, as far as a client knows it.
+pub(crate) struct Silo {
+    pub(crate) address: String,
+    why: Why,
+    /// Held by who opens the connection, so that one attempt serves all who wait.
+    pub(crate) opening: tokio::sync::Mutex<()>,
+    failures: AtomicU64,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Silo {
+    fn new(address: &str, why: Why) -> Arc<Silo> {
+        Arc::new(Silo {
+            address: address.to_owned(),
+            why,
+            opening: tokio::sync::Mutex::new(()),
+            failures: AtomicU64::new(0),
+            failure: Mutex::default(),
+        })
+    }
+
+    /// How many attempts to open a connection have failed.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn failed(&self, error: &Error) {
+        *lock(&self.failure) = Some(error.clone());
+        self.failures.fetch_add(1, Ordering::Release);
+    }
+
+    /// The failure of an attempt that was made after the first `seen`.
+    pub(crate) fn failure_after(&self, seen: u64) -> Option<Error> {
+        if self.failures() > seen { lock(&self.failure).clone() } else { None }
+    }
+}
+
+struct Known {
+    silo: Arc<Silo>,
+    link: Option<Arc<Link>>,
+}
+
+impl Known {
+    fn open(&self) -> Option<&Arc<Link>> {
+        self.link.as_ref().filter(|link| link.is_open())
+    }
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum To<'a> {
+    /// To the owner of this key's slot.
+    Key(&'a str),
+    /// To any silo.
+    Any,
+    /// To the silo that listens there.
+    Address(&'a str),
+}
+
+/// What is known of the way.
+pub(crate) enum Way {
+    Open(Arc<Link>),
+    /// To be opened: the first of these that can be.
+    Closed(Vec<Arc<Silo>>),
+    /// Nobody owns the slot at present.
+    Unowned(SlotId),
+}
+
+/// The silos a client knows.
+#[derive(Default)]
+pub(crate) struct Routes {
+    table: Option<Arc<SlotTable>>,
+    known: Vec<Known>,
+    /// For each silo of the table its place in `known`.
+    places: Vec<usize>,
+    turn: usize,
+}
+
+impl Routes {
+    pub(crate) fn of_seeds(seeds: &[String]) -> Routes {
+        let known = seeds.iter().map(|seed| Known { silo: Silo::new(seed, Why::Seed), link: None }).collect();
+        Routes { known, ..Routes::default() }
+    }
+
+    pub(crate) fn table(&self) -> Option<&Arc<SlotTable>> {
+        self.table.as_ref()
+    }
+
+    pub(crate) fn version(&self) -> Option<u64> {
+        self.table.as_ref().map(|table| table.version)
+    }
+
+    /// The way there.
+    pub(crate) fn way(&mut self, to: To<'_>) -> Way {
+        let place = match (to, &self.table) {
+            (To::Key(key), Some(table)) => {
+                let slot = table.slot_of(key);
+                match table.owners[usize::from(slot.0)] {
+                    Some(owner) => self.places[usize::from(owner)],
+                    None => return Way::Unowned(slot),
+                }
+            }
+            (To::Address(address), _) => {
+                match self.known.iter().position(|known| known.silo.address == address) {
+                    Some(place) => place,
+                    None => return Way::Closed(vec![Silo::new(address, Why::Guest)]),
+                }
+            }
+            // Without a table the cluster is one silo.
+            (To::Any, _) | (To::Key(_), None) => return self.any(),
+        };
+        match self.known[place].open() {
+            Some(link) => Way::Open(link.clone()),
+            None => Way::Closed(vec![self.known[place].silo.clone()]),
+        }
+    }
+
+    /// Each in turn of those that are connected, else all of those known.
+    fn any(&mut self) -> Way {
+        let open = self.known.iter().filter_map(Known::open);
+        let count = open.clone().count();
+        if count == 0 {
+            return Way::Closed(self.all());
+        }
+        self.turn = self.turn.wrapping_add(1);
+        let mut open = open;
+        open.nth(self.turn % count).map_or_else(|| Way::Closed(Vec::new()), |link| Way::Open(link.clone()))
+    }
+
+    /// All silos, another first each time.
+    pub(crate) fn all(&mut self) -> Vec<Arc<Silo>> {
+        self.turn = self.turn.wrapping_add(1);
+        let mut all: Vec<_> = self.known.iter().map(|known| known.silo.clone()).collect();
+        let count = all.len().max(1);
+        all.rotate_left(self.turn % count);
+        all
+    }
+
+    fn place_of(&mut self, address: &str, why: Why) -> usize {
+        let place = self.known.iter().position(|known| known.silo.address == address);
+        place.unwrap_or_else(|| {
+            self.known.push(Known { silo: Silo::new(address, why), link: None });
+            self.known.len() - 1
+        })
+    }
+
+    /// The open connection to this silo.
+    pub(crate) fn link(&self, silo: &Silo) -> Option<Arc<Link>> {
+        self.known.iter().find(|known| known.silo.address == silo.address)?.open().cloned()
+    }
+
+    /// A connection to `silo` has been opened.
+    pub(crate) fn opened(&mut self, silo: &Silo, link: &Arc<Link>) {
+        let place = self.place_of(&silo.address, silo.why);
+        if let Some(other) = self.known[place].link.replace(link.clone()) {
+            other.close(); // lost before, or opened by somebody else at the same time
+        }
+        self.settle();
+    }
+
+    /// Takes the table if it is later than the present one; whether it was.
+    pub(crate) fn learn(&mut self, table: SlotTable) -> bool {
+        if self.version().is_some_and(|version| version >= table.version) {
+            return false;
+        }
+        self.table = Some(Arc::new(table));
+        self.settle();
+        true
+    }
+
+    /// Finds the silos of the table among those known, and forgets silos that have left.
+    pub(crate) fn settle(&mut self) {
+        let table = self.table.clone().unwrap_or_default();
+        let stays = |known: &Known| match known.silo.why {
+            Why::Seed => true,
+            Why::Guest if known.open().is_some() => true,
+            Why::Guest | Why::Table => table.silos.iter().any(|silo| silo.address == known.silo.address),
+        };
+        for gone in self.known.extract_if(.., |known| !stays(known)) {
+            if let Some(link) = gone.link {
+                link.close(); // what was asked there is still answered
+            }
+        }
+        self.places.clear();
+        for entry in &table.silos {
+            let place = match self.by_seed(&entry.address, &entry.name) {
+                Some(place) => place,
+                None => self.place_of(&entry.address, Why::Table),
+            };
+            self.places.push(place);
+        }
+    }
+
+    /// A silo may be reached at a seed only, because its own address holds in another network. Its name tells.
+    fn by_seed(&self, address: &str, name: &str) -> Option<usize> {
+        if self.known.iter().any(|known| known.silo.address == address && known.open().is_some()) {
+            return None;
+        }
+        let is_it =
+            |known: &Known| known.silo.why == Why::Seed && known.open().is_some_and(|link| link.silo == name);
+        self.known.iter().position(is_it)
+    }
+
+    /// Every silo and whether there is a connection.
+    pub(crate) fn connections(&self) -> Vec<Connection> {
+        let of = |known: &Known| Connection {
+            address: known.silo.address.clone(),
+            silo: known.link.as_ref().map(|link| link.silo.clone()).unwrap_or_default(),
+            is_connected: known.open().is_some(),
+        };
+        self.known.iter().map(of).collect()
+    }
+
+    /// Closes all connections.
+    pub(crate) fn close(&mut self) {
+        for known in &self.known {
+            if let Some(link) = &known.link {
+                link.close();
+            }
+        }
+    }
+}
