@@ -2,30 +2,59 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use granary_cluster::members::View;
 use granary_core::Result;
 use granary_engine::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::backing::Backing;
 
+use super::membership::Standing;
 use super::{Life, Mold};
 
 /// The present life of a silo, as others use it.
-pub struct Current(RwLock<(Handle, Backing)>);
+pub struct Current(RwLock<Now>);
+
+#[derive(Clone)]
+struct Now {
+    lanes: Handle,
+    backing: Backing,
+    standing: Option<watch::Receiver<Standing>>,
+}
+
+impl Now {
+    fn of(life: &Life) -> Now {
+        Now { lanes: life.handle(), backing: life.backing().clone(), standing: life.standing() }
+    }
+}
 
 impl Current {
     /// Its lanes.
     pub fn handle(&self) -> Handle {
-        self.read().0
+        self.read().lanes
     }
 
     /// Its store and log.
     pub fn backing(&self) -> Backing {
-        self.read().1
+        self.read().backing
     }
 
-    fn read(&self) -> (Handle, Backing) {
+    /// The cluster as the silo sees it; `None` when it is alone, or no member at present.
+    pub fn view(&self) -> Option<Arc<View>> {
+        let standing = self.read().standing?;
+        match &*standing.borrow() {
+            Standing::Member(view) => Some(view.clone()),
+            Standing::Joining | Standing::Out(_) => None,
+        }
+    }
+
+    /// Whether there may be several silos.
+    pub fn is_one_of_several(&self) -> bool {
+        self.read().standing.is_some()
+    }
+
+    fn read(&self) -> Now {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -47,7 +76,7 @@ impl Keeper {
     pub async fn start(mold: Mold) -> Result<Keeper> {
         let life = mold.live().await?;
         mold.gateway.runs(life.handle(), life.backing().log.clone());
-        let current = Arc::new(Current(RwLock::new((life.handle(), life.backing().clone()))));
+        let current = Arc::new(Current(RwLock::new(Now::of(&life))));
         let (wishes, wished) = mpsc::channel(1);
         let kept = tokio::spawn(keep(mold, life, current.clone(), wished));
         Ok(Keeper { wishes, current, kept })
@@ -104,7 +133,7 @@ async fn keep(mold: Mold, first: Life, current: Arc<Current>, mut wished: mpsc::
                         std::process::exit(EXIT_CANNOT_COME_BACK);
                     }
                 };
-                *current.0.write().unwrap_or_else(PoisonError::into_inner) = (life.handle(), life.backing().clone());
+                *current.0.write().unwrap_or_else(PoisonError::into_inner) = Now::of(&life);
                 mold.gateway.runs(life.handle(), life.backing().log.clone());
             }
         }

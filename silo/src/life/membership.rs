@@ -189,7 +189,7 @@ impl Keeper {
         let names: Vec<&str> = view.table.members.iter().map(|member| member.name.as_str()).collect();
         let mine = view.placement.slots_of(self.seat.me).count();
         tracing::info!(silo = %self.seat.name, version = view.table.version, members = %names.join(","), slots = mine, "members");
-        self.seat.ways.see(&view);
+        self.seat.ways.see(&view, self.seat.lanes.slots());
         self.seat.lanes.see(&view);
         self.told.send_replace(Standing::Member(view));
     }

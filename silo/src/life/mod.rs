@@ -28,6 +28,8 @@ use crate::gateway::Gateway;
 pub use keeper::{Current, Keeper};
 use membership::{Member, Seat, Standing};
 use peers::Ways;
+pub use peers::table_of;
+use tokio::sync::watch;
 
 /// Between two attempts to reach Redis and Kafka at the start.
 const START_WAIT_MIN: Duration = Duration::from_millis(200);
@@ -65,7 +67,7 @@ impl Mold {
     pub async fn live(&self) -> Result<Life> {
         let (backing, mut config) = self.prepare().await?;
         let external = backing.as_external().cloned();
-        let ways = Ways::new(&self.settings.cluster.name, &self.assembly.silo);
+        let ways = Ways::new(&self.settings.cluster.name, &self.assembly.silo, self.assembly.clock.clone());
         let reads = Lease::none();
         if external.is_some() {
             let renewed = Terms::of(self.settings.silo.lease()).renew_every;
@@ -144,6 +146,11 @@ impl Life {
     /// Its store and log.
     pub fn backing(&self) -> &Backing {
         self.running.backing()
+    }
+
+    /// How it stands to its cluster, now and later; `None` when it is alone.
+    fn standing(&self) -> Option<watch::Receiver<Standing>> {
+        self.member.as_ref().map(Member::standing)
     }
 
     /// Comes true when the silo is a member no more.
