@@ -6,7 +6,7 @@
 //! | [`history`] | what was seen: operations with input, outcome, begin and end |
 //! | [`recorder`] | notes them from many threads |
 //! | [`model`] | what an object does when it is called alone; a register and a counter |
-//! | [`check`] | the verdict over all keys |
+//! | [`mod@check`] | the verdict over all keys |
 //! | [`report`] | a violation, for a person to read |
 //!
 //! The definition, and that it may be checked object by object, is of Herlihy and Wing, "Linearizability: A Correctness
@@ -25,6 +25,10 @@
 //! let verdict = check::<Counter, _>(&recorder.history(), VISITED_STATES);
 //! assert!(verdict.is_linearizable(), "{verdict}");
 //! ```
+//!
+//! What a test that records should know: many unknown additions of the same amounts hide a lost or a doubled one, since
+//! one of them may have happened instead. Amounts and values that are all different hide the least, and for a register
+//! they are the fastest, too.
 //!
 //! Limits: times must come from one clock. The problem is NP-complete: a key with very many calls at once, or with
 //! many calls of unknown outcome that all differ, may end as [`Verdict::Undecided`], which a test must not take for

@@ -52,21 +52,20 @@ pub(crate) enum Found<S> {
     Undecided { visited: usize },
 }
 
-/// Looks for an order, in at most `limit` states.
+/// Looks for an order, in at most about `limit` states.
+///
+/// If that is not enough, and the more lenient question whether there is one in which unknown operations happen any
+/// number of times has the answer no, there is none either. It has far fewer configurations: which unknown operations
+/// happened is no part of them.
 pub(crate) fn search<M: Model>(timeline: &Timeline<'_, M>, limit: usize) -> Found<M::State> {
-    let mut search = Search {
-        timeline,
-        needs: Needs::new(timeline),
-        seen: HashMap::new(),
-        waiting: BinaryHeap::new(),
-        visited: 0,
-        looks: 0,
-        farthest: 0,
-        states: Vec::new(),
-        is_complete: false,
-    };
-    search.visit(Config::start(M::init()));
-    search.run(limit)
+    let exact = Search::new(timeline, false).run(limit);
+    if !matches!(exact, Found::Undecided { .. }) || timeline.classes.is_empty() {
+        return exact;
+    }
+    match Search::new(timeline, true).run(limit) {
+        refused @ Found::Refused { .. } => refused,
+        Found::Order | Found::Undecided { .. } => exact,
+    }
 }
 
 /// A configuration to go on from.
@@ -109,6 +108,8 @@ struct Key<S> {
 struct Search<'t, 'h, M: Model> {
     timeline: &'t Timeline<'h, M>,
     needs: Needs<M::State>,
+    /// Unknown operations may happen any number of times.
+    is_lenient: bool,
     /// The smallest sets of unknown operations each was seen with. No set at all stands for the empty one, which is a
     /// part of all others.
     seen: HashMap<Key<M::State>, Vec<Box<[u64]>>>,
@@ -121,7 +122,24 @@ struct Search<'t, 'h, M: Model> {
     is_complete: bool,
 }
 
-impl<M: Model> Search<'_, '_, M> {
+impl<'t, 'h, M: Model> Search<'t, 'h, M> {
+    fn new(timeline: &'t Timeline<'h, M>, is_lenient: bool) -> Self {
+        let mut search = Self {
+            timeline,
+            needs: Needs::new(timeline),
+            is_lenient,
+            seen: HashMap::new(),
+            waiting: BinaryHeap::new(),
+            visited: 0,
+            looks: 0,
+            farthest: 0,
+            states: Vec::new(),
+            is_complete: false,
+        };
+        search.visit(Config::start(M::init()));
+        search
+    }
+
     fn run(mut self, limit: usize) -> Found<M::State> {
         while !self.is_complete {
             if self.visited > limit || self.looks / LOOKS > limit as u64 {
@@ -155,17 +173,21 @@ impl<M: Model> Search<'_, '_, M> {
     }
 
     fn place_unknown(&mut self, config: &Config<M::State>) {
-        self.looks += self.timeline.begun(config.first) as u64;
-        for u in 0..self.timeline.begun(config.first) {
-            let unknown = &self.timeline.unknown[u];
-            if config.is_used(u) || unknown.same.is_some_and(|before| !config.is_used(before)) {
-                continue;
-            }
+        let timeline = self.timeline;
+        let begun = timeline.begun(config.first);
+        for class in timeline.classes.iter().take_while(|class| class[0] < begun) {
+            self.looks += 1;
+            // Rule 3: those that are placed come first.
+            let next = class.partition_point(|&u| config.is_used(u));
+            let Some(&u) = class.get(next).filter(|&&u| u < begun) else { continue };
+            let unknown = &timeline.unknown[u];
             let (state, _) = M::step(&config.state, unknown.input);
             if state != config.state {
                 let unknown_in_a_row = config.unknown_in_a_row + 1;
                 let mut next = Config { state, unknown_in_a_row, ..config.clone() };
-                next.use_unknown(u);
+                if !self.is_lenient {
+                    next.use_unknown(u);
+                }
                 self.go(config, next);
             }
         }

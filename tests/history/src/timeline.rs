@@ -22,8 +22,6 @@ pub(crate) struct Answered<'h, M: Model> {
 /// An operation that may be placed.
 pub(crate) struct Unknown<'h, M: Model> {
     pub input: &'h M::Input,
-    /// The one before it with the same input.
-    pub same: Option<usize>,
     invoked_at: u64,
 }
 
@@ -33,6 +31,8 @@ pub(crate) struct Timeline<'h, M: Model> {
     pub answered: Vec<Answered<'h, M>>,
     /// By their begins.
     pub unknown: Vec<Unknown<'h, M>>,
+    /// Unknown ones with the same input, by their begins; the classes by their first ones.
+    pub classes: Vec<Vec<usize>>,
     /// For each answered one, those that end with or after it and have begun when it ends: itself and those beside it.
     open: Vec<u32>,
     /// Where the part of `open` of each begins.
@@ -46,12 +46,13 @@ impl<'h, M: Model> Timeline<'h, M> {
         let mut timeline = Self {
             answered: answered(operations),
             unknown: unknown(operations),
+            classes: Vec::new(),
             open: Vec::new(),
             open_from: vec![0],
             begun: Vec::new(),
         };
         timeline.find_open();
-        timeline.link_same();
+        timeline.find_classes();
         timeline
     }
 
@@ -84,10 +85,14 @@ impl<'h, M: Model> Timeline<'h, M> {
         }
     }
 
-    fn link_same(&mut self) {
-        let mut last: HashMap<&M::Input, usize> = HashMap::new();
-        for (i, unknown) in self.unknown.iter_mut().enumerate() {
-            unknown.same = last.insert(unknown.input, i);
+    fn find_classes(&mut self) {
+        let mut places: HashMap<&M::Input, usize> = HashMap::new();
+        for (u, unknown) in self.unknown.iter().enumerate() {
+            let place = *places.entry(unknown.input).or_insert(self.classes.len());
+            if place == self.classes.len() {
+                self.classes.push(Vec::new());
+            }
+            self.classes[place].push(u);
         }
     }
 }
@@ -107,11 +112,8 @@ fn answered<'h, K, M: Model>(operations: &[&'h Of<K, M>]) -> Vec<Answered<'h, M>
 
 fn unknown<'h, K, M: Model>(operations: &[&'h Of<K, M>]) -> Vec<Unknown<'h, M>> {
     let is_unknown = |operation: &&&'h Of<K, M>| matches!(operation.outcome, Outcome::Unknown);
-    let note = |operation: &&'h Of<K, M>| Unknown {
-        input: &operation.input,
-        same: None,
-        invoked_at: operation.invoked_at,
-    };
+    let note =
+        |operation: &&'h Of<K, M>| Unknown { input: &operation.input, invoked_at: operation.invoked_at };
     let mut unknown: Vec<Unknown<'h, M>> = operations.iter().filter(is_unknown).map(note).collect();
     unknown.sort_by_key(|u| u.invoked_at);
     unknown

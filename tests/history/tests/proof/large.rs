@@ -10,7 +10,7 @@ use crate::simulated::{DEFECTS, Defect, Plan, Run};
 const OPERATIONS: usize = 100_000;
 
 /// Far more than it takes, for a machine that does other things.
-const SECONDS: Duration = Duration::from_secs(20);
+const SECONDS: Duration = Duration::from_secs(60);
 
 fn plan(keys: u64, unknown: u64, defect: Option<Defect>) -> Plan {
     Plan { clients: 16, keys, operations: OPERATIONS, think: 50, travel: 2000, unknown, refused: 10, defect }
@@ -50,17 +50,16 @@ fn a_hundred_thousand_operations_on_one_key() {
     }
 }
 
-/// A violation takes longer than an order: every other way is tried before it is told. When all clients have an
-/// operation open on the same key all the time it may be undecided.
+/// A violation takes longer than an order: every other way is tried before it is told. The defect
+/// may show nowhere, when all clients have an operation open all the time; but each of these runs is decided.
 fn finds<M: Played>(name: &str, think: u64) {
     let mut violated = 0;
     for (seed, defect) in (0..).zip(DEFECTS) {
         let run = Run::<M>::new(Plan { think, ..plan(300, 10, Some(defect)) }, seed);
         let name = format!("{name}, {defect:?}, at most {think} us between operations");
         let verdict = timed::<M>(&name, &run.history());
-        println!("{name}: {}", verdict.to_string().lines().next().unwrap());
-        let is_busy = think < 1_000;
-        assert!(verdict.is_linearizable() || verdict.is_violated() || is_busy, "{verdict}");
+        println!("{name}: {}", verdict.to_string().lines().next().unwrap_or_default());
+        assert!(verdict.is_linearizable() || verdict.is_violated(), "{verdict}");
         violated += u64::from(verdict.is_violated());
     }
     assert!(violated >= 2, "{name}: {violated} of the defects found");

@@ -10,7 +10,7 @@ const ROUNDS: u64 = 2_000;
 const KEYS: u64 = 5;
 
 fn add(total: &Mutex<u64>, n: u64) -> u64 {
-    let mut total = total.lock().unwrap();
+    let mut total = total.lock().expect("no thread panicked");
     *total += n;
     *total
 }

@@ -44,7 +44,7 @@ fn has_order<M: Model>(operations: &[&Op<M>]) -> Option<bool> {
 }
 
 fn compare<M: Played>(name: &str) {
-    let (mut linearizable, mut violated) = (0, 0);
+    let (mut linearizable, mut violated, mut decided_in_haste) = (0, 0, 0_u64);
     for seed in 0..SEEDS {
         let mut dice = Dice::new(seed ^ 0x51);
         let mut plan = Plan::draw(&mut dice);
@@ -65,9 +65,19 @@ fn compare<M: Played>(name: &str) {
             violated += 1;
             verdict.is_violated()
         };
-        assert!(is_right, "{name}, seed {seed}, {plan:?}: the plain search does not say {verdict}");
+        let hasty = check::<M, _>(&history, 3);
+        decided_in_haste += u64::from(hasty.is_linearizable() || hasty.is_violated());
+        let is_right = is_right
+            && (!hasty.is_linearizable() || verdict.is_linearizable())
+            && (!hasty.is_violated() || verdict.is_violated());
+        assert!(
+            is_right,
+            "{name}, seed {seed}, {plan:?}: the plain search does not say {verdict}, and in haste {hasty}"
+        );
     }
-    println!("{name}: {linearizable} linearizable, {violated} violated");
+    println!(
+        "{name}: {linearizable} linearizable, {violated} violated, {decided_in_haste} decided in 3 states"
+    );
     assert!(linearizable > SEEDS / 4 && violated > SEEDS / 20, "{linearizable} and {violated}");
 }
 
