@@ -118,7 +118,7 @@ async fn start(options: &Options, data: &Path, listen: &str) -> Result<RunningSi
 
 /// Writes the simulated messages to the log, in the order of their arrival.
 fn send(silo: &RunningSilo, topic: &str, simulated: inject::Options) -> Result<inject::Totals> {
-    let partitions = silo.backing().log.partitions(topic)?.unwrap_or(PARTITIONS);
+    let partitions = silo.backing()?.log.partitions(topic)?.unwrap_or(PARTITIONS);
     let mut batches = vec![Batch::default(); partitions as usize];
     let mut injector = Injector::new(simulated);
     let mut waiting = 0;
@@ -137,7 +137,7 @@ fn send(silo: &RunningSilo, topic: &str, simulated: inject::Options) -> Result<i
 
 fn write(silo: &RunningSilo, topic: &str, batches: &mut [Batch]) -> Result<()> {
     for (partition, batch) in batches.iter_mut().enumerate().filter(|(_, batch)| !batch.is_empty()) {
-        silo.backing().log.append(topic, partition as u32, batch)?;
+        silo.backing()?.log.append(topic, partition as u32, batch)?;
         batch.clear();
     }
     Ok(())
@@ -177,7 +177,7 @@ fn judge(silo: &RunningSilo, simulated: &inject::Options, dir: &Path) -> Result<
     let topic = sink.and_then(|sink| silo.assembly().topic_of(&sink));
     let topic = topic.ok_or_else(|| Error::invalid("the demo's pipeline has no sink"))?;
     let result = dir.join("result.jsonl");
-    let backing = silo.backing();
+    let backing = silo.backing()?;
     let store = backing.as_embedded().ok_or_else(|| Error::invalid("the demo runs on the embedded store"))?;
     results::write_last(store, &topic, &result)?;
     let mut truth = Vec::new();

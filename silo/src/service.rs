@@ -12,7 +12,8 @@ use granary_store::Embedded;
 use granary_wire as wire;
 use tokio::sync::Notify;
 
-use crate::life::Current;
+use crate::gateway::Gateway;
+use crate::life::{Current, Leaver, table_of};
 
 /// Records handed to one tail before others get their turn.
 const TAIL_RECORDS: usize = 1_024;
@@ -25,6 +26,10 @@ const TAIL_EVERY: Duration = Duration::from_millis(100);
 pub struct SiloService {
     /// Its present life.
     pub current: Arc<Current>,
+    /// What its probes say.
+    pub gateway: Arc<Gateway>,
+    /// Has it give its slots away.
+    pub leaver: Leaver,
     /// The clock, for records it writes.
     pub clock: Arc<dyn Clock>,
     /// The topics of its output streams, by the name people use.
@@ -36,7 +41,7 @@ pub struct SiloService {
 impl SiloService {
     fn topic(&self, stream: &str) -> Result<(String, u32)> {
         let topic = self.topics.get(stream).cloned().unwrap_or_else(|| stream.to_string());
-        match self.current.backing().log.partitions(&topic)? {
+        match self.current.backing()?.log.partitions(&topic)? {
             Some(partitions) => Ok((topic, partitions)),
             None => {
                 let known: Vec<&str> = self.topics.keys().map(String::as_str).collect();
@@ -64,32 +69,35 @@ impl Service for SiloService {
             Ok(options) => options,
             Err(error) => return reply.send(Err(error)),
         };
+        let lanes = match self.current.lanes() {
+            Ok(lanes) => lanes,
+            Err(error) => return reply.send(Err(error)),
+        };
         let grain = GrainId { kind: call.kind.into(), key: Key::parse(call.key) };
-        reply.follow(self.current.handle().call(grain, call.method, call.arguments.to_vec(), options));
+        reply.follow(lanes.call(grain, call.method, call.arguments.to_vec(), options));
     }
 
     fn tail(&self, tail: wire::Tail<'_>, feed: Feed) {
-        match self.topic(tail.stream) {
-            Ok((topic, partitions)) => {
-                let backing = self.current.backing();
-                if let Some(store) = backing.as_embedded() {
-                    drop(tokio::spawn(follow(store.clone(), topic, partitions, tail.start, feed)));
-                } else if let Some(external) = backing.as_external() {
-                    let log = external.kafka.clone();
-                    drop(tokio::spawn(follow_kafka(log, topic, partitions, tail.start, feed)));
-                }
-            }
-            Err(error) => feed.fail(error),
+        let found = self.topic(tail.stream).and_then(|found| Ok((found, self.current.backing()?)));
+        let ((topic, partitions), backing) = match found {
+            Ok(found) => found,
+            Err(error) => return feed.fail(error),
+        };
+        if let Some(store) = backing.as_embedded() {
+            drop(tokio::spawn(follow(store.clone(), topic, partitions, tail.start, feed)));
+        } else if let Some(external) = backing.as_external() {
+            let log = external.kafka.clone();
+            drop(tokio::spawn(follow_kafka(log, topic, partitions, tail.start, feed)));
         }
     }
 
     fn produce(&self, produce: wire::Produce<'_>, reply: Reply) {
-        let (topic, partitions) = match self.topic(produce.topic) {
+        let found = self.topic(produce.topic).and_then(|found| Ok((found, self.current.backing()?.log)));
+        let ((topic, partitions), log) = match found {
             Ok(found) => found,
             Err(error) => return reply.send(Err(error)),
         };
         let batches = self.batches(&produce.records, partitions);
-        let log = self.current.backing().log.clone();
         drop(tokio::task::spawn_blocking(move || {
             let written = batches
                 .iter()
@@ -101,9 +109,12 @@ impl Service for SiloService {
     fn ask(&self, what: &str, arguments: &[u8], reply: Reply) {
         match what {
             "status" => reply.send(self.status()),
+            "slots" => reply.send(self.slots()),
+            "drain" => self.drain(reply),
             "ends" => self.ends(arguments, reply),
             _ => {
-                let message = format!("a silo does not know the question `{what}`; it knows: status, ends");
+                let message =
+                    format!("a silo does not know the question `{what}`; it knows: status, slots, drain, ends");
                 reply.send(Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No)));
             }
         }
@@ -114,11 +125,11 @@ impl SiloService {
     /// The next offset of each partition of a stream: where a tail that begins at the latest record begins.
     fn ends(&self, stream: &[u8], reply: Reply) {
         let topic = codec::from_bytes::<String>(stream).and_then(|stream| self.topic(&stream));
-        let (topic, partitions) = match topic {
+        let found = topic.and_then(|found| Ok((found, self.current.backing()?.log)));
+        let ((topic, partitions), log) = match found {
             Ok(found) => found,
             Err(error) => return reply.send(Err(error)),
         };
-        let log = self.backing.log.clone();
         drop(tokio::task::spawn_blocking(move || {
             let end = |partition| log.bounds(&topic, partition).map(|(_, next)| (partition, next));
             let ends = (0..partitions).map(end).collect::<Result<BTreeMap<u32, u64>>>();
@@ -128,11 +139,40 @@ impl SiloService {
 
     fn status(&self) -> Result<Vec<u8>> {
         let mut status: BTreeMap<String, serde_json::Value> = BTreeMap::new();
+        let reasons = self.gateway.reasons();
         status.insert("silo".into(), self.silo.clone().into());
-        for (name, value) in self.current.handle().stats().named() {
+        status.insert("ready".into(), reasons.is_empty().into());
+        status.insert("reasons".into(), reasons.into());
+        if let Ok(Some(view)) = self.current.view() {
+            let names = view.table.members.iter().map(|member| member.name.clone());
+            status.insert("members".into(), names.collect::<Vec<_>>().into());
+        }
+        for (name, value) in self.current.lanes().map(|lanes| lanes.stats().named()).unwrap_or_default() {
             status.insert(name.into(), value.into());
         }
         codec::to_bytes(&status)
+    }
+
+    /// Which silo has which slot, as this one sees it.
+    fn slots(&self) -> Result<Vec<u8>> {
+        let slots = self.current.lanes()?.slots();
+        match self.current.view()? {
+            Some(view) => table_of(&view, slots).to_bytes(),
+            None => {
+                let message = format!("silo {} has all slots: it is a cluster of one", self.silo);
+                Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No))
+            }
+        }
+    }
+
+    /// Gives the silo's slots to the others and answers how many it still has.
+    fn drain(&self, reply: Reply) {
+        let (leaver, current) = (self.leaver.clone(), self.current.clone());
+        drop(tokio::spawn(async move {
+            leaver.leave().await;
+            let held = current.lanes().map(|lanes| lanes.stats().slots_held);
+            reply.send(held.and_then(|held| codec::to_bytes(&held)));
+        }));
     }
 }
 

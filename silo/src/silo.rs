@@ -20,7 +20,7 @@ use crate::assembly::Assembly;
 use crate::backing::Backing;
 use crate::config::{self, Settings, StoreDurability, StoreKind};
 use crate::gateway::{Gateway, Serving};
-use crate::life::{Keeper, Mold};
+use crate::life::{Current, Keeper, Kept, Mold};
 use crate::service::SiloService;
 
 /// Stopping in order takes no longer: whoever sent SIGTERM waits ten seconds.
@@ -121,15 +121,29 @@ impl Silo {
         let serving = start_gateway(gateway.clone(), &settings).await?;
         let identity = Identity { cluster: settings.cluster.name.clone(), silo: name.clone() };
         let advertised = advertised(&settings, &address);
-        let mold = Mold { settings: Arc::new(settings), assembly: assembly.clone(), advertised, gateway };
-        let keeper = Keeper::start(mold).await?;
-        let service = SiloService { current: keeper.current().clone(), clock, topics, silo: name.clone() };
+        let (keeper, current) = (Keeper::default(), Arc::<Current>::default());
+        let service = SiloService {
+            current: current.clone(),
+            gateway: gateway.clone(),
+            leaver: keeper.leaver(),
+            clock,
+            topics,
+            silo: name.clone(),
+        };
+        let mold = Mold {
+            settings: Arc::new(settings),
+            assembly: assembly.clone(),
+            advertised,
+            gateway,
+            current: current.clone(),
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async move { drop(stopped.await) };
         let served = tokio::spawn(serve::serve(listener, Arc::new(service), identity, stopped));
+        let kept = keeper.start(mold).await?;
         let probes = serving.as_ref().map_or("none", |gateway| gateway.address());
         tracing::info!(silo = %name, %address, gateway = probes, "silo runs");
-        Ok(RunningSilo { keeper, assembly, stop, served, address, gateway: serving })
+        Ok(RunningSilo { kept, current, assembly, stop, served, address, gateway: serving })
     }
 
     /// Everything it is made of, checked as far as that is possible without its store and log.
@@ -177,7 +191,8 @@ impl Silo {
 
 /// A silo that runs and listens.
 pub struct RunningSilo {
-    keeper: Keeper,
+    kept: Kept,
+    current: Arc<Current>,
     assembly: Arc<Assembly>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<std::io::Result<()>>,
@@ -196,14 +211,14 @@ impl RunningSilo {
         self.gateway.as_ref().map(Serving::address)
     }
 
-    /// A way to its grains from this process.
-    pub fn handle(&self) -> Handle {
-        self.keeper.current().handle()
+    /// A way to its grains from this process. `unavailable` while it was declared dead and comes back.
+    pub fn handle(&self) -> Result<Handle> {
+        self.current.lanes()
     }
 
     /// Its store and log.
-    pub fn backing(&self) -> Backing {
-        self.keeper.current().backing()
+    pub fn backing(&self) -> Result<Backing> {
+        self.current.backing()
     }
 
     /// What it was made of.
@@ -213,17 +228,17 @@ impl RunningSilo {
 
     /// What became of the records so far, as stored.
     pub fn counts(&self) -> Result<Counts> {
-        crate::assembly::counts(&*self.backing().store, self.assembly.slots)
+        crate::assembly::counts(&*self.backing()?.store, self.assembly.slots)
     }
 
     /// Gives its slots to the other silos, stops taking, finishes turns, stores what they changed.
     pub async fn stop(self) {
         let in_order = async {
-            self.keeper.leave().await;
+            self.kept.leave().await;
             let _ = self.stop.send(());
             // answers under way still leave; a peer that does not hang up holds nobody up
             let _ = tokio::time::timeout(PEERS_MAX, self.served).await;
-            self.keeper.stop().await;
+            self.kept.stop().await;
         };
         if tokio::time::timeout(STOP_MAX, in_order).await.is_err() {
             tracing::warn!(

@@ -53,7 +53,7 @@ async fn probes_and_metrics_are_served() {
         tokio::time::sleep(millis(20).into()).await;
     }
     for n in 1..=3 {
-        assert_eq!(silo.handle().grain::<Counter>("c").add(1).await, Ok(n));
+        assert_eq!(silo.handle().unwrap().grain::<Counter>("c").add(1).await, Ok(n));
     }
     let metrics = get(&gateway, "/metrics").await;
     assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");

@@ -8,7 +8,8 @@
 //! | `offline` | run, compare, conformance: files only |
 //! | `inject` | inject: into a file or a topic |
 //! | `bench` | bench grains, bench streams |
-//! | `online` | silo, call, tail, status: a silo and its clients |
+//! | `online` | silo, call, tail: a silo and its clients |
+//! | `operate` | status, slots, drain |
 //! | `topics` | topics: what a silo needs in Kafka |
 //! | `replay` | replay: set-aside records, again |
 //! | `rewind` | rewind: going on further ahead where records are gone |
@@ -26,6 +27,7 @@ mod demo;
 mod inject;
 mod offline;
 mod online;
+mod operate;
 mod replay;
 mod rewind;
 mod screen;
@@ -93,7 +95,11 @@ enum Command {
     /// Print the records of a stream as they come
     Tail(online::TailArguments),
     /// Print how a silo is
-    Status(online::StatusArguments),
+    Status(operate::StatusArguments),
+    /// Print which silo has which slot
+    Slots(operate::SlotsArguments),
+    /// Have a silo give its slots to the others, so that it can be stopped without anybody noticing
+    Drain(operate::DrainArguments),
 }
 
 impl Cli {
@@ -133,7 +139,9 @@ impl Cli {
             Command::Rewind(rewind) => rewind::rewind(rewind, self.kinds, json),
             Command::Call(call) => online::call(call, json),
             Command::Tail(tail) => online::tail(tail, json),
-            Command::Status(status) => online::status(status),
+            Command::Status(status) => operate::status(status),
+            Command::Slots(slots) => operate::slots(slots, json),
+            Command::Drain(drain) => operate::drain(drain),
         };
         match done {
             Ok(code) => ExitCode::from(code),

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use granary_client::{Client, Start};
+use granary_client::{Builder, Client, Start};
 use granary_core::call::Options;
-use granary_core::{Error, ErrorKind, GrainId, KindInfo, Result, Span, codec};
+use granary_core::{Error, GrainId, KindInfo, Result, Span, codec};
 
 use crate::backing::kafka_settings;
 use crate::config::{self, LogKind, Settings, layers};
@@ -95,7 +95,7 @@ pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct At {
-    /// The silo, host:port
+    /// The silo, host:port; several of them separated by commas
     #[arg(long, default_value = "127.0.0.1:7400", env = "GRANARY_SILO")]
     silo: String,
     /// The cluster it must belong to; any, when not given
@@ -108,7 +108,15 @@ impl At {
         if !self.silo.contains(':') {
             return Err(Error::invalid(format!("--silo {}: host:port expected", self.silo)));
         }
-        let builder = Client::builder(&self.silo);
+        self.connect_with(Client::builder(&self.silo)).await
+    }
+
+    /// The very silo that was named, whoever else there is.
+    pub(crate) async fn connect_to_one(&self) -> Result<Client> {
+        self.connect_with(Client::builder(&self.silo).send_once()).await
+    }
+
+    async fn connect_with(&self, builder: Builder) -> Result<Client> {
         match &self.cluster {
             Some(cluster) => builder.cluster(cluster).connect().await,
             None => builder.connect().await,
@@ -213,18 +221,4 @@ fn text_of(value: &[u8]) -> String {
     }
     codec::from_bytes::<serde_json::Value>(value)
         .map_or_else(|_| String::from_utf8_lossy(value).into_owned(), |value| value.to_string())
-}
-
-#[derive(Args)]
-pub(crate) struct StatusArguments {
-    #[command(flatten)]
-    at: At,
-}
-
-pub(crate) fn status(arguments: StatusArguments) -> Result<u8> {
-    let status: serde_json::Value = block_on(async { arguments.at.connect().await?.status().await })?;
-    let text =
-        serde_json::to_string_pretty(&status).map_err(|e| Error::new(ErrorKind::Codec, e.to_string()))?;
-    say!("{text}");
-    Ok(YES)
 }

@@ -169,8 +169,8 @@ impl Gateway {
         }
     }
 
-    /// Why the silo is not ready.
-    fn reasons(&self) -> Vec<String> {
+    /// Why the silo is not ready; none when it is.
+    pub fn reasons(&self) -> Vec<String> {
         let state = self.state();
         let handle = match &*state {
             State::Starting(why) => return vec![why.clone()],

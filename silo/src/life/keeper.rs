@@ -1,98 +1,70 @@
 //! One life after the other, until the silo is stopped.
 
-use std::sync::{Arc, PoisonError, RwLock};
-
-use granary_cluster::members::View;
 use granary_core::Result;
-use granary_engine::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::backing::Backing;
-
-use super::membership::Standing;
 use super::{Life, Mold};
 
-/// The present life of a silo, as others use it.
-pub struct Current(RwLock<Now>);
-
-#[derive(Clone)]
-struct Now {
-    lanes: Handle,
-    backing: Backing,
-    standing: Option<watch::Receiver<Standing>>,
-}
-
-impl Now {
-    fn of(life: &Life) -> Now {
-        Now { lanes: life.handle(), backing: life.backing().clone(), standing: life.standing() }
-    }
-}
-
-impl Current {
-    /// Its lanes.
-    pub fn handle(&self) -> Handle {
-        self.read().lanes
-    }
-
-    /// Its store and log.
-    pub fn backing(&self) -> Backing {
-        self.read().backing
-    }
-
-    /// The cluster as the silo sees it; `None` when it is alone, or no member at present.
-    pub fn view(&self) -> Option<Arc<View>> {
-        let standing = self.read().standing?;
-        match &*standing.borrow() {
-            Standing::Member(view) => Some(view.clone()),
-            Standing::Joining | Standing::Out(_) => None,
-        }
-    }
-
-    /// Whether there may be several silos.
-    pub fn is_one_of_several(&self) -> bool {
-        self.read().standing.is_some()
-    }
-
-    fn read(&self) -> Now {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
+/// The process ends with this when it was declared dead and cannot join again: whoever started it starts it anew.
+const EXIT_CANNOT_COME_BACK: i32 = 71;
 
 enum Wish {
     Leave(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
 
+/// Has the silo give its slots to others, from anywhere.
+#[derive(Clone)]
+pub struct Leaver(mpsc::Sender<Wish>);
+
+impl Leaver {
+    /// Gives the silo's slots to others, if there are any, and comes back when that is done or has taken too long.
+    pub async fn leave(&self) {
+        let (done, is_done) = oneshot::channel();
+        if self.0.send(Wish::Leave(done)).await.is_ok() {
+            let _ = is_done.await;
+        }
+    }
+}
+
 /// Keeps a silo alive.
 pub struct Keeper {
     wishes: mpsc::Sender<Wish>,
-    current: Arc<Current>,
-    kept: JoinHandle<()>,
+    wished: mpsc::Receiver<Wish>,
+}
+
+impl Default for Keeper {
+    fn default() -> Keeper {
+        let (wishes, wished) = mpsc::channel(1);
+        Keeper { wishes, wished }
+    }
 }
 
 impl Keeper {
+    /// Who may have the silo leave.
+    pub fn leaver(&self) -> Leaver {
+        Leaver(self.wishes.clone())
+    }
+
     /// Begins the first life. When it ends otherwise than by a wish, the next one begins.
-    pub async fn start(mold: Mold) -> Result<Keeper> {
-        let life = mold.live().await?;
-        mold.gateway.runs(life.handle(), life.backing().log.clone());
-        let current = Arc::new(Current(RwLock::new(Now::of(&life))));
-        let (wishes, wished) = mpsc::channel(1);
-        let kept = tokio::spawn(keep(mold, life, current.clone(), wished));
-        Ok(Keeper { wishes, current, kept })
+    pub async fn start(self, mold: Mold) -> Result<Kept> {
+        let life = begin(&mold).await?;
+        let kept = tokio::spawn(keep(mold, life, self.wished));
+        Ok(Kept { wishes: self.wishes, kept })
     }
+}
 
-    /// The present life.
-    pub fn current(&self) -> &Arc<Current> {
-        &self.current
-    }
+/// A silo that is kept alive.
+pub struct Kept {
+    wishes: mpsc::Sender<Wish>,
+    kept: JoinHandle<()>,
+}
 
+impl Kept {
     /// Gives the silo's slots to others, if there are any.
     pub async fn leave(&self) {
-        let (done, is_done) = oneshot::channel();
-        if self.wishes.send(Wish::Leave(done)).await.is_ok() {
-            let _ = is_done.await;
-        }
+        Leaver(self.wishes.clone()).leave().await;
     }
 
     /// Ends in order.
@@ -105,7 +77,14 @@ impl Keeper {
     }
 }
 
-async fn keep(mold: Mold, first: Life, current: Arc<Current>, mut wished: mpsc::Receiver<Wish>) {
+async fn begin(mold: &Mold) -> Result<Life> {
+    let life = mold.live().await?;
+    mold.current.begin(&life);
+    mold.gateway.runs(life.handle(), life.backing().log.clone());
+    Ok(life)
+}
+
+async fn keep(mold: Mold, first: Life, mut wished: mpsc::Receiver<Wish>) {
     let mut life = first;
     loop {
         tokio::select! {
@@ -124,21 +103,16 @@ async fn keep(mold: Mold, first: Life, current: Arc<Current>, mut wished: mpsc::
             },
             () = life.over() => {
                 tracing::error!("the silo was declared dead: it drops what it has and comes back as a new life");
-                mold.gateway.waits("it was declared dead and comes back");
+                mold.waits("it was declared dead and comes back");
                 life.drop_all().await;
-                life = match mold.live().await {
+                life = match begin(&mold).await {
                     Ok(next) => next,
                     Err(error) => {
                         tracing::error!(%error, "the silo cannot come back");
                         std::process::exit(EXIT_CANNOT_COME_BACK);
                     }
                 };
-                *current.0.write().unwrap_or_else(PoisonError::into_inner) = Now::of(&life);
-                mold.gateway.runs(life.handle(), life.backing().log.clone());
             }
         }
     }
 }
-
-/// The process ends with this when it was declared dead and cannot join again: whoever started it starts it anew.
-const EXIT_CANNOT_COME_BACK: i32 = 71;

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `membership` | the thread that keeps the silo a member |
 //! | `peers` | the way to grains of other silos |
+//! | `current` | the present life, for those who serve its clients |
 //! | `keeper` | one life after the other, until the silo is stopped |
 //!
 //! A silo that learns that it was declared dead drops everything it has in memory and comes back as a new life: whatever it
 //! still had under way is fenced, by the epochs of its slots and the transactional ids of its lanes.
 
+mod current;
 mod keeper;
 mod membership;
 mod peers;
@@ -25,11 +27,11 @@ use crate::backing::Backing;
 use crate::config::{Settings, StoreKind};
 use crate::gateway::Gateway;
 
-pub use keeper::{Current, Keeper};
+pub use current::Current;
+pub use keeper::{Keeper, Kept, Leaver};
 use membership::{Member, Seat, Standing};
 use peers::Ways;
 pub use peers::table_of;
-use tokio::sync::watch;
 
 /// Between two attempts to reach Redis and Kafka at the start.
 const START_WAIT_MIN: Duration = Duration::from_millis(200);
@@ -53,6 +55,8 @@ pub struct Mold {
     pub advertised: String,
     /// Its probes and metrics.
     pub gateway: Arc<Gateway>,
+    /// Where those who serve clients find the present life.
+    pub current: Arc<Current>,
 }
 
 /// One life of a silo.
@@ -96,6 +100,12 @@ impl Mold {
         Ok(life)
     }
 
+    /// There is no life at present, for this reason.
+    fn waits(&self, why: &str) {
+        self.gateway.waits(why);
+        self.current.none(why);
+    }
+
     async fn prepare(&self) -> Result<(Backing, granary_engine::Config)> {
         let may_wait = self.settings.store.kind == StoreKind::Redis;
         let mut wait = START_WAIT_MIN;
@@ -110,7 +120,7 @@ impl Mold {
             match attempt {
                 Err(error) if may_wait && error.kind() == ErrorKind::Unavailable => {
                     tracing::warn!(%error, "the silo cannot start yet; trying again in {wait:?}");
-                    self.gateway.waits(error.message());
+                    self.waits(error.message());
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(START_WAIT_MAX);
                 }
@@ -146,11 +156,6 @@ impl Life {
     /// Its store and log.
     pub fn backing(&self) -> &Backing {
         self.running.backing()
-    }
-
-    /// How it stands to its cluster, now and later; `None` when it is alone.
-    fn standing(&self) -> Option<watch::Receiver<Standing>> {
-        self.member.as_ref().map(Member::standing)
     }
 
     /// Comes true when the silo is a member no more.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::kit::callers::{Callers, Manner};
 use super::kit::rig::{Partitioning, Rig};
 use super::kit::several::Several;
 
@@ -18,11 +19,12 @@ fn under_load(rig: &Rig, mut between: impl FnMut(u64)) -> granary_streams::injec
     options
 }
 
-/// Fault 7 of many silos: one is killed while records come; the others take its slots within seconds.
+/// Fault 7 of many silos: one is killed while records and calls come; the others take its slots within seconds.
 #[test]
 fn a_killed_silo_is_replaced_by_the_others() {
     let rig = Rig::new();
     let mut silos = Several::start(&rig, 3);
+    let callers = Callers::begin(&silos.addresses(), Manner::default());
     let options = under_load(&rig, |step| match step {
         3 => silos.kill(1),
         8 => silos.begin(1),
@@ -30,15 +32,18 @@ fn a_killed_silo_is_replaced_by_the_others() {
     });
     rig.until_right(&options);
     silos.until_settled();
+    callers.end().must_be_linearizable();
     silos.stop_all();
     rig.must_be_right(&options);
 }
 
-/// A silo that stands still past its lease is declared dead; when it goes on it writes nothing, and comes back as a new life.
+/// Scenario 4: a silo that stands still past its lease is declared dead; when it goes on it writes nothing and answers
+/// nothing, and comes back as a new life.
 #[test]
 fn a_silo_that_stands_still_past_its_lease_comes_back_as_another() {
     let rig = Rig::new();
     let silos = Several::start(&rig, 3);
+    let callers = Callers::begin(&silos.addresses(), Manner::default());
     let options = under_load(&rig, |step| match step {
         3 => silos.silo(2).signal("STOP"),
         // Two seconds of lease, and some for those who notice.
@@ -48,6 +53,7 @@ fn a_silo_that_stands_still_past_its_lease_comes_back_as_another() {
     rig.until_right(&options);
     silos.until_settled();
     assert!(silos.silo(2).log().contains("declared dead"), "it learns that it was taken for dead");
+    callers.end().must_be_linearizable();
     silos.stop_all();
     rig.must_be_right(&options);
 }
@@ -57,6 +63,7 @@ fn a_silo_that_stands_still_past_its_lease_comes_back_as_another() {
 fn a_silo_cut_off_from_redis_loses_its_slots() {
     let rig = Rig::new();
     let silos = Several::start(&rig, 3);
+    let callers = Callers::begin(&silos.addresses(), Manner::default());
     let options = under_load(&rig, |step| match step {
         3 => silos.proxy(0).cut(),
         15 => silos.mend(0),
@@ -64,15 +71,18 @@ fn a_silo_cut_off_from_redis_loses_its_slots() {
     });
     rig.until_right(&options);
     silos.until_settled();
+    callers.end().must_be_linearizable();
     silos.stop_all();
     rig.must_be_right(&options);
 }
 
-/// Each silo in turn is stopped in order and started again while records come.
+/// Scenarios 28, 35 and 54: each silo in turn is stopped in order and started again under records and calls, and no caller
+/// notices.
 #[test]
-fn a_rolling_restart_loses_nothing() {
+fn a_rolling_restart_loses_nothing_and_fails_no_call() {
     let rig = Rig::new();
     let mut silos = Several::start(&rig, 3);
+    let callers = Callers::begin(&silos.addresses(), Manner::default());
     let options = under_load(&rig, |step| {
         if let Some(no) = [2, 5, 8].iter().position(|at| *at == step) {
             silos.stop(no);
@@ -81,6 +91,9 @@ fn a_rolling_restart_loses_nothing() {
         }
     });
     rig.until_right(&options);
+    let calls = callers.end();
+    calls.must_be_linearizable();
+    calls.must_not_have_failed();
     silos.stop_all();
     rig.must_be_right(&options);
 }

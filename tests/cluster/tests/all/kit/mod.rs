@@ -1,5 +1,6 @@
 //! What the tests share: servers, silos, load, and what must hold at the end.
 
+pub mod callers;
 pub mod load;
 pub mod proxy;
 pub mod published;
