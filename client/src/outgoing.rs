@@ -17,7 +17,7 @@ pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Frames taken from one read before others get their turn: so what they answer leaves while the rest is still being
 /// read, and the two ends of a busy connection work at the same time rather than wait for each other.
-pub(crate) const PORTION_FRAMES: usize = 32;
+pub(crate) const PORTION_FRAMES: usize = 64;
 
 /// Buffers that grew beyond this are given back.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
