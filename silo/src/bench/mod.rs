@@ -6,12 +6,16 @@
 //! | `streams` | windows from a log to a log, beside reading and decoding alone |
 //! | `servers` | the same from Kafka to Kafka with state in Redis, beside reading the topic alone |
 //! | `latency` | how long an alert takes from record to reader, from Kafka to Kafka |
+//! | `calls` | calls from another process: reads, durable writes, grains met cold |
+//! | `silos` | silos as processes, for those that measure from outside |
 //! | `load` | the messages of both |
 
+pub mod calls;
 pub mod grains;
 pub mod latency;
 mod load;
 pub mod servers;
+pub mod silos;
 pub mod streams;
 
 use std::path::PathBuf;

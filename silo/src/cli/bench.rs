@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Subcommand;
 use granary_core::Result;
 
-use crate::bench::{Figure, grains, latency, servers, streams};
+use crate::bench::{Figure, calls, grains, latency, servers, silos, streams};
+use crate::config::StoreDurability;
 
 use super::{YES, block_on};
 
@@ -41,6 +42,33 @@ pub(crate) enum BenchArguments {
         #[arg(long, default_value_t = 4, requires = "brokers")]
         categories: u64,
     },
+    /// Calls from another process: reads, durable writes, grains met cold; with --brokers and --redis on those
+    Calls {
+        /// Silos
+        #[arg(long, default_value_t = 1)]
+        silos: usize,
+        /// Lanes of each; one per core when not given
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        lanes: u16,
+        /// Seconds of each figure
+        #[arg(long, default_value_t = 8)]
+        seconds: u64,
+        /// When a write counts as kept
+        #[arg(long, value_parser = ["fsync", "everysec"], default_value = "fsync")]
+        durability: String,
+        /// Grains that are met cold
+        #[arg(long, default_value_t = 0)]
+        cold: u64,
+        /// Kafka's brokers, host:port
+        #[arg(long, requires = "redis")]
+        brokers: Option<String>,
+        /// The address of Redis
+        #[arg(long, requires = "brokers")]
+        redis: Option<String>,
+    },
+    /// A silo of a measurement
+    #[command(hide = true)]
+    Serve,
     /// How long an alert on a record takes, from Kafka to Kafka with Redis
     Latency {
         /// Messages a second
@@ -100,6 +128,16 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
                     None => streams::run(streams::Options { events, devices, lanes }, tell).await?,
                 }
             }
+            BenchArguments::Calls { silos, lanes, seconds, durability, cold, brokers, redis } => {
+                let durability = match durability.as_str() {
+                    "everysec" => StoreDurability::Everysec,
+                    _ => StoreDurability::Fsync,
+                };
+                let (measured, servers) = (Duration::from_secs(seconds), brokers.zip(redis));
+                let options = calls::Options { silos, lanes, measured, durability, cold, servers };
+                calls::run(options, tell).await?;
+            }
+            BenchArguments::Serve => silos::serve().await?,
             BenchArguments::Latency { rate, seconds, lanes, eager, brokers, redis } => {
                 let (warm_up, measured) = (Duration::from_secs(10), Duration::from_secs(seconds));
                 let options = latency::Options { rate, warm_up, measured, lanes, eager, brokers, redis };

@@ -7,7 +7,7 @@
 //! | `demo` | demo |
 //! | `offline` | run, compare, conformance: files only |
 //! | `inject` | inject: into a file or a topic |
-//! | `bench` | bench grains, bench streams |
+//! | `bench` | bench grains, streams, latency, calls |
 //! | `online` | silo, call, tail: a silo and its clients |
 //! | `operate` | status, slots, drain |
 //! | `topics` | topics: what a silo needs in Kafka |
@@ -46,6 +46,12 @@ pub const NO: u8 = 1;
 pub const USAGE: u8 = 2;
 /// Something cannot be reached.
 pub const UNREACHABLE: u8 = 3;
+
+/// Tells a program where a silo listens.
+pub(crate) fn say_listening(address: &str, gateway: Option<&str>) {
+    say!("{}", serde_json::json!({"listening": address, "gateway": gateway}));
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+}
 
 /// The command, with no kinds but the built-in ones.
 pub fn cli() -> Cli {

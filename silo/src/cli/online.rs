@@ -82,7 +82,7 @@ pub(crate) fn silo(arguments: SiloArguments, kinds: Vec<&'static KindInfo>, json
             running = silo.start() => running?,
         };
         if json {
-            say!("{}", serde_json::json!({"listening": running.address(), "gateway": running.gateway()}));
+            super::say_listening(running.address(), running.gateway());
         } else {
             say!("silo listens on {}", running.address());
         }
