@@ -1,5 +1,6 @@
 # build   the granary binary
 # demo    the first minute: one silo, no other services, windows against the truth
+# demo-cluster  Kafka, Redis and three silos, some of which are killed while devices send and programs call
 # test    every test but the long ones
 # soak    the long tests: many kills, many seeds
 # lint    format, clippy, documentation
@@ -13,7 +14,7 @@ CARGO = cargo
 GRANARY = $(CARGO) run --quiet --release -p granary --
 BENCH = CARGO_PROFILE_RELEASE_LTO=thin $(CARGO) run --release --target-dir target/bench -p granary -- bench
 
-.PHONY: build demo test soak lint bench check-deploy setup setup-tests
+.PHONY: build demo demo-cluster test soak lint bench check-deploy setup setup-tests
 .DEFAULT_GOAL := build
 
 setup:
@@ -27,6 +28,10 @@ build: setup
 
 demo: build
 	@$(GRANARY) demo
+
+demo-cluster: setup-tests
+	$(CARGO) build --quiet --release -p granary-cluster-tests --bins
+	@$(CARGO) run --quiet --release -p granary-cluster-tests --bin demo-cluster
 
 test: setup-tests
 	$(CARGO) test --release --workspace

@@ -1,8 +1,8 @@
 //! The silo dies at each arrow of a commit and of a publication; a successor goes on.
 
-use super::kit::load::{self, Calls};
-use super::kit::rig::{Partitioning, Rig};
-use super::kit::silo::Silo;
+use granary_cluster_tests::kit::load::{self, Calls};
+use granary_cluster_tests::kit::rig::{Partitioning, Rig};
+use granary_cluster_tests::kit::silo::Silo;
 
 /// The silo dies at each of these points in turn, under load and calls. Whoever comes after the last one finishes.
 #[track_caller]

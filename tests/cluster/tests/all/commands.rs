@@ -10,10 +10,10 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 
 use super::inputs::{message, rows, write};
-use super::kit::published::{Published, Row};
-use super::kit::rig::{Rig, Setup};
-use super::kit::silo::granary;
-use super::kit::until;
+use granary_cluster_tests::kit::published::{Published, Row};
+use granary_cluster_tests::kit::rig::{Rig, Setup};
+use granary_cluster_tests::kit::silo::granary;
+use granary_cluster_tests::kit::until;
 
 /// What a command answered.
 struct Answer {

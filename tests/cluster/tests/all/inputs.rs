@@ -6,10 +6,10 @@ use granary_cluster::{Batch, Log as _};
 use granary_core::{Clock as _, Span, Timestamp};
 use granary_streams::inject::Options;
 
-use super::kit::published::Published;
-use super::kit::rig::{Partitioning, Rig, Setup, inject_to};
-use super::kit::silo::{Silo, granary};
-use super::kit::until;
+use granary_cluster_tests::kit::published::Published;
+use granary_cluster_tests::kit::rig::{Partitioning, Rig, Setup, inject_to};
+use granary_cluster_tests::kit::silo::{Silo, granary};
+use granary_cluster_tests::kit::until;
 
 /// A record of its own, in the sample's layout.
 pub fn message(device: &str, at: i64, m1: i64) -> Vec<u8> {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::kit::load::{self, Calls};
-use super::kit::rig::{Partitioning, Rig, Setup, inject_to};
-use super::kit::until;
+use granary_cluster_tests::kit::load::{self, Calls};
+use granary_cluster_tests::kit::rig::{Partitioning, Rig, Setup, inject_to};
+use granary_cluster_tests::kit::until;
 
 /// Rounds in every run of the tests; the long form has [`ROUNDS_LONG`].
 const ROUNDS: u64 = 5;
@@ -42,7 +42,7 @@ fn rounds(rounds: u64) {
             0 | 1 => {
                 silo.take().unwrap().kill();
                 std::thread::sleep(Duration::from_millis(draw.below(1_500)));
-                silo = Some(if fault == 0 { rig.silo() } else { super::kit::silo::Silo::start(&rig, "") });
+                silo = Some(if fault == 0 { rig.silo() } else { granary_cluster_tests::kit::silo::Silo::start(&rig, "") });
             }
             2 => {
                 rig.redis.kill();

@@ -7,7 +7,6 @@ mod arrows;
 mod commands;
 mod inputs;
 mod kills;
-mod kit;
 mod outages;
 mod rollback;
 mod sample;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::kit::load::{self, Calls};
-use super::kit::rig::{Partitioning, Rig, Setup};
-use super::kit::silo::Silo;
-use super::kit::until;
+use granary_cluster_tests::kit::load::{self, Calls};
+use granary_cluster_tests::kit::rig::{Partitioning, Rig, Setup};
+use granary_cluster_tests::kit::silo::Silo;
+use granary_cluster_tests::kit::until;
 
 /// Load and calls go on while something happens; then results are right and every acknowledged call counts once.
 #[track_caller]
@@ -15,7 +15,7 @@ fn survives(rig: &mut Rig, mut happens: impl FnMut(u64, &mut Rig, &Silo)) {
     let calls = Calls::begin(rig);
     let log = rig.log.clone();
     let input = rig.input.clone();
-    super::kit::rig::inject_to(&log, &input, &options, Partitioning::Murmur2, |step| {
+    granary_cluster_tests::kit::rig::inject_to(&log, &input, &options, Partitioning::Murmur2, |step| {
         happens(step, rig, &silo);
         std::thread::sleep(Duration::from_millis(150));
     });

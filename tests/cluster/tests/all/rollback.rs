@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use granary_harness::Redis;
 
-use super::kit::load::{self, Calls};
-use super::kit::rig::{Partitioning, Rig, Setup, inject_to};
-use super::kit::until;
+use granary_cluster_tests::kit::load::{self, Calls};
+use granary_cluster_tests::kit::rig::{Partitioning, Rig, Setup, inject_to};
+use granary_cluster_tests::kit::until;
 
 /// Faults 9 and 10: the replica that takes over has stood still for a second; what was acknowledged since is gone, acquiring
 /// the slots by a successor among it.

@@ -2,7 +2,7 @@
 
 use granary_streams::inject::{Layout, Options};
 
-use super::kit::rig::{Partitioning, Rig, Setup};
+use granary_cluster_tests::kit::rig::{Partitioning, Rig, Setup};
 
 #[track_caller]
 fn is_exact(partitions: u32, partitioning: Partitioning) {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::kit::callers::{Callers, Manner};
-use super::kit::rig::{Partitioning, Rig};
-use super::kit::several::Several;
+use granary_cluster_tests::kit::callers::{Callers, Manner};
+use granary_cluster_tests::kit::rig::{Partitioning, Rig};
+use granary_cluster_tests::kit::several::Several;
 
 /// Messages of a run, and the step of 250 after which something happens.
 const DEVICES: u32 = 40;
@@ -104,9 +104,9 @@ fn a_name_belongs_to_one_silo() {
     let rig = Rig::new();
     let silos = Several::start(&rig, 2);
     let mut second = silos.place(0).clone();
-    second.listen = super::kit::rig::free_address();
-    second.gateway = super::kit::rig::free_address();
-    let second = super::kit::silo::Silo::start_at(&rig, &second, &[]);
+    second.listen = granary_cluster_tests::kit::rig::free_address();
+    second.gateway = granary_cluster_tests::kit::rig::free_address();
+    let second = granary_cluster_tests::kit::silo::Silo::start_at(&rig, &second, &[]);
     let log = second.log_path().to_owned();
     let status = second.until_ended();
     assert_eq!(status.code(), Some(2), "{status}");

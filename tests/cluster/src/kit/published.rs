@@ -81,6 +81,12 @@ impl Published {
         }
     }
 
+    /// How many rows repeat an identity that was there before.
+    pub fn copies(&self) -> usize {
+        let ids: BTreeSet<&str> = self.rows.iter().map(|row| &*row.id).collect();
+        self.rows.len() - ids.len()
+    }
+
     /// The last row of each window, as lines of JSON.
     pub fn last_rows(&self) -> Vec<u8> {
         let mut last: BTreeMap<&str, &Row> = BTreeMap::new();

@@ -5,11 +5,13 @@ use std::io::Cursor;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use granary_cluster::{Batch, Log as _};
 use granary_core::{Clock as _, Span, id};
 use granary_harness::{Kafka, Redis, unique};
 use granary_kafka::{KafkaLog, Settings};
+use granary_streams::compare::Report;
 use granary_streams::inject::{self, Injector};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
@@ -197,21 +199,26 @@ impl Rig {
     /// Waits until the published results equal the truth.
     #[track_caller]
     pub fn until_right(&self, options: &inject::Options) {
-        let mut last = String::new();
-        let began = std::time::Instant::now();
+        let report = self.settle(options, super::PATIENCE);
+        assert!(
+            report.exceptions == 0,
+            "results do not become right: {} exceptions of {}: {:?}; set aside: {:?}",
+            report.exceptions,
+            report.of,
+            report.first,
+            SET_ASIDE.map(|name| (name, self.rows_set_aside(name)))
+        );
+    }
+
+    /// Waits until the published results equal the truth, or so long; how they compare then.
+    pub fn settle(&self, options: &inject::Options, within: Duration) -> Report {
+        let began = Instant::now();
         loop {
             let report = self.compare(options, &self.published());
-            if report.exceptions == 0 {
-                return;
+            if report.exceptions == 0 || began.elapsed() > within {
+                return report;
             }
-            last.clear();
-            last.push_str(&format!("{} exceptions of {}: {:?}", report.exceptions, report.of, report.first));
-            assert!(
-                began.elapsed() < super::PATIENCE,
-                "results do not become right: {last}; set aside: {:?}",
-                SET_ASIDE.map(|name| (name, self.rows_set_aside(name)))
-            );
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(300));
         }
     }
 
@@ -256,7 +263,7 @@ impl Rig {
         Published::read(self.kafka.brokers(), &self.output)
     }
 
-    fn compare(&self, options: &inject::Options, published: &Published) -> granary_streams::compare::Report {
+    fn compare(&self, options: &inject::Options, published: &Published) -> Report {
         let mut truth = Vec::new();
         inject::write_truth(inject::truth(options, Span(5_000)), &mut truth)
             .expect("memory takes everything");

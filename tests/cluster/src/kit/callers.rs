@@ -9,7 +9,7 @@ use std::time::Duration;
 use granary_client::Client;
 use granary_core::call::Options;
 use granary_core::{Error, GrainId, Ran, Span, codec};
-use granary_history::{Counter, CounterInput, History, Outcome, Recorder, VISITED_STATES, check};
+use granary_history::{Counter, CounterInput, History, Outcome, Recorder, VISITED_STATES, Verdict, check};
 
 /// Errors that are shown.
 const ERRORS_SHOWN: usize = 20;
@@ -93,9 +93,14 @@ impl Calls {
     /// Every answer is explained by some order of the calls: none lost, none twice, no stale read.
     #[track_caller]
     pub fn must_be_linearizable(&self) {
-        let verdict = check::<Counter, _>(&self.history, VISITED_STATES);
+        let verdict = self.verdict();
         assert!(verdict.is_linearizable(), "of {} answered calls: {verdict}", self.answered);
         println!("{} calls answered, {} failed, linearizable", self.answered, self.failed.len());
+    }
+
+    /// Whether some order of the calls explains every answer.
+    pub fn verdict(&self) -> Verdict<u64, CounterInput, u64> {
+        check::<Counter, _>(&self.history, VISITED_STATES)
     }
 
     /// No caller has seen an error.
