@@ -1,6 +1,7 @@
 //! The `granary` command with the kind that the tests call.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use granary::prelude::*;
 
@@ -25,6 +26,56 @@ impl Counter {
     }
 }
 
+/// Knows which activation it is: two at a time would show.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Cold {
+    #[serde(skip)]
+    activation: u64,
+}
+
+#[grain]
+impl Cold {
+    fn on_activate(&mut self, cx: &mut Cx) -> Result<()> {
+        static MADE: AtomicU64 = AtomicU64::new(1);
+        let process = u64::from(std::process::id()) << 32;
+        self.activation = process | MADE.fetch_add(1, Ordering::Relaxed);
+        let _ = cx.now();
+        Ok(())
+    }
+
+    fn activation(&self) -> u64 {
+        self.activation
+    }
+}
+
+/// Takes its time, and calls others.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Slow {
+    total: u64,
+}
+
+#[grain]
+impl Slow {
+    async fn add(&mut self, n: u64, ms: u64) -> Result<u64> {
+        tokio::time::sleep(millis(ms).into()).await;
+        self.total += n;
+        Ok(self.total)
+    }
+
+    fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Calls the first of these grains, which calls the next, and so on; the last answers how many there were.
+    async fn relay(&mut self, mut others: Vec<String>, cx: &mut Cx) -> Result<u64> {
+        if others.is_empty() {
+            return Ok(0);
+        }
+        let next = others.remove(0);
+        Ok(1 + cx.grain::<Slow>(next).relay(others).await?)
+    }
+}
+
 fn main() -> ExitCode {
-    granary::cli().host::<Counter>().run()
+    granary::cli().host::<Counter>().host::<Cold>().host::<Slow>().run()
 }

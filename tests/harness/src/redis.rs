@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::process::{Server, free_port, new_dir};
@@ -14,8 +15,9 @@ const DURABLE: [(&str, &str); 4] =
 
 /// A Redis server; ends with this value.
 pub struct Redis {
-    server: Server,
+    server: Mutex<Server>,
     port: u16,
+    dir: PathBuf,
 }
 
 impl Redis {
@@ -36,7 +38,8 @@ impl Redis {
         for (name, value) in DURABLE.iter().chain(settings) {
             set(name, value);
         }
-        let mut redis = Redis { server: Server::new("redis-server", dir, command), port };
+        let server = Mutex::new(Server::new("redis-server", dir.clone(), command));
+        let redis = Redis { server, port, dir };
         redis.restart();
         redis
     }
@@ -52,18 +55,18 @@ impl Redis {
     }
 
     /// The process.
-    pub fn server(&self) -> &Server {
-        &self.server
+    pub fn server(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends it at once (SIGKILL); its data stays.
-    pub fn kill(&mut self) {
-        self.server.kill();
+    pub fn kill(&self) {
+        self.server().kill();
     }
 
     /// Asks it to end and waits until it has; its data stays.
-    pub fn terminate(&mut self) {
-        self.server.terminate();
+    pub fn terminate(&self) {
+        self.server().terminate();
     }
 
     /// Its answer to a command, as `redis-cli` prints it.
@@ -82,19 +85,19 @@ impl Redis {
     }
 
     /// Puts an older copy in place of its files. It must not run.
-    pub fn put_back(&mut self, copy: &tempfile::TempDir) {
+    pub fn put_back(&self, copy: &tempfile::TempDir) {
         std::fs::remove_dir_all(self.files()).expect("its files can be removed");
         copy_files(copy.path(), &self.files());
     }
 
     fn files(&self) -> PathBuf {
-        self.server.dir().join("appendonlydir")
+        self.dir.join("appendonlydir")
     }
 
     /// Starts it again on the same port and data, and waits until it answers.
-    pub fn restart(&mut self) {
+    pub fn restart(&self) {
         let port = self.port;
-        self.server.start(|_| answers(port));
+        self.server().start(|_| answers(port));
     }
 }
 

@@ -18,7 +18,7 @@ fn ask(redis: &Redis, command: &str) -> String {
 
 #[test]
 fn redis_keeps_its_data_over_a_kill() {
-    let mut redis = Redis::start();
+    let redis = Redis::start();
     assert!(ask(&redis, "SET a 1").starts_with("+OK"));
     redis.kill();
     assert!(TcpStream::connect(redis.address()).is_err(), "killed, it does not listen");

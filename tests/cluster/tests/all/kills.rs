@@ -11,17 +11,17 @@ const ROUNDS: u64 = 5;
 const ROUNDS_LONG: u64 = 100;
 
 /// Numbers that are different every time.
-struct Draw(u64);
+pub struct Draw(pub u64);
 
 impl Draw {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % bound
     }
 }
 
 fn rounds(rounds: u64) {
-    let mut rig = Rig::with(Setup { own_broker: true, ..Setup::default() });
+    let rig = Rig::with(Setup { own_broker: true, ..Setup::default() });
     let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
     let mut draw = Draw(since.as_nanos() as u64);
     let steps = rounds * 3;

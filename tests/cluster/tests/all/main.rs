@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)] // tests: a failed expectation ends the test
 
 mod arrows;
+mod calls;
+mod chaos;
 mod commands;
 mod inputs;
 mod kills;

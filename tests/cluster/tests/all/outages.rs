@@ -9,7 +9,7 @@ use granary_cluster_tests::kit::until;
 
 /// Load and calls go on while something happens; then results are right and every acknowledged call counts once.
 #[track_caller]
-fn survives(rig: &mut Rig, mut happens: impl FnMut(u64, &mut Rig, &Silo)) {
+fn survives(rig: &Rig, mut happens: impl FnMut(u64, &Rig, &Silo)) {
     let options = rig.load(30, 80);
     let silo = rig.silo();
     let calls = Calls::begin(rig);
@@ -30,7 +30,7 @@ fn survives(rig: &mut Rig, mut happens: impl FnMut(u64, &mut Rig, &Silo)) {
 /// Fault 8: a pause of the process that is shorter than anybody's patience.
 #[test]
 fn stopped_and_continued() {
-    survives(&mut Rig::new(), |step, _, silo| {
+    survives(&Rig::new(), |step, _, silo| {
         if step == 4 {
             silo.signal("STOP");
             std::thread::sleep(Duration::from_secs(3));
@@ -42,7 +42,7 @@ fn stopped_and_continued() {
 /// Fault 11, with nothing lost: Redis starts again from its file.
 #[test]
 fn redis_restarts() {
-    survives(&mut Rig::new(), |step, rig, _| {
+    survives(&Rig::new(), |step, rig, _| {
         if step == 3 || step == 6 {
             rig.redis.kill();
             rig.redis.restart();
@@ -53,7 +53,7 @@ fn redis_restarts() {
 /// Fault 13: Redis has no memory left, for a time.
 #[test]
 fn redis_is_out_of_memory() {
-    survives(&mut Rig::new(), |step, rig, silo| match step {
+    survives(&Rig::new(), |step, rig, silo| match step {
         3 => rig.redis_says(&["CONFIG", "SET", "maxmemory", "1"]),
         5 => until("the silo says so", || !silo.is_ready()),
         6 => rig.redis_says(&["CONFIG", "SET", "maxmemory", "0"]),
@@ -64,8 +64,8 @@ fn redis_is_out_of_memory() {
 /// Fault 14: the way to Redis is cut, Kafka can be reached.
 #[test]
 fn the_way_to_redis_is_cut() {
-    let mut rig = Rig::with(Setup { is_proxied: true, ..Setup::default() });
-    survives(&mut rig, |step, rig, silo| match step {
+    let rig = Rig::with(Setup { is_proxied: true, ..Setup::default() });
+    survives(&rig, |step, rig, silo| match step {
         3 => rig.proxy().cut(),
         5 => {
             until("the silo says so", || !silo.is_ready());
@@ -79,8 +79,8 @@ fn the_way_to_redis_is_cut() {
 /// Faults 16 and 17: the broker, which is also every coordinator, ends in the middle and starts again.
 #[test]
 fn kafka_restarts() {
-    let mut rig = Rig::with(Setup { own_broker: true, ..Setup::default() });
-    survives(&mut rig, |step, rig, _| {
+    let rig = Rig::with(Setup { own_broker: true, ..Setup::default() });
+    survives(&rig, |step, rig, _| {
         if step == 3 || step == 6 {
             rig.kafka.kill();
             rig.kafka.restart();
@@ -91,8 +91,8 @@ fn kafka_restarts() {
 /// Fault 15, as far as one silo shows it: Kafka stands still while Redis can be reached.
 #[test]
 fn kafka_stands_still() {
-    let mut rig = Rig::with(Setup { own_broker: true, ..Setup::default() });
-    survives(&mut rig, |step, rig, _| {
+    let rig = Rig::with(Setup { own_broker: true, ..Setup::default() });
+    survives(&rig, |step, rig, _| {
         if step == 4 {
             rig.kafka.pause();
             std::thread::sleep(Duration::from_secs(4));
@@ -104,7 +104,7 @@ fn kafka_stands_still() {
 /// Fault 35: every commit takes two seconds, for a time.
 #[test]
 fn redis_is_slow() {
-    survives(&mut Rig::new(), |step, rig, _| {
+    survives(&Rig::new(), |step, rig, _| {
         if step == 3 || step == 5 {
             rig.redis_says(&["CLIENT", "PAUSE", "2000", "WRITE"]);
         }
@@ -114,7 +114,7 @@ fn redis_is_slow() {
 /// Both are away before the silo starts: it waits for them and says so.
 #[test]
 fn a_silo_starts_before_its_servers() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     let options = rig.load(10, 20);
     rig.redis.kill();
     let mut silo = Silo::start(&rig, "");

@@ -51,7 +51,7 @@ fn redis_fails_over_to_a_replica_that_lags() {
 /// Fault 11: Redis starts again from an older file.
 #[test]
 fn redis_restarts_from_an_older_file() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     let options = rig.load(30, 80);
     let silo = rig.silo();
     let (log, input) = (rig.log.clone(), rig.input.clone());
@@ -104,7 +104,7 @@ fn is_emptied(partitioning: Partitioning) {
 /// again: they are closed again at the same place, as the same rows.
 #[test]
 fn redis_forgets_what_silence_closed() {
-    let mut rig = Rig::new();
+    let rig = Rig::new();
     let options = rig.load(20, 80);
     let silo = rig.silo();
     let (log, input) = (rig.log.clone(), rig.input.clone());
