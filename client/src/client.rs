@@ -183,7 +183,7 @@ impl Client {
 
     /// Asks the cluster which silo owns which slot, and returns what is known then.
     pub async fn refresh(&self) -> Option<Arc<SlotTable>> {
-        self.cluster.refresh(None, self.cluster.refreshes()).await;
+        self.cluster.refresh(None, self.cluster.seen()).await;
         self.cluster.table()
     }
 
@@ -212,7 +212,7 @@ impl Client {
         request.check()?;
         let mut course = self.course(&request, request.options);
         loop {
-            let refreshes = self.cluster.refreshes();
+            let seen = self.cluster.seen();
             course.attempts += 1;
             let error = match self.cluster.link(To::Key(request.key.as_str()), &course).await {
                 Ok(link) => {
@@ -226,7 +226,7 @@ impl Client {
                 }
                 Err(error) => error,
             };
-            self.cluster.go_on(&mut course, error, None, refreshes).await?;
+            self.cluster.go_on(&mut course, error, None, seen).await?;
         }
     }
 }

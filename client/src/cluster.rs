@@ -1,5 +1,7 @@
 //! The silos of one cluster as one: finds the silo to ask, opens connections, follows slots that move.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -21,6 +23,13 @@ pub const TABLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many silos are asked for the table, as long as none has a later one: one may be cut off from the others.
 pub const TELLERS_MAX: u32 = 3;
+
+/// What was known when a request was sent: whoever asks for the table after that need not ask again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    refreshes: u64,
+    version: Option<u64>,
+}
 
 /// What all clones of a client share.
 pub(crate) struct Cluster {
@@ -99,7 +108,7 @@ impl Cluster {
         frame: impl Fn(u64, Span) -> Frame<'f>,
     ) -> Result<Vec<u8>> {
         loop {
-            let refreshes = self.refreshes();
+            let seen = self.seen();
             course.attempts += 1;
             let (error, asked) = match self.link(to, &course).await {
                 Ok(link) => {
@@ -111,7 +120,7 @@ impl Cluster {
                 }
                 Err(error) => (error, None),
             };
-            self.go_on(&mut course, error, asked.as_ref(), refreshes).await?;
+            self.go_on(&mut course, error, asked.as_ref(), seen).await?;
         }
     }
 
@@ -121,17 +130,16 @@ impl Cluster {
         course: &mut Course<'_>,
         error: Error,
         asked: Option<&Arc<Link>>,
-        refreshes: u64,
+        seen: Seen,
     ) -> Result<()> {
         if !course.goes_on(&error) || self.sends_once {
             return Err(course.end(error));
         }
-        let before = lock(&self.routes).version();
-        let refresh = self.refresh(asked, refreshes);
+        let refresh = self.refresh(asked, seen);
         if timeout_at(course.deadline, refresh).await.is_err() {
             return Err(course.late(&error));
         }
-        let is_newer = lock(&self.routes).version() > before;
+        let is_newer = lock(&self.routes).version() > seen.version;
         if is_newer && course.attempts == 1 {
             return Ok(()); // the ordinary move: there is a new owner, and it is known
         }
@@ -140,9 +148,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// How often the table was asked for.
-    pub(crate) fn refreshes(&self) -> u64 {
-        self.refreshes.load(Ordering::Acquire)
+    /// What is known now.
+    pub(crate) fn seen(&self) -> Seen {
+        let refreshes = self.refreshes.load(Ordering::Acquire);
+        Seen { refreshes, version: lock(&self.routes).version() }
     }
 
     /// An open connection, within the deadline.
@@ -202,7 +211,11 @@ impl Cluster {
         self.publish();
         let (running, cluster): (_, Weak<Cluster>) = (link.clone(), Arc::downgrade(self));
         tokio::spawn(async move {
-            running.run(opened).await;
+            tokio::select! {
+                biased;
+                () = running.run(opened) => {}
+                never = doubt(&cluster, &running) => match never {},
+            }
             if let Some(cluster) = cluster.upgrade() {
                 lock(&cluster.routes).settle();
                 cluster.publish();
@@ -211,11 +224,11 @@ impl Cluster {
         Ok(link)
     }
 
-    /// Asks for the table, unless that was done since it had been done `seen` times: the silo that refused a request
+    /// Asks for the table, unless that was done since `seen`: the silo that refused a request
     /// knows best, then any that is connected, then any that can be reached.
-    pub(crate) async fn refresh(self: &Arc<Cluster>, asked: Option<&Arc<Link>>, seen: u64) {
+    pub(crate) async fn refresh(self: &Arc<Cluster>, asked: Option<&Arc<Link>>, seen: Seen) {
         let _refreshing = self.refreshing.lock().await;
-        if self.refreshes() > seen {
+        if self.refreshes.load(Ordering::Acquire) > seen.refreshes {
             return;
         }
         let before = lock(&self.routes).version();
@@ -226,8 +239,11 @@ impl Cluster {
         let silos = lock(&self.routes).all();
         let (open, closed): (Vec<_>, Vec<_>) =
             silos.into_iter().partition(|silo| lock(&self.routes).link(silo).is_some());
-        for silo in open.into_iter().chain(closed) {
-            if told >= TELLERS_MAX || lock(&self.routes).version() > before {
+        let open_count = open.len();
+        for (place, silo) in open.into_iter().chain(closed).enumerate() {
+            // One that is not connected may take long to be found dead: only where nobody else answers.
+            let is_enough = told >= TELLERS_MAX || (told > 0 && place >= open_count);
+            if is_enough || lock(&self.routes).version() > before {
                 break;
             }
             if let Ok(link) = self.open(&silo).await {
@@ -247,6 +263,22 @@ impl Cluster {
             _ => false,
         }
     }
+}
+
+/// A silo may hang with its connection open: while it is silent its cluster is asked whether it is still there. When it
+/// is not, the connection is closed, and who waits on it may go elsewhere.
+async fn doubt(cluster: &Weak<Cluster>, link: &Link) -> Infallible {
+    loop {
+        link.silent().await;
+        if let Some(cluster) = cluster.upgrade().filter(|cluster| !cluster.sends_once) {
+            ask_around(cluster).await;
+        }
+    }
+}
+
+/// Boxed, since asking may open connections, each of which may ask.
+fn ask_around(cluster: Arc<Cluster>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move { cluster.refresh(None, cluster.seen()).await })
 }
 
 fn nobody() -> Error {

@@ -35,6 +35,7 @@ pub mod tail;
 pub use client::{Builder, Client};
 pub use cluster::{TABLE_TIMEOUT, TELLERS_MAX};
 pub use granary_wire::{NewRecord, SiloEntry, SlotTable, Start};
+pub use link::SILENCE_MAX;
 pub use pending::IN_FLIGHT_MAX;
 pub use request::{BACKOFF_MAX, BACKOFF_MIN};
 pub use routes::Connection;

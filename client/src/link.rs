@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -20,6 +20,12 @@ use crate::pending::{Missed, Pending};
 
 /// How long answers may take to come once nothing more is asked: as long as a silo takes to drain.
 const LAST_ANSWERS_MAX: Duration = crate::serve::DRAIN_MAX;
+
+/// The same of a silo that is not in the table any more: it has left in order, or it is dead.
+const RETIRED_ANSWERS_MAX: Duration = Duration::from_secs(2);
+
+/// A silo that is asked and says nothing for so long is doubted.
+pub const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// How long past the timeout a client still waits for the silo's own word on where the time went.
 const GRACE: Duration = Duration::from_millis(100);
@@ -39,6 +45,10 @@ pub(crate) struct Link {
     alarm: Notify,
     /// The silo said goodbye, or the connection ended: new requests go elsewhere.
     leaving: AtomicBool,
+    /// The silo is not in the table any more.
+    retired: AtomicBool,
+    /// How often something has come.
+    heard: AtomicU64,
 }
 
 impl Link {
@@ -51,6 +61,8 @@ impl Link {
             room: Notify::new(),
             alarm: Notify::new(),
             leaving: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
         }
     }
 
@@ -123,6 +135,31 @@ impl Link {
         self.outgoing.close();
     }
 
+    /// As [`Link::close`], of a silo that has left: answers may come for a short time only.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.close();
+    }
+
+    fn last_answers_max(&self) -> Duration {
+        if self.retired.load(Ordering::Acquire) { RETIRED_ANSWERS_MAX } else { LAST_ANSWERS_MAX }
+    }
+
+    /// Waits until answers are waited for and nothing has come for [`SILENCE_MAX`].
+    pub(crate) async fn silent(&self) {
+        loop {
+            let (heard, waits) = (self.heard.load(Ordering::Relaxed), self.waits());
+            tokio::time::sleep(SILENCE_MAX).await;
+            if waits && self.waits() && self.heard.load(Ordering::Relaxed) == heard {
+                return;
+            }
+        }
+    }
+
+    fn waits(&self) -> bool {
+        lock(&self.pending).in_flight() > 0
+    }
+
     /// Runs the connection to its end.
     pub(crate) async fn run(&self, opened: Opened) {
         let Opened { socket, mut decoder, .. } = opened;
@@ -135,7 +172,7 @@ impl Link {
                 why = &mut reading => why,
                 written = self.outgoing.write_to(&mut to) => match written {
                     // Nothing more is asked; what was asked is still answered.
-                    Ok(()) => match tokio::time::timeout(LAST_ANSWERS_MAX, reading).await {
+                    Ok(()) => match tokio::time::timeout(self.last_answers_max(), reading).await {
                         Ok(why) => why,
                         Err(_) => "no answers came after this client had closed it".to_owned(),
                     },
@@ -175,7 +212,10 @@ impl Link {
                         Err(error) => error.to_string(),
                     };
                 }
-                Ok(count) => decoder.filled(count),
+                Ok(count) => {
+                    self.heard.fetch_add(1, Ordering::Relaxed);
+                    decoder.filled(count);
+                }
                 Err(error) => return error.to_string(),
             }
         }

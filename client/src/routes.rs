@@ -212,7 +212,7 @@ impl Routes {
         };
         for gone in self.known.extract_if(.., |known| !stays(known)) {
             if let Some(link) = gone.link {
-                link.close(); // what was asked there is still answered
+                link.retire();
             }
         }
         self.places.clear();
@@ -222,6 +222,12 @@ impl Routes {
                 None => self.place_of(&entry.address, Why::Table),
             };
             self.places.push(place);
+        }
+        // A seed that is none of them has left. Without a table it may be all there is.
+        for (place, known) in self.known.iter().enumerate() {
+            if known.silo.why == Why::Seed && !table.silos.is_empty() && !self.places.contains(&place) {
+                known.link.iter().for_each(|link| link.retire());
+            }
         }
     }
 

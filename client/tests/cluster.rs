@@ -22,7 +22,7 @@ async fn within(client: &Client, slot: u16, method: &str, timeout: Span) -> Resu
 }
 
 async fn who(client: &Client, slot: u16) -> u16 {
-    codec::from_bytes(&call(client, slot, "who").await.unwrap()).unwrap()
+    codec::from_bytes(&call(client, slot, "who").await.expect("an answer")).expect("a number")
 }
 
 #[tokio::test]
@@ -161,6 +161,28 @@ async fn what_has_perhaps_run_is_not_repeated_without_a_key() {
     assert_eq!((error.kind(), error.did_run()), (ErrorKind::Timeout, Some(Ran::Unknown)));
     assert!(error.message().contains("closed: the call was dropped"), "the last reason: {error}");
     assert!(cluster.world.count("drop") > 3);
+}
+
+#[tokio::test]
+async fn a_silo_that_hangs_is_left_once_the_table_does_not_name_it_any_more() {
+    let cluster = Cluster::start(2);
+    let client = Client::connect(cluster.seeds()).await.unwrap();
+    let calling = client.clone();
+    let keyed = tokio::spawn(async move {
+        let options = Options { idempotency_key: Some("k".into()), ..Options::default() };
+        calling.call(&in_slot(1), "keep", &[], options).await
+    });
+    let calling = client.clone();
+    let bare = tokio::spawn(async move { call(&calling, 1, "keep").await });
+    until(|| lock(&cluster.world.kept).len() == 2, "the calls are there").await;
+    cluster.give_all(1, 0);
+    lock(&cluster.world.table).silos.truncate(1);
+    until(|| lock(&cluster.world.kept).len() == 3, "the one with a key is sent again").await;
+    let answer = lock(&cluster.world.kept).pop().unwrap();
+    answer.send(Ok(vec![5])).unwrap();
+    assert_eq!(keyed.await.unwrap(), Ok(vec![5]));
+    let error = bare.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.did_run()), (ErrorKind::Closed, Some(Ran::Unknown)));
 }
 
 #[tokio::test]

@@ -11,8 +11,7 @@ use granary_core::call::Options;
 use granary_core::time::millis;
 use granary_core::{Error, ErrorKind, GrainId, Ran, codec};
 use granary_wire::{Call, Produce, Tail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 type Rows = Vec<(Option<Vec<u8>>, Vec<u8>)>;
@@ -236,50 +235,6 @@ async fn a_timeout_says_what_is_known() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_answers_closed_and_the_next_call_opens_another() {
-    // A peer that takes the call and closes.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let half = tokio::spawn(async move {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        let mut bytes = [0; 1_024];
-        assert!(socket.read(&mut bytes).await.unwrap() > 0, "the hello");
-        let hello = granary_wire::Hello {
-            version: granary_wire::PROTOCOL_VERSION,
-            cluster: "dev",
-            role: granary_wire::Role::Silo,
-            name: "silo-1",
-        };
-        let mut out = Vec::new();
-        granary_wire::encode(&granary_wire::Frame::Hello(hello), &mut out).unwrap();
-        socket.write_all(&out).await.unwrap();
-        assert!(socket.read(&mut bytes).await.unwrap() > 0, "the question for the slots");
-        out.clear();
-        let (mut decoder, none) = (granary_wire::Decoder::new(), Error::new(ErrorKind::NotFound, "none"));
-        decoder.feed(&bytes);
-        let Ok(Some(granary_wire::Frame::Ask(ask))) = decoder.next_frame() else { panic!("no question") };
-        let reply = granary_wire::Reply { id: ask.id, result: Err(granary_wire::Failure::of(&none)) };
-        granary_wire::encode(&granary_wire::Frame::Reply(reply), &mut out).unwrap();
-        socket.write_all(&out).await.unwrap();
-        assert!(socket.read(&mut bytes).await.unwrap() > 0, "the call");
-        drop((socket, listener));
-    });
-    let client = Client::connect(&address).await.unwrap();
-    let error = call(&client, "echo", &[]).await.unwrap_err();
-    assert_eq!((error.kind(), error.did_run()), (ErrorKind::Closed, Some(Ran::Unknown)), "{error}");
-    half.await.unwrap();
-
-    let error = {
-        let options = Options { timeout: Some(millis(120)), ..Options::default() };
-        client.call(&sensor(), "echo", &[], options).await.unwrap_err()
-    };
-    assert_eq!((error.kind(), error.did_run()), (ErrorKind::Timeout, Some(Ran::No)), "{error}");
-
-    let _second = silo_at(&address).await;
-    assert_eq!(call(&client, "echo", b"\x01").await.unwrap(), b"\x01");
-}
-
-#[tokio::test]
 async fn a_stopping_silo_answers_what_is_under_way() {
     let silo = silo().await;
     let client = Client::connect(&silo.address).await.unwrap();
@@ -401,23 +356,4 @@ async fn tails_are_bounded_and_unknown_streams_named() {
     }
     let mut one_more = client.tail("rows", Start::Earliest).await.unwrap();
     assert_eq!(one_more.next().await.unwrap().unwrap_err().kind(), ErrorKind::Overloaded);
-}
-
-#[tokio::test]
-async fn strangers_and_other_clusters_are_told_why() {
-    let silo = silo().await;
-    let refused = Client::builder(&silo.address).cluster("prod").connect().await;
-    let error = refused.err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
-    assert!(error.message().contains("`dev`") && error.message().contains("`prod`"), "{error}");
-    assert!(Client::builder(&silo.address).cluster("dev").connect().await.is_ok());
-
-    let mut browser = TcpStream::connect(&silo.address).await.unwrap();
-    browser.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
-    browser.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.windows(7).any(|w| w == b"at most"), "{}", String::from_utf8_lossy(&answer));
-
-    let nobody = Client::connect("127.0.0.1:1").await.err().unwrap();
-    assert_eq!((nobody.kind(), nobody.did_run()), (ErrorKind::Unavailable, Some(Ran::No)));
 }

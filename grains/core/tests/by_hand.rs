@@ -3,13 +3,20 @@
 // written as the macro writes it; turn admission keeps others out of a borrow that is held
 #![allow(clippy::manual_async_fn, clippy::await_holding_refcell_ref)]
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 
 use granary_core::call::Call;
+use granary_core::context::{CONTEXT_BYTES_MAX, Context};
 use granary_core::grain::{MethodEntry, Subscription};
-use granary_core::{Access, Caller, Cx, Grain, Key, KindId, KindInfo, Method, MethodInfo, Result, Shared};
+use granary_core::host::{Begun, Host, Later, LocalCall, Place};
+use granary_core::{
+    Access, Caller, Cx, ErrorKind, Grain, Key, KindId, KindInfo, Method, MethodInfo, Result, Shared, SlotId,
+    Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Default, Serialize, Deserialize)]
@@ -169,4 +176,67 @@ fn a_call_without_a_caller_says_what_to_use() {
     assert_eq!((target.to_string().as_str(), method), ("Sensor/d%2F7", "bump"));
     assert_eq!(granary_core::codec::from_bytes::<SensorBump>(&arguments).unwrap().by, 3);
     let _ = (Sensor::at("a").record(1), Sensor::at("a").bursts());
+}
+
+/// Keeps the context of each call.
+#[derive(Default)]
+struct Contexts(RefCell<Vec<Option<Arc<Context>>>>);
+
+impl Host for Contexts {
+    fn now(&self) -> Timestamp {
+        Timestamp(0)
+    }
+
+    fn call(&self, from: Place, _: KindId, _: &Key, call: &mut dyn LocalCall) -> Result<Begun> {
+        assert_eq!(from.turn, Place::PLAIN);
+        self.0.borrow_mut().push(call.options().context.clone());
+        Ok(Begun::Ran)
+    }
+
+    fn whereabouts(&self, _: &'static str, _: &Key) -> String {
+        String::new()
+    }
+
+    fn wake_at(&self, _: Timestamp, _: Waker) {}
+
+    fn emit(&self, _: Place, _: &str, _: Option<&str>, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_timer(&self, _: Place, _: Later<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn cancel_timer(&self, _: Place, _: &str) -> bool {
+        false
+    }
+
+    fn set_reminder(&self, _: Place, _: Later<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn cancel_reminder(&self, _: Place, _: &str) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn deactivate(&self, _: Place) {}
+}
+
+#[test]
+fn the_calls_of_a_turn_carry_the_context_it_came_with() {
+    let host = Rc::new(Contexts::default());
+    let place = Place { slot: SlotId(0), activation: 0, turn: Place::PLAIN, generation: 0 };
+    let context = Some(Arc::new(Context::new([("tenant", "acme")]).unwrap()));
+    let mut cx =
+        Cx::new(host.clone(), place, "Sensor", "d-7".into(), Timestamp(0)).with_context(context.clone());
+    assert_eq!((cx.context("tenant"), cx.context("user")), (Some("acme"), None));
+
+    cx.tell(Sensor::at("a").bump(1)).into_inner().unwrap();
+    cx.tell(Sensor::at("a").bump(1).context("user", "u-1")).into_inner().unwrap();
+    let long = "x".repeat(CONTEXT_BYTES_MAX);
+    let error = cx.tell(Sensor::at("a").bump(1).context("long", &long)).into_inner().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+
+    let both = Arc::new(Context::new([("tenant", "acme"), ("user", "u-1")]).unwrap());
+    assert_eq!(*host.0.borrow(), [context, Some(both)]);
 }
