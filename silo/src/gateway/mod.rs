@@ -1,6 +1,6 @@
 //! Probes and metrics over HTTP: `/livez`, `/readyz`, `/metrics`.
 //!
-//! `/livez` says that the process answers. `/readyz` says 200 when every slot runs and store and log can be reached, else
+//! `/livez` says that the process answers. `/readyz` says 200 when every slot that belongs here runs and store and log can be reached, else
 //! 503 with the reasons. `/metrics` is Prometheus' text.
 
 mod metrics;
