@@ -1,10 +1,11 @@
 //! A cluster of its own on Kafka and Redis: topics, a pipeline, a configuration.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Cursor;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use granary_cluster::{Batch, Log as _};
@@ -337,9 +338,17 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// An address that nobody listens at, and that this process was not given before.
 pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").to_string()
+    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        if given.insert(address.clone()) {
+            return address;
+        }
+    }
 }
 
 /// CRC-32 as librdkafka's partitioner takes it (the polynomial of zlib).

@@ -14,6 +14,8 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 const SILOS: usize = 3;
+/// The arguments of a method that takes none.
+const NOTHING: [u64; 0] = [];
 
 /// A call by names, typed where it is made.
 async fn call<R: DeserializeOwned>(
@@ -62,7 +64,7 @@ async fn one_activation_each(silos: &Several<'_>) {
             let mut seen = Vec::new();
             for n in 0..10 {
                 let grain = format!("Cold/c-{}", (n + caller) % 10);
-                let id: u64 = call(&client, &grain, "activation", (), within(10_000)).await.unwrap();
+                let id: u64 = call(&client, &grain, "activation", NOTHING, within(10_000)).await.unwrap();
                 seen.push((grain, id));
             }
             seen
@@ -105,7 +107,7 @@ async fn an_expired_call_never_runs(client: &Client) {
     let late = call::<u64>(client, slow, "add", (10, 0), within(200)).await.expect_err("it waits too long");
     assert_eq!((late.kind(), late.did_run()), (ErrorKind::Timeout, Some(Ran::No)), "{late}");
     assert_eq!(holds.await.unwrap(), Ok(1));
-    assert_eq!(call::<u64>(client, slow, "total", (), within(5_000)).await, Ok(1));
+    assert_eq!(call::<u64>(client, slow, "total", NOTHING, within(5_000)).await, Ok(1));
 }
 
 /// Scenario 31: a call that was given up while it waited never runs; one that had begun goes on.
@@ -124,7 +126,7 @@ async fn a_cancelled_call_never_runs(client: &Client) {
     waits.abort();
     begun.abort();
     tokio::time::sleep(Duration::from_millis(600)).await;
-    assert_eq!(call::<u64>(client, slow, "total", (), within(5_000)).await, Ok(1));
+    assert_eq!(call::<u64>(client, slow, "total", NOTHING, within(5_000)).await, Ok(1));
 }
 
 /// Scenario 30: a grain's queue is bounded; who comes too late is told to come back, and nothing of it has run.
@@ -151,7 +153,7 @@ async fn a_full_queue_refuses(silos: &Several<'_>) {
     }
     assert!(done >= 1_000 && refused > 0, "{done} done, {refused} refused");
     let client = Client::connect(silos.addresses()).await.unwrap();
-    assert_eq!(call::<u64>(&client, slow, "total", (), within(5_000)).await, Ok(done));
+    assert_eq!(call::<u64>(&client, slow, "total", NOTHING, within(5_000)).await, Ok(done));
 }
 
 #[test]
@@ -209,7 +211,7 @@ fn calls_while_silos_die() {
     silos.kill(2);
     (0..SILOS).for_each(|no| silos.begin(no));
     let began = Instant::now();
-    let total: Result<u64, Error> = runtime.block_on(call(&client, &slow, "total", (), within(60_000)));
+    let total: Result<u64, Error> = runtime.block_on(call(&client, &slow, "total", NOTHING, within(60_000)));
     assert_eq!(total, Ok(15));
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     silos.until_settled();
@@ -242,7 +244,7 @@ fn queued_calls_survive_a_silo_that_stops() {
         let grain = GrainId::parse(&slow).unwrap();
         client.call(&grain, "add", &codec::to_bytes(&(1, 0)).unwrap(), one_way).await.unwrap();
         let began = Instant::now();
-        while call::<u64>(&client, &slow, "total", (), within(5_000)).await != Ok(101) {
+        while call::<u64>(&client, &slow, "total", NOTHING, within(5_000)).await != Ok(101) {
             assert!(began.elapsed() < Duration::from_secs(10), "the one-way call did not arrive");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
