@@ -3,7 +3,7 @@
 use granary_core::{Span, Timestamp};
 
 use super::*;
-use crate::commit::SlotRecord;
+use crate::commit::{SlotRecord, TxId};
 
 const LEASE: Span = Span(2_000);
 const SLOTS: u16 = 96;
