@@ -225,7 +225,7 @@ impl Membership {
         }
         let living_namesake = self.living_namesake(&table).cloned();
         self.look(&table, now);
-        let is_news = table.version != self.table.version || matches!(change, Change::Join { .. });
+        let is_news = !table.names_same(&self.table) || matches!(change, Change::Join { .. });
         self.table = table;
         self.ask_at = if self.silent().is_some() { now } else { now + self.terms.renew_every };
         self.has_just_renewed = done && matches!(change, Change::Renew { .. });

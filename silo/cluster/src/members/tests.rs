@@ -176,6 +176,28 @@ fn a_renewal_without_answer_is_another_one_the_next_time() {
     assert_eq!(counters, [1, 2, 3], "each can be seen");
 }
 
+/// Found by the simulation of clusters: a silo went on with members that the store had lost.
+#[test]
+fn a_version_that_is_given_twice_is_news() {
+    let (at, mut said) = (Timestamp(0), Vec::new());
+    let mut table = table_of(&["b"]);
+    let mut one = Membership::new(Incarnation(2), "a", "here", Terms::of(LEASE), at);
+    one.tick(at, &mut said);
+    table.apply(&Change::Join { member: member(2, "a", "here"), instead_of: None });
+    let mut lost = table.clone();
+    table.apply(&Change::Join { member: member(3, "c", "3"), instead_of: None });
+    one.answered(true, table.clone(), at, &mut said);
+    lost.apply(&Change::Join { member: member(4, "d", "4"), instead_of: None });
+    assert_eq!(lost.version, table.version);
+    for is_news in [true, false] {
+        let at = one.wakes_at();
+        said.clear();
+        one.tick(at, &mut said);
+        one.answered(true, lost.clone(), at, &mut said);
+        assert_eq!(said.contains(&Do::Members(lost.clone())), is_news);
+    }
+}
+
 /// Numbers from a seed.
 struct Dice(u64);
 
