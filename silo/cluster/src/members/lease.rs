@@ -257,6 +257,12 @@ impl Membership {
         }
     }
 
+    /// The next answer comes from another server than the last one, which may have lost its last writes: a counter that was
+    /// seen before and is seen again has perhaps moved in between. Everybody's silence counts anew.
+    pub fn another_server(&mut self) {
+        self.seen.clear();
+    }
+
     /// The store has not answered: it is asked anew, the same or what is due by then. A change that was carried out all the
     /// same does nothing the second time.
     pub fn unanswered(&mut self, now: Timestamp) {
