@@ -87,16 +87,19 @@ fn found(mistake: Mistake, seeds_max: u64) -> Option<(u64, String)> {
 
 #[test]
 fn every_mistake_of_a_cluster_is_found() {
-    find(&Mistake::OF_MEMBERS, SEEDS_MAX);
+    let missed = find(&Mistake::OF_MEMBERS, SEEDS_MAX);
+    assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
+/// Each showed itself once while the simulation was made, and takes three things at once: only printed, not asked for.
 #[test]
 #[ignore = "many seeds: make soak"]
-fn the_rare_mistakes_of_a_cluster_are_found() {
-    find(&Mistake::OF_MEMBERS_RARE, SEEDS_RARE_MAX);
+fn how_soon_the_rare_mistakes_of_a_cluster_show() {
+    println!("not found: {:?}", find(&Mistake::OF_MEMBERS_RARE, SEEDS_RARE_MAX));
 }
 
-fn find(mistakes: &[Mistake], seeds_max: u64) {
+/// Looks for each of them; those that were not found.
+fn find(mistakes: &[Mistake], seeds_max: u64) -> Vec<Mistake> {
     let mut missed = Vec::new();
     for mistake in mistakes.iter().copied() {
         let Some((seed, what)) = found(mistake, seeds_max) else {
@@ -108,5 +111,5 @@ fn find(mistakes: &[Mistake], seeds_max: u64) {
             panic!("without {mistake:?}, too: {failed}");
         }
     }
-    assert!(missed.is_empty(), "not found: {missed:?}");
+    missed
 }
