@@ -9,6 +9,8 @@ use granary_cluster::{Commit, CommitNo, Marker, SlotRecord};
 
 use crate::log::Output;
 use crate::memory::{CALLS, FOLD, key_cell, numbers};
+use crate::reads::Reads;
+use crate::silo::Answer;
 use crate::store::Row;
 use crate::truth::Truth;
 
@@ -29,6 +31,8 @@ pub struct Checks {
     refused: BTreeSet<u64>,
     /// Calls the store forgot.
     forgotten: BTreeSet<u64>,
+    /// Whether answers agree with the order of time.
+    pub reads: Reads,
 }
 
 /// Something does not hold.
@@ -51,6 +55,7 @@ impl Checks {
             answered: BTreeSet::new(),
             refused: BTreeSet::new(),
             forgotten: BTreeSet::new(),
+            reads: Reads::default(),
         }
     }
 
@@ -121,6 +126,13 @@ impl Checks {
         Ok(())
     }
 
+    /// An answer left: it saw what was answered before its call was made, and nothing that is not stored.
+    pub fn order(&mut self, answer: &Answer, row: &Row, knows_run: bool) -> Check {
+        let stored: Vec<u64> = calls(row).collect();
+        let told = self.reads.answered(answer, &stored, knows_run);
+        told.map_err(|what| format!("slot {}: {what}", self.slot))
+    }
+
     /// Replies of commit `n` left.
     pub fn acknowledge(&mut self, n: CommitNo) -> Check {
         told(self.watch.acknowledged(n, self.stored))
@@ -139,6 +151,7 @@ impl Checks {
     /// The store lost its last writes; `row` as it was and as it is. With the embedded engine the log went with it.
     pub fn roll_back(&mut self, before: &Row, after: &Row, embedded: bool) -> Check {
         let kept: BTreeSet<u64> = calls(after).collect();
+        self.reads.rolled_back(kept.len());
         self.forgotten.extend(calls(before).filter(|call| !kept.contains(call)));
         if embedded {
             self.watch = Watch::new(SlotId(self.slot as u16));

@@ -127,6 +127,11 @@ impl Log {
         Ok(())
     }
 
+    /// Whether a transaction of this id is open.
+    pub fn is_open(&self, id: TxId) -> bool {
+        self.producers.get(&id).is_some_and(|producer| producer.open.is_some())
+    }
+
     /// The ids whose open transactions make a stable read of the slot's marker wait.
     pub fn blocks(&self, slot: SlotId) -> Vec<TxId> {
         let holds = |p: &Producer| {

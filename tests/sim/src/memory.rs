@@ -97,6 +97,16 @@ impl Memory {
         !self.dirty.is_empty() || self.unsealed > 0
     }
 
+    /// Whether the next record finds its cells in memory.
+    pub fn has_for_record(&self) -> bool {
+        self.cells.contains_key(FOLD) && self.cells.contains_key(&key_cell(self.next))
+    }
+
+    /// Whether a call does.
+    pub fn has_for_call(&self) -> bool {
+        self.cells.contains_key(CALLS)
+    }
+
     /// A cell, from memory or from the store; `row` is `None` when the store does not answer this slot.
     fn cell(&mut self, row: Option<&Row>, key: &[u8]) -> Result<Vec<u8>, OtherRun> {
         if let Some(value) = self.cells.get(key) {

@@ -35,6 +35,20 @@ pub enum Mistake {
     EvictBeforeAcknowledged,
     /// Who fences everyone lets go of what is written down before all of it is fenced.
     ForgetUnfenced,
+    /// A silo is declared dead by a time limit of the store's own clock.
+    TrustServerClock,
+    /// Reads are answered whether or not the lease holds.
+    ReadPastLease,
+    /// A silo takes what its view gives it, whoever the slot's row names: it waits for no give.
+    TakeByPlacement,
+    /// A life may join after a later one has: it is taken for dead by who has not heard of it.
+    JoinOutOfOrder,
+    /// A silo whose own lease is over takes by force a slot that it has waited for.
+    ForceWithoutLease,
+    /// After the store has lost writes a counter that was seen before still counts as seen.
+    BelieveLostRenewals,
+    /// A silo takes slots at a server of which its membership has heard nothing yet.
+    TakeUnconfirmed,
 }
 
 impl Mistake {
@@ -59,6 +73,21 @@ impl Mistake {
         Mistake::ForgetUnfenced,
     ];
 
+    /// Those of a cluster with time and leases.
+    pub const OF_MEMBERS: [Mistake; 7] = [
+        Mistake::Slot(Defect::GiveOpenTransaction),
+        Mistake::Slot(Defect::ReinitWithoutReread),
+        Mistake::Slot(Defect::SkipMarkerReread),
+        Mistake::TrustServerClock,
+        Mistake::ReadPastLease,
+        Mistake::TakeByPlacement,
+        Mistake::JoinOutOfOrder,
+    ];
+
+    /// The same, but they take a loss of the store or a long wait just when something else goes wrong, too.
+    pub const OF_MEMBERS_RARE: [Mistake; 3] =
+        [Mistake::ForceWithoutLease, Mistake::BelieveLostRenewals, Mistake::TakeUnconfirmed];
+
     /// What a run says that finds it: one of these.
     pub fn shows_as(self) -> &'static [&'static str] {
         match self {
@@ -71,6 +100,13 @@ impl Mistake {
             Mistake::Slot(Defect::MarkerGoesBack) => &["invariant marker"],
             Mistake::Slot(_) | Mistake::ForgetUnfenced => &["invariant once"],
             Mistake::SkipRunCheck => &["invariant once", "invariant marker"],
+            Mistake::TrustServerClock
+            | Mistake::ReadPastLease
+            | Mistake::TakeByPlacement
+            | Mistake::JoinOutOfOrder
+            | Mistake::ForceWithoutLease
+            | Mistake::BelieveLostRenewals
+            | Mistake::TakeUnconfirmed => &["it must see", "may answer reads"],
         }
     }
 }
@@ -96,6 +132,8 @@ pub struct Scenario {
     pub faults: Faults,
     /// The planted mistake.
     pub mistake: Option<Mistake>,
+    /// Whether silos have leases and time passes ([`crate::members`]).
+    pub timed: bool,
 }
 
 /// Ends of silos stay below what would set a record aside that was noted each time
@@ -125,6 +163,7 @@ impl Scenario {
             gives: 0,
             faults,
             mistake: None,
+            timed: false,
         }
     }
 
@@ -145,6 +184,7 @@ impl Scenario {
             gives: random.between(0, 3) as u32,
             faults,
             mistake: None,
+            timed: false,
         }
     }
 }

@@ -9,6 +9,7 @@ use granary_cluster::{CommitNo, Epoch, Incarnation, TxId};
 
 use crate::log::Registration;
 use crate::memory::Memory;
+use crate::reads::Floor;
 
 /// Whether a silo runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Answer {
     pub call: Option<u64>,
     /// The calls it saw.
     pub seen: Vec<u64>,
+    /// What it has to see at least.
+    pub floor: Floor,
 }
 
 /// A slot's place on a silo.
@@ -45,6 +48,8 @@ pub struct Seated {
     pub acknowledged: CommitNo,
     /// The end of the last range named as lost.
     pub named: CommitNo,
+    /// How often it was opened: a turn that began before the last time is undone.
+    pub openings: u64,
 }
 
 /// A question a slot asked, not yet carried out.
@@ -112,6 +117,7 @@ impl Silo {
             culprit: Culprit::default(),
             acknowledged: CommitNo(0),
             named: CommitNo(0),
+            openings: 0,
         };
         Silo {
             me,

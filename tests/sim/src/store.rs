@@ -40,6 +40,7 @@ pub struct Store {
     /// The server's run.
     pub run: RunId,
     past: VecDeque<Vec<Row>>,
+    keeps: usize,
     /// With the embedded engine a commit publishes its own outputs: the outbox stays empty.
     publishes: bool,
     left_out: LeftOut,
@@ -62,7 +63,14 @@ pub const ROLLBACK_MAX: usize = 3;
 impl Store {
     /// So many new slots.
     pub fn new(slots: usize, publishes: bool, left_out: LeftOut) -> Store {
-        Store { rows: vec![Row::default(); slots], run: RunId(1), past: VecDeque::new(), publishes, left_out }
+        Store {
+            rows: vec![Row::default(); slots],
+            run: RunId(1),
+            past: VecDeque::new(),
+            keeps: ROLLBACK_MAX,
+            publishes,
+            left_out,
+        }
     }
 
     /// Whether commits publish their own outputs.
@@ -90,13 +98,27 @@ impl Store {
         self.run = RunId(self.run.0 + 1);
     }
 
+    /// A store that remembers none of its past: whoever wants it to go back keeps the rows.
+    pub fn forgetful(self) -> Store {
+        Store { keeps: 0, ..self }
+    }
+
+    /// Another server goes on, with these rows.
+    pub fn fail_over(&mut self, rows: Vec<Row>) {
+        self.rows = rows;
+        self.run = RunId(self.run.0 + 1);
+    }
+
     /// Carries out one script. `may_acquire`: its sender is a member, not declared dead.
     pub fn execute(&mut self, script: &Script, may_acquire: bool) -> Ran {
+        if self.keeps == 0 {
+            return self.carry_out(script, may_acquire);
+        }
         let before = self.rows.clone();
         let ran = self.carry_out(script, may_acquire);
         if self.rows != before {
             self.past.push_front(before);
-            self.past.truncate(ROLLBACK_MAX);
+            self.past.truncate(self.keeps);
         }
         ran
     }
@@ -110,6 +132,7 @@ impl Store {
             (row.record.owner, row.record.epoch) == (me, epoch) && (row.record.run == now || left_out.run)
         };
         match script {
+            Script::Acquire { run, .. } if *run != now && !left_out.run => says(Verdict::Fenced),
             Script::Acquire { me, txid, expected, epoch, .. } => {
                 let record = &mut row.record;
                 let again = (record.owner, record.epoch) == (*me, *epoch) && record.txids.ids.contains(txid);

@@ -6,13 +6,14 @@ use granary_core::SlotId;
 use granary_core::error::Ran;
 
 use granary_cluster::retry::Retry;
-use granary_cluster::slot::{Do, Dropped, Heard, Outlet, Phase, Why};
+use granary_cluster::slot::{Do, Dropped, Heard, Outlet, Why};
 use granary_cluster::{CommitNo, Defect, Epoch, Incarnation, Marker, Reply, Script, TxId};
 
 use crate::check::{Check, Checks};
 use crate::log::Log;
 use crate::paths::{MARKER_MISSING, path};
 use crate::random::Random;
+use crate::reads::Floor;
 use crate::scenario::{Mistake, Scenario};
 use crate::silo::{Answer, Asked, Life, Silo, What};
 use crate::store::{LeftOut, Row, Store};
@@ -54,6 +55,10 @@ pub struct World {
     pub rollbacks: u32,
     /// The less common paths of the protocol that were walked.
     pub walked: BTreeSet<&'static str>,
+    /// Slots that were opened, for the kind of run that has time.
+    pub opened: Vec<(usize, usize)>,
+    /// Slots that were dropped, for the same.
+    pub dropped: Vec<(usize, usize, Why)>,
 }
 
 impl World {
@@ -90,6 +95,8 @@ impl World {
             calls: 0,
             rollbacks: 0,
             walked: BTreeSet::new(),
+            opened: Vec::new(),
+            dropped: Vec::new(),
         };
         for _ in 0..scenario.silos {
             world.start_silo();
@@ -167,7 +174,9 @@ impl World {
                     // one that was taken over and does not know it yet may open again where it stood
                     let record = &self.store.rows[slot].record;
                     let owns = (record.owner, record.epoch) == (self.silos[silo].me, opened.epoch);
+                    self.opened.extend(self.scenario.timed.then_some((silo, slot)));
                     let seat = &mut self.silos[silo].seats[slot];
+                    seat.openings += 1;
                     let (known, named) = (seat.acknowledged, seat.named);
                     (seat.acknowledged, seat.named) = (opened.n, CommitNo(0));
                     seat.memory.open(&opened);
@@ -199,10 +208,22 @@ impl World {
         }
         let leaving: Vec<Answer> = seat.held.release(n).collect();
         self.checks[slot].acknowledge(n)?;
-        leaving.iter().try_for_each(|answer| self.checks[slot].answer(answer.call, &answer.seen))
+        leaving.iter().try_for_each(|answer| self.leave(silo, slot, answer))
+    }
+
+    /// An answer leaves. Where silos have leases it is the answer of one silo that owned the slot all the time.
+    pub fn leave(&mut self, silo: usize, slot: usize, answer: &Answer) -> Check {
+        let checks = &mut self.checks[slot];
+        checks.answer(answer.call, &answer.seen)?;
+        if !self.scenario.timed {
+            return Ok(());
+        }
+        let knows_run = self.silos[silo].seats[slot].slot.run() == self.store.run;
+        checks.order(answer, &self.store.rows[slot], knows_run)
     }
 
     fn drop_memory(&mut self, silo: usize, slot: usize, dropped: Dropped) {
+        self.dropped.extend(self.scenario.timed.then_some((silo, slot, dropped.why)));
         let seat = &mut self.silos[silo].seats[slot];
         seat.memory.drop_all();
         if dropped.why != Why::Rollback {
@@ -232,7 +253,7 @@ impl World {
             return self.checks[slot].answer(call, &seen);
         }
         seat.held
-            .hold(n, false, Answer { call, seen })
+            .hold(n, false, Answer { call, seen, floor: Floor::default() })
             .map_err(|_| "a slot holds too many replies".to_owned())
     }
 
@@ -291,7 +312,8 @@ impl World {
     pub fn arrive(&mut self, i: usize) -> Check {
         let Message { silo, script, awaited } = self.network.swap_remove(i);
         let slot = script.slot();
-        let ran = self.store.execute(&script, self.silos[silo].life == Life::Up);
+        let may_acquire = self.scenario.timed || self.silos[silo].life == Life::Up;
+        let ran = self.store.execute(&script, may_acquire);
         let at = usize::from(slot.0);
         let published = self.store.publishes().then(|| self.row(at).record.n);
         if awaited {
@@ -345,44 +367,6 @@ impl World {
             && at.offset < self.checks[slot].truth().records
             && seat.memory.unsealed < mode.records_max()
             && (!mode.must_note() || seat.memory.noted == Some(at))
-    }
-
-    /// A silo ends. What it sent may still arrive, or not.
-    pub fn crash(&mut self, silo: usize) -> Check {
-        for slot in 0..usize::from(self.scenario.slots) {
-            if self.silos[silo].seats[slot].slot.phase() != Phase::Off {
-                // its callers do not know
-                let mut out = Vec::new();
-                self.silos[silo].seats[slot].slot.give_up(&mut out);
-            }
-        }
-        self.silos[silo].life = Life::Dead;
-        self.silos[silo].asked.clear();
-        self.silos[silo].transaction = None;
-        self.replies.retain(|(of, _)| *of != silo);
-        let mut random = self.random.clone();
-        self.network.retain_mut(|message| {
-            message.awaited &= message.silo != silo;
-            message.silo != silo || random.once_in(2)
-        });
-        self.random = random;
-        Ok(())
-    }
-
-    /// The store loses writes. The embedded engine ends with its process.
-    pub fn roll_back(&mut self, writes: usize) -> Check {
-        let embedded = self.store.publishes();
-        if embedded {
-            (0..self.silos.len()).try_for_each(|silo| self.crash(silo))?;
-            self.network.clear();
-        }
-        let before = self.store.rows.clone();
-        self.store.roll_back(writes);
-        self.rollbacks += 1;
-        for (slot, before) in before.iter().enumerate() {
-            self.checks[slot].roll_back(before, &self.store.rows[slot], embedded)?;
-        }
-        Ok(())
     }
 
     /// Whether all input is applied, published and let go of.

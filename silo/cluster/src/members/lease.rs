@@ -4,6 +4,8 @@
 //! - one question is on its way at a time, and each answer brings the whole table;
 //! - the silo's own lease counts from the sending of the last renewal that was answered, so it ends before anybody else
 //!   can have seen the counter stand still for a lease;
+//! - no two renewals name the same counter: one that was carried out and not answered is not renewed by asking again, since
+//!   the others have seen that counter before;
 //! - another silo's silence grows only from one answer to the next, and by no more than two renewals' time: a store that
 //!   was away, or a machine that slept, makes nobody look dead.
 
@@ -89,6 +91,8 @@ pub struct Membership {
     lease_until: Option<Timestamp>,
     is_lease_over: bool,
     has_just_renewed: bool,
+    /// When it was first asked to join: an answer may be to any asking since.
+    joins_since: Option<Timestamp>,
 }
 
 impl Membership {
@@ -113,6 +117,7 @@ impl Membership {
             lease_until: None,
             is_lease_over: false,
             has_just_renewed: false,
+            joins_since: None,
         }
     }
 
@@ -154,6 +159,11 @@ impl Membership {
         }
         if self.asked.is_none() && now >= self.ask_at {
             let change = self.next_change();
+            match change {
+                Change::Renew { counter, .. } => self.me.counter = counter,
+                Change::Join { .. } => drop(self.joins_since.get_or_insert(now)),
+                Change::Leave { .. } | Change::Declare { .. } | Change::Go { .. } => {}
+            }
             self.asked = Some((change.clone(), now));
             out.push(Do::Ask(change));
         }
@@ -215,7 +225,7 @@ impl Membership {
         }
         let living_namesake = self.living_namesake(&table).cloned();
         self.look(&table, now);
-        let is_news = table.version != self.table.version || matches!(change, Change::Join { .. });
+        let is_news = !table.names_same(&self.table) || matches!(change, Change::Join { .. });
         self.table = table;
         self.ask_at = if self.silent().is_some() { now } else { now + self.terms.renew_every };
         self.has_just_renewed = done && matches!(change, Change::Renew { .. });
@@ -230,13 +240,13 @@ impl Membership {
                 if self.state == State::Joining {
                     self.state = State::Member;
                 }
-                self.renewed(asked_at, now, out);
+                self.renewed(self.joins_since.unwrap_or(asked_at), now, out);
+                if self.lease_until.is_some_and(|until| until <= now) {
+                    self.ask_at = now;
+                }
             }
             Change::Go { .. } => return self.end(Out::Gone, out),
-            Change::Renew { counter, .. } if done => {
-                self.me.counter = counter;
-                self.renewed(asked_at, now, out);
-            }
+            Change::Renew { .. } if done => self.renewed(asked_at, now, out),
             Change::Renew { .. } | Change::Leave { .. } | Change::Declare { .. } => {}
         }
         if self.own_row().is_none() {
@@ -245,6 +255,12 @@ impl Membership {
         if is_news {
             out.push(Do::Members(self.table.clone()));
         }
+    }
+
+    /// The next answer comes from another server than the last one, which may have lost its last writes: a counter that was
+    /// seen before and is seen again has perhaps moved in between. Everybody's silence counts anew.
+    pub fn another_server(&mut self) {
+        self.seen.clear();
     }
 
     /// The store has not answered: it is asked anew, the same or what is due by then. A change that was carried out all the

@@ -112,6 +112,14 @@ impl Table {
         incarnation <= self.newest && self.member(incarnation).is_none()
     }
 
+    /// Whether both name the same members of the same standing. Versions alone do not tell: after a store has lost its last
+    /// writes a version is given a second time, to other members.
+    pub fn names_same(&self, other: &Table) -> bool {
+        let same = |(a, b): (&Member, &Member)| Member { counter: b.counter, ..a.clone() } == *b;
+        (self.version, self.newest, self.members.len()) == (other.version, other.newest, other.members.len())
+            && self.members.iter().zip(&other.members).all(same)
+    }
+
     fn place(&self, incarnation: Incarnation) -> Result<usize, usize> {
         self.members.binary_search_by_key(&incarnation, |member| member.incarnation)
     }

@@ -146,6 +146,58 @@ fn a_name_that_lives_elsewhere_is_refused_and_a_dead_ones_is_taken() {
     }
 }
 
+/// Asks what is due, lets the store carry it out, and loses the answer.
+fn ask_in_vain(membership: &mut Membership, table: &mut Table, at: Timestamp) -> bool {
+    let mut said = Vec::new();
+    membership.tick(at, &mut said);
+    let asked = said.iter().find_map(|what| if let Do::Ask(change) = what { Some(change) } else { None });
+    let done = asked.is_some_and(|change| table.apply(change));
+    membership.unanswered(at);
+    done
+}
+
+/// Found by the simulation of clusters: the others counted from the first of them, the silo from the last.
+#[test]
+fn a_renewal_without_answer_is_another_one_the_next_time() {
+    let (mut table, mut at) = (table_of(&["b"]), Timestamp(0));
+    let mut one = Membership::new(Incarnation(2), "a", "here", Terms::of(LEASE), at);
+    let mut said = Vec::new();
+    assert!(ask_in_vain(&mut one, &mut table, at), "it has joined and does not know");
+    at = one.wakes_at();
+    one.tick(at, &mut said);
+    one.answered(true, table.clone(), at, &mut said);
+    assert_eq!(one.lease_until(), Some(Timestamp(0) + LEASE), "as of the first asking");
+    let mut counters = Vec::new();
+    for _ in 0..3 {
+        at = one.wakes_at();
+        assert!(ask_in_vain(&mut one, &mut table, at));
+        counters.push(table.member(Incarnation(2)).unwrap().counter);
+    }
+    assert_eq!(counters, [1, 2, 3], "each can be seen");
+}
+
+/// Found by the simulation of clusters: a silo went on with members that the store had lost.
+#[test]
+fn a_version_that_is_given_twice_is_news() {
+    let (at, mut said) = (Timestamp(0), Vec::new());
+    let mut table = table_of(&["b"]);
+    let mut one = Membership::new(Incarnation(2), "a", "here", Terms::of(LEASE), at);
+    one.tick(at, &mut said);
+    table.apply(&Change::Join { member: member(2, "a", "here"), instead_of: None });
+    let mut lost = table.clone();
+    table.apply(&Change::Join { member: member(3, "c", "3"), instead_of: None });
+    one.answered(true, table.clone(), at, &mut said);
+    lost.apply(&Change::Join { member: member(4, "d", "4"), instead_of: None });
+    assert_eq!(lost.version, table.version);
+    for is_news in [true, false] {
+        let at = one.wakes_at();
+        said.clear();
+        one.tick(at, &mut said);
+        one.answered(true, lost.clone(), at, &mut said);
+        assert_eq!(said.contains(&Do::Members(lost.clone())), is_news);
+    }
+}
+
 /// Numbers from a seed.
 struct Dice(u64);
 

@@ -1,0 +1,172 @@
+//! Memberships and the member table: questions take time, get lost, and find the store away.
+
+use std::rc::Rc;
+
+use granary_cluster::Incarnation;
+use granary_cluster::members::{Change, Do, Out, View};
+use granary_core::Timestamp;
+
+use crate::scenario::Mistake;
+
+use super::Cluster;
+use super::event::{Event, Told};
+use super::plan::LEASE;
+use super::time::{MS, Micros};
+
+/// A question that was not answered for so long never will be.
+const SILENT_AFTER: i64 = 600 * MS;
+/// Between the news that a silo is no member and the end of its lanes, at most.
+const DROP_WITHIN: u64 = 30;
+
+impl Cluster {
+    /// The membership's time has come.
+    pub(super) fn tick(&mut self, silo: usize) {
+        if self.nodes[silo].tick_at > self.now {
+            return; // an earlier appointment
+        }
+        let now = self.clock(silo);
+        let mut said = Vec::new();
+        self.nodes[silo].membership.tick(now, &mut said);
+        self.member_says(silo, said);
+    }
+
+    /// When the membership wants to be called next.
+    pub(super) fn appoint(&mut self, silo: usize) {
+        let node = &mut self.nodes[silo];
+        if node.is_out {
+            return;
+        }
+        let at = node.clock.when(node.membership.wakes_at()).max(self.now);
+        if at < Micros::MAX && (node.tick_at != at || at == self.now) {
+            node.tick_at = at;
+            self.queue.put(at, Event::Tick(silo));
+        }
+    }
+
+    fn member_says(&mut self, silo: usize, said: Vec<Do>) {
+        for what in said {
+            match what {
+                Do::Ask(change) => self.ask(silo, change),
+                Do::Members(table) => {
+                    self.nodes[silo].view = Some(Rc::new(View::new(table, self.plan.scenario.slots)));
+                    (0..usize::from(self.plan.scenario.slots)).for_each(|slot| self.place(silo, slot));
+                }
+                Do::LeaseOver => self.walked("lease over"),
+                Do::LeaseBack => self.walked("lease back"),
+                Do::Out(why) => self.out(silo, &why),
+            }
+        }
+        self.appoint(silo);
+    }
+
+    fn out(&mut self, silo: usize, why: &Out) {
+        let node = &mut self.nodes[silo];
+        (node.lease_until, node.is_out) = (Timestamp::MIN, true);
+        let within = self.world.random.below(DROP_WITHIN) as i64 * MS;
+        let (path, comes_back) = match why {
+            Out::NameTaken(_) => ("name taken", false),
+            Out::DeclaredDead => ("declared dead", true),
+            Out::Gone => ("gone", false),
+        };
+        self.walked(path);
+        self.queue.put(self.now + within, Event::DropAll { silo, comes_back });
+    }
+
+    fn ask(&mut self, silo: usize, change: Change) {
+        if matches!(change, Change::Declare { .. }) {
+            self.walked("declares");
+        }
+        self.sent += 1;
+        let no = self.sent;
+        self.nodes[silo].asks = Some(no);
+        self.queue.put(self.now + SILENT_AFTER, Event::TableSilent { silo, no });
+        if !self.is_lost() {
+            let at = self.now + self.delay();
+            self.queue.put(at, Event::AskTable { silo, no, change });
+        }
+    }
+
+    /// A change arrives at the store.
+    pub(super) fn ask_table(&mut self, silo: usize, no: u64, change: &Change) {
+        if !self.reaches_store(silo) {
+            return;
+        }
+        let done = self.may_join(change) && self.table.apply(change);
+        let now = self.store_clock();
+        match change {
+            Change::Renew { me, .. } if done => drop(self.renewed.insert(*me, now)),
+            Change::Join { member, .. } if done => drop(self.renewed.insert(member.incarnation, now)),
+            _ => {}
+        }
+        let expired = self.expired(now);
+        if !self.is_lost() {
+            let told = Told { done, table: self.table.clone(), run: self.world.store.run, expired };
+            let at = self.now + self.delay();
+            self.queue.put(at, Event::HearTable { silo, no, told });
+        }
+    }
+
+    /// Lives join in the order of their numbers: only then is a life dead that is not in the table and not later than the
+    /// latest ([`Table::is_dead`]). One that was overtaken comes back with another number.
+    fn may_join(&self, change: &Change) -> bool {
+        let Change::Join { member, .. } = change else { return true };
+        let is_in_order = member.incarnation > self.table.newest;
+        is_in_order || self.table.member(member.incarnation).is_some() || self.has(Mistake::JoinOutOfOrder)
+    }
+
+    fn store_clock(&self) -> i64 {
+        self.now / MS + self.store_clock_ahead
+    }
+
+    /// Planted: who has not renewed for a lease, by the clock of the store.
+    fn expired(&self, now: i64) -> Option<(Incarnation, u64)> {
+        if !self.has(Mistake::TrustServerClock) {
+            return None;
+        }
+        let renewed = |who: &Incarnation| self.renewed.get(who).copied().unwrap_or(now);
+        let late = self.table.members.iter().find(|m| now - renewed(&m.incarnation) > LEASE.0 as i64);
+        late.map(|member| (member.incarnation, member.counter))
+    }
+
+    /// Its answer arrives.
+    pub(super) fn hear_table(&mut self, silo: usize, no: u64, told: Told) {
+        let Told { done, table, run, expired } = told;
+        if self.nodes[silo].asks != Some(no) {
+            return; // nobody waits for it any more
+        }
+        let now = self.clock(silo);
+        let believes = self.has(Mistake::BelieveLostRenewals);
+        let node = &mut self.nodes[silo];
+        node.asks = None;
+        if std::mem::replace(&mut node.member_run, run) != run && !believes {
+            node.membership.another_server();
+        }
+        let mut said = Vec::new();
+        let is_overtaken = !done && node.view.is_none() && table.newest >= node.membership.me();
+        node.membership.answered(done, table, now, &mut said);
+        if is_overtaken && !self.has(Mistake::JoinOutOfOrder) {
+            return self.out(silo, &Out::DeclaredDead);
+        }
+        let node = &mut self.nodes[silo];
+        if let Some(until) = node.membership.lease_until() {
+            node.lease_until = until;
+        }
+        let me = node.membership.me();
+        if let Some((dead, counter)) = expired.filter(|(dead, _)| *dead != me) {
+            self.sent += 1;
+            let (at, no, change) = (self.now + self.delay(), self.sent, Change::Declare { dead, counter });
+            self.queue.put(at, Event::AskTable { silo, no, change });
+        }
+        self.member_says(silo, said);
+    }
+
+    /// There was no answer in time.
+    pub(super) fn table_silent(&mut self, silo: usize, no: u64) {
+        if self.nodes[silo].asks == Some(no) {
+            let now = self.clock(silo);
+            self.nodes[silo].asks = None;
+            self.nodes[silo].membership.unanswered(now);
+            self.appoint(silo);
+        }
+    }
+}
