@@ -103,10 +103,13 @@ fn check_order(log: &dyn Log, topic: &str) {
     assert!(log.read(topic, 1, 201, 40, &mut read).is_err(), "an offset nobody wrote");
 }
 
+/// Time, key and value of a record.
+type Given<'a> = (i64, Option<&'a [u8]>, &'a [u8]);
+
 /// Keys, times and values come back as they were given.
 fn check_records(log: &dyn Log, topic: &str) {
     log.create(topic, 1).expect("a new topic");
-    let given: [(i64, Option<&[u8]>, &[u8]); 6] = [
+    let given: [Given<'_>; 6] = [
         (1_000, Some(b"key"), b"value"),
         (1_000, None, b"no key"),
         (999, Some(b"earlier than the one before"), b"value"),

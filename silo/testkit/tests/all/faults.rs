@@ -48,7 +48,7 @@ async fn silos_are_restarted_one_after_the_other_and_nothing_is_lost() {
     assert_eq!(cluster.silos().len(), 3);
 }
 
-/// Scenario 4: what it stood in the middle of is fenced, and it comes back as a new life.
+/// Scenario 4, held up between turns: it comes back as a new life, and nothing it knew from before is answered.
 #[tokio::test]
 async fn a_silo_held_up_past_its_lease_loses_its_slots_and_comes_back() {
     let cluster = three().await;
