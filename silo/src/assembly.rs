@@ -10,12 +10,12 @@ use granary_engine::{Config, Engine, Handle, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream};
 use granary_streams::plan::{Read, SET_ASIDE, Start, Target};
 use granary_streams::run::counts::{self, Counts};
+use granary_streams::subscribed::{Subscribed, Subscriptions};
 use granary_streams::{Plan, Slots};
 
 use crate::backing::Backing;
 use crate::backing::topics::{self, Needed, Role};
 use crate::clock::SystemClock;
-use crate::subscribed::{Subscribed, Subscriptions};
 
 /// The stream alerts go to.
 pub const ALERTS: &str = granary_core::cx::ALERTS;

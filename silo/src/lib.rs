@@ -16,7 +16,7 @@
 //! | [`config`] | `granary.toml`, the environment, `--set` |
 //! | `life` | one life after the other, each a member of the cluster |
 //! | `service` | what a silo does for those who connect |
-//! | `files`, `results`, `subscribed`, `clock` | files as sources, files of results, streams that grains listen to, real time |
+//! | `files`, `results`, `clock` | files as sources, files of results, real time |
 
 pub mod assembly;
 pub mod backing;
@@ -34,7 +34,6 @@ pub mod rewind;
 pub mod run;
 mod service;
 pub mod silo;
-mod subscribed;
 
 pub use granary_client as client;
 pub use granary_core as core;

@@ -7,6 +7,7 @@
 //! | [`builder`] | the Rust builder: the same plan from closures |
 //! | [`plan`] | the one plan that file and builder make |
 //! | [`run`] | the plan at work in the slots of a lane |
+//! | [`subscribed`] | streams that grains listen to, beside the plan |
 //! | [`inject`] | simulated devices and the exact answer to them |
 //! | [`compare`] | truth against result |
 //!
@@ -19,6 +20,7 @@ pub mod file;
 pub mod inject;
 pub mod plan;
 pub mod run;
+pub mod subscribed;
 
 pub use builder::Stream;
 pub use plan::Plan;

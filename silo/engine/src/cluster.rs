@@ -1,8 +1,9 @@
 //! What an engine needs to be one silo of several: which slots are its own, until when, and the way to the others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use granary_cluster::RunId;
 use granary_core::call::Options;
 use granary_core::envelope::Answered;
 use granary_core::{GrainId, Span, Timestamp};
@@ -11,22 +12,32 @@ use granary_core::{GrainId, Span, Timestamp};
 ///
 /// Writes need none of it: the store checks owner and epoch of each.
 #[derive(Debug)]
-pub struct Lease(AtomicI64);
+pub struct Lease {
+    until: AtomicI64,
+    run: AtomicU64,
+}
 
 impl Lease {
     /// One that has not begun.
     pub fn none() -> Arc<Lease> {
-        Arc::new(Lease(AtomicI64::new(i64::MIN)))
+        Arc::new(Lease { until: AtomicI64::new(i64::MIN), run: AtomicU64::new(0) })
     }
 
-    /// From now on it ends then, by the engine's clock.
-    pub fn set(&self, until: Timestamp) {
-        self.0.store(until.0, Ordering::Release);
+    /// From now on it ends then, by the engine's clock; this run of the store's server has said so.
+    pub fn set(&self, until: Timestamp, run: RunId) {
+        self.run.store(run.0, Ordering::Release);
+        self.until.store(until.0, Ordering::Release);
     }
 
     /// Whether it holds at this time.
     pub fn holds(&self, now: Timestamp) -> bool {
-        now.0 < self.0.load(Ordering::Acquire)
+        now.0 < self.until.load(Ordering::Acquire)
+    }
+
+    /// Whether this run of the store's server has confirmed it: another one may have lost the very join of this silo, and
+    /// nothing is taken there before it has.
+    pub fn is_of(&self, run: RunId) -> bool {
+        self.run.load(Ordering::Acquire) == run.0
     }
 }
 
@@ -59,4 +70,7 @@ pub struct Cluster {
     /// A slot that belongs to another silo by now goes on for so long before it is given: until that silo knows, too, and
     /// waits for it.
     pub give_after: Span,
+    /// A slot that its living owner has not given for so long is taken all the same, and the owner fenced. Several leases:
+    /// who has to be fenced is not to have a lease any more.
+    pub take_after: Span,
 }

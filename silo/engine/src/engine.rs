@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::config::{Config, SourceSpec};
 use crate::lane::cell::{End, LaneCell};
+use crate::lane::rest::Rest;
 use crate::lane::{Lane, Route};
 use crate::mailbox::{Call, Mailbox, Named, RETRY_AFTER, Word};
 use crate::stats::Stats;
@@ -258,6 +259,24 @@ impl Handle {
         for lane in self.lanes.iter() {
             lane.tell(Word::Look);
         }
+    }
+
+    /// Comes true when nothing goes on in any lane until the clock moves or somebody asks for something: for tests that
+    /// move the clock by hand. `None` when the lanes have ended.
+    pub async fn rest(&self) -> Option<Rest> {
+        let mut waits = Vec::new();
+        for lane in self.lanes.iter() {
+            let (asker, rests) = oneshot::channel();
+            lane.tell(Word::Look);
+            lane.rests.push(asker);
+            lane.ring();
+            waits.push(rests);
+        }
+        let mut all = Rest::default();
+        for rests in waits {
+            all = all + rests.await.ok()?;
+        }
+        Some(all)
     }
 
     /// Comes true when all finite inputs have ended and everything is stored.

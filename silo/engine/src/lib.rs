@@ -33,5 +33,6 @@ mod watch;
 pub use cluster::{Cluster, Lease, Passed, Peers};
 pub use config::{Config, LogSource, MakePipeline, MakeProducer, OpenSource, Source, SourceSpec};
 pub use engine::{Engine, Handle, Reading};
+pub use lane::rest::Rest;
 pub use stats::Stats;
 pub use watch::EXIT_STUCK;

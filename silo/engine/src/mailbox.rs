@@ -15,6 +15,7 @@ use granary_core::envelope::Envelope;
 use granary_core::{GrainId, Key, KindId, Result, SlotId, Span};
 use tokio::sync::{Notify, oneshot};
 
+use crate::lane::rest::Rest;
 use crate::stats::LaneStats;
 use crate::watch::Pulse;
 
@@ -115,6 +116,8 @@ pub(crate) struct Mailbox {
     pub calls: ArrayQueue<Call>,
     pub words: SegQueue<Word>,
     pub woken: SegQueue<u32>,
+    /// Who waits until nothing goes on.
+    pub rests: SegQueue<oneshot::Sender<Rest>>,
     pub stats: LaneStats,
     pub stands: Mutex<Vec<Stand>>,
     /// Outputs sealed, by stream.
@@ -139,6 +142,7 @@ impl Mailbox {
             calls: ArrayQueue::new(INBOX_CALLS_MAX),
             words: SegQueue::new(),
             woken: SegQueue::new(),
+            rests: SegQueue::new(),
             stats: LaneStats::default(),
             stands: Mutex::default(),
             outputs: (0..STREAMS_COUNTED).map(|_| AtomicU64::new(0)).collect(),

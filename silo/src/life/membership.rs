@@ -8,10 +8,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use granary_cluster::Incarnation;
+use granary_cluster::{Incarnation, RunId};
 use granary_cluster::members::{Change, Do, Membership, Out, Terms, View};
-use granary_core::{Clock, Error, ErrorKind, Result, Span};
+use granary_core::{Clock, Error, ErrorKind, Result, Span, Timestamp};
 use granary_engine::{Handle, Lease};
+use granary_cluster::Store as _;
 use granary_store::Redis;
 use tokio::sync::watch;
 
@@ -111,6 +112,8 @@ struct Keeper {
     terms: Terms,
     machine: Membership,
     told: watch::Sender<Standing>,
+    /// The run of the store's server that has answered last.
+    run: Option<RunId>,
     is_stuck: bool,
     is_away: bool,
 }
@@ -119,7 +122,7 @@ impl Keeper {
     fn new(seat: Seat, told: watch::Sender<Standing>) -> Keeper {
         let terms = Terms::of(seat.lease);
         let machine = Membership::new(seat.me, &seat.name, &seat.address, terms, seat.clock.now());
-        Keeper { seat, terms, machine, told, is_stuck: false, is_away: false }
+        Keeper { seat, terms, machine, told, run: None, is_stuck: false, is_away: false }
     }
 
     fn run(mut self, wished: &Receiver<Wish>) {
@@ -169,9 +172,13 @@ impl Keeper {
     fn ask(&mut self, change: &Change, todo: &mut Vec<Do>) {
         match self.seat.redis.change_members(change) {
             Ok((done, table)) => {
+                let run = self.seat.redis.run();
+                if self.run.replace(run).is_some_and(|before| before != run) {
+                    self.machine.another_server();
+                }
                 self.machine.answered(done, table, self.seat.clock.now(), todo);
                 if let Some(until) = self.machine.lease_until() {
-                    self.seat.reads.set(until);
+                    self.seat.reads.set(until, run);
                 }
                 self.is_away = false;
             }
@@ -195,7 +202,7 @@ impl Keeper {
     }
 
     fn out(&self, why: Out) {
-        self.seat.reads.set(granary_core::Timestamp::MIN);
+        self.seat.reads.set(Timestamp::MIN, RunId(0));
         self.told.send_replace(Standing::Out(why));
     }
 }

@@ -42,6 +42,11 @@ const LEAVE_MAX: Duration = Duration::from_secs(4);
 const GO_MAX: Duration = Duration::from_millis(500);
 /// Silos hear of a change with their next renewal, and some time for its way; only then are slots given.
 const GIVE_MARGIN: Span = Span(50);
+/// A slot that its owner does not give is taken after so many leases, and not before that.
+const LEASES_BEFORE_FORCE: u64 = 3;
+const TAKE_AFTER_MIN: Span = Span(20_000);
+/// A life that a later one overtook while it joined begins anew, so often.
+const JOINS_MAX: u32 = 16;
 /// How often it looks how many slots it still has.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -69,6 +74,17 @@ impl Mold {
     /// Begins a life: opens store and log, starts the lanes, joins the cluster. What cannot be reached is waited for,
     /// unless it is embedded: then waiting would not help.
     pub async fn live(&self) -> Result<Life> {
+        for _ in 1..JOINS_MAX {
+            let life = self.begin().await?;
+            if life.has_joined().await? {
+                return Ok(life);
+            }
+            life.drop_all().await;
+        }
+        Err(Error::new(ErrorKind::Closed, "other silos joined before this one each time it tried: start it again"))
+    }
+
+    async fn begin(&self) -> Result<Life> {
         let (backing, mut config) = self.prepare().await?;
         let external = backing.as_external().cloned();
         let ways = Ways::new(&self.settings.cluster.name, &self.assembly.silo, self.assembly.clock.clone());
@@ -76,7 +92,10 @@ impl Mold {
         if external.is_some() {
             let renewed = Terms::of(self.settings.silo.lease()).renew_every;
             let give_after = Span(renewed.ms() + GIVE_MARGIN.ms());
-            config.cluster = Some(Cluster { lease: reads.clone(), peers: ways.clone(), give_after });
+            let lease = self.settings.silo.lease();
+            let take_after = Span((LEASES_BEFORE_FORCE * lease.ms()).max(TAKE_AFTER_MIN.ms()));
+            let (lease, peers) = (reads.clone(), ways.clone());
+            config.cluster = Some(Cluster { lease, peers, give_after, take_after });
         }
         let me = backing.me;
         let running = Running::start(self.assembly.clone(), config, backing)?;
@@ -95,9 +114,7 @@ impl Mold {
             reads,
             ways,
         })?;
-        let life = Life { running, member: Some(member) };
-        life.joined().await?;
-        Ok(life)
+        Ok(Life { running, member: Some(member) })
     }
 
     /// There is no life at present, for this reason.
@@ -131,9 +148,9 @@ impl Mold {
 }
 
 impl Life {
-    /// Waits until the silo is a member.
-    async fn joined(&self) -> Result<()> {
-        let Some(member) = &self.member else { return Ok(()) };
+    /// Waits until the silo is a member; false when it has to try with another life.
+    async fn has_joined(&self) -> Result<bool> {
+        let Some(member) = &self.member else { return Ok(true) };
         let mut standing = member.standing();
         let joined = standing.wait_for(|standing| !matches!(standing, Standing::Joining)).await;
         match joined.map(|standing| standing.clone()) {
@@ -141,7 +158,8 @@ impl Life {
                 "silo.name: a silo named `{}` runs at {}: give each silo a name of its own",
                 other.name, other.address
             ))),
-            Ok(Standing::Member(_)) => Ok(()),
+            Ok(Standing::Member(_)) => Ok(true),
+            Ok(Standing::Out(Out::DeclaredDead)) => Ok(false),
             Ok(Standing::Joining | Standing::Out(_)) | Err(_) => {
                 Err(Error::new(ErrorKind::Closed, "the silo could not become a member of its cluster"))
             }

@@ -15,7 +15,7 @@ use granary_cluster::{
 };
 use granary_core::{Result, SlotId, Timestamp};
 
-pub use log::{check_log, check_published};
+pub use log::{check_log, check_log_at, check_published};
 
 /// A reply later than this is counted as none.
 const REPLY_MAX: Duration = Duration::from_secs(60);

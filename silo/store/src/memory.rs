@@ -10,7 +10,7 @@ use granary_cluster::port::Done;
 use granary_cluster::{
     Batch, Commit, CommitNo, Log, Lookup, Outbox, Reply, RunId, Script, SlotRecord, SourceId, Store, Verdict,
 };
-use granary_core::{Error, ErrorKind, Result, SlotId, Timestamp, id::positive_murmur2};
+use granary_core::{Clock, Error, ErrorKind, HandClock, Result, SlotId, Timestamp, id::positive_murmur2};
 
 use crate::log::{beyond, gone};
 use crate::options::Stream;
@@ -67,35 +67,40 @@ struct State {
 }
 
 /// The store and log. Its contents live as long as it does.
-#[derive(Debug)]
 pub struct Memory {
     state: Mutex<State>,
     streams: Vec<Stream>,
-    clock: fn() -> Timestamp,
+    clock: Arc<dyn Clock>,
     publishes: bool,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Memory").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 impl Memory {
     /// An empty store of so many slots, whose output streams go to these topics. Time stands at 0.
     pub fn new(slots: u16, streams: impl IntoIterator<Item = Stream>) -> Arc<Memory> {
-        Memory::with_clock(slots, streams, || Timestamp(0))
+        Memory::with_clock(slots, streams, Arc::new(HandClock::default()))
     }
 
     /// The same with a clock, which only notes when the log took an output.
     pub fn with_clock(
         slots: u16,
         streams: impl IntoIterator<Item = Stream>,
-        clock: fn() -> Timestamp,
+        clock: Arc<dyn Clock>,
     ) -> Arc<Memory> {
         Memory::make(slots, streams.into_iter().collect(), clock, true)
     }
 
     /// A store whose outputs stay in the outboxes of its slots until they are trimmed.
     pub fn behind_a_log(slots: u16) -> Arc<Memory> {
-        Memory::make(slots, Vec::new(), || Timestamp(0), false)
+        Memory::make(slots, Vec::new(), Arc::new(HandClock::default()), false)
     }
 
-    fn make(slots: u16, streams: Vec<Stream>, clock: fn() -> Timestamp, publishes: bool) -> Arc<Memory> {
+    fn make(slots: u16, streams: Vec<Stream>, clock: Arc<dyn Clock>, publishes: bool) -> Arc<Memory> {
         let topics = streams.iter().map(|s| (s.topic.clone(), partitions(s.partitions))).collect();
         let state = State {
             rows: vec![SlotRecord::new(); usize::from(slots)],
@@ -202,7 +207,7 @@ impl Memory {
             let partition = positive_murmur2(key) % stream.partitions;
             let topic = topics.get_mut(&stream.topic).expect("the topics of streams exist from the start");
             topic[partition as usize].records.push(Stored {
-                appended_at: (self.clock)(),
+                appended_at: self.clock.now(),
                 key: Some(key.to_vec()),
                 id: Some(commit.outbox.id(entry).to_vec()),
                 value: commit.outbox.value(entry).to_vec(),

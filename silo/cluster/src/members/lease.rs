@@ -233,6 +233,8 @@ impl Membership {
             Change::Join { .. } if !done => {
                 if let (State::Joining, Some(namesake)) = (self.state, living_namesake) {
                     self.end(Out::NameTaken(namesake), out);
+                } else if self.table.is_dead(self.me.incarnation) {
+                    self.end(Out::DeclaredDead, out); // overtaken by a later life, or dead since it joined
                 }
                 return;
             }

@@ -62,7 +62,8 @@ pub struct Table {
 /// One atomic step of the member table. What comes twice does nothing the second time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A new life, with counter 0. Refused while another member has its name, unless that one is named here, with the
+    /// A new life, with counter 0. Lives join in the order of their numbers: one that a later one has overtaken is refused,
+    /// since it would be held for dead ([`Table::is_dead`]); it comes back as another. Refused, too, while another member has its name, unless that one is named here, with the
     /// counter at which it was seen to stand still, or has the same address: two processes cannot listen there.
     Join {
         /// The new row.
@@ -161,6 +162,9 @@ impl Table {
 
     fn join(&mut self, member: &Member, instead_of: Option<(Incarnation, u64)>) -> bool {
         let Err(_) = self.place(member.incarnation) else { return true };
+        if member.incarnation <= self.newest {
+            return false; // it would be held for dead by whoever looked before
+        }
         let namesake = self.members.iter().position(|other| other.name == member.name);
         if let Some(at) = namesake {
             let other = &self.members[at];
@@ -172,7 +176,7 @@ impl Table {
         }
         let at = self.place(member.incarnation).unwrap_or_else(|at| at);
         self.members.insert(at, member.clone());
-        self.newest = self.newest.max(member.incarnation);
+        self.newest = member.incarnation;
         self.version += 1;
         true
     }

@@ -125,6 +125,12 @@ impl Lane {
         Some(at.since(self.config.clock.now()).into())
     }
 
+    /// When the next alarm rings, but for those left out.
+    pub(super) fn next_alarm_but(&self, is_left_out: impl Fn(&Alarm) -> bool) -> Option<Timestamp> {
+        let alarms = self.alarms.borrow();
+        alarms.heap.iter().filter(|due| !is_left_out(&due.alarm)).map(|due| due.at).min()
+    }
+
     /// Rings what is due. What an alarm sets for at once rings in the next round: a long sweep lets calls pass.
     pub(super) fn ring_alarms(&self) {
         let now = self.now.get();

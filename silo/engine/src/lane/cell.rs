@@ -69,6 +69,9 @@ impl Future for Rounds {
         let rung = self.lane.mailbox.answer_bell();
         if rung || self.more || self.sleep.as_mut().poll(context).is_ready() {
             self.more = self.lane.round();
+            if !self.more {
+                self.lane.tell_rest();
+            }
         }
         if self.more {
             context.waker().wake_by_ref();

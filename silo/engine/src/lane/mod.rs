@@ -17,7 +17,7 @@
 //! | `closing` | what falls due in a mass, a portion at a time |
 //! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
 //! | `invariants` | what must hold of every slot |
-//! | `route` | which lane holds which slot |
+//! | `route`, `rest` | which lane holds which slot; whether anything goes on |
 //! | `show` | what probes and metrics see of the lane |
 //! | `words` | what other threads tell the lane |
 //! | `cell` | the actix actor around it |
@@ -46,6 +46,7 @@ pub(crate) mod moving;
 mod publish;
 mod reads;
 mod reminding;
+pub(crate) mod rest;
 mod rollback;
 mod route;
 mod run;
@@ -285,6 +286,7 @@ impl Lane {
             inner.keyed = crate::keyed::Keyed::default();
         }
         self.mailbox.is_over.store(true, Ordering::Release);
+        while self.mailbox.rests.pop().is_some() {}
         while self.mailbox.calls.pop().is_some() {} // pushed between the two: nobody would look at it
     }
 

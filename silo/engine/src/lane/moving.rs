@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use granary_cluster::members::{Step, View, step, successor};
 use granary_cluster::slot::Phase;
-use granary_cluster::{Incarnation, SlotRecord};
+use granary_cluster::{Incarnation, RunId, SlotRecord};
 use granary_core::call::Origin;
 use granary_core::envelope::Envelope;
 use granary_core::{Error, ErrorKind, GrainId, Ran, SlotId, Span, Timestamp};
@@ -23,8 +23,6 @@ use super::deliver::refuse;
 
 /// The row of a slot that is waited for is read so often.
 const LOOK_AGAIN_AFTER: Span = Span(15);
-/// A slot that its living owner has not given for so long is taken all the same: the owner is fenced.
-const WAIT_FOR_GIVE_MAX: Span = Span(20_000);
 /// Turns of a slot that is to be given may go on for so long; then they are undone.
 const LAST_TURNS_MAX: Span = Span(5_000);
 
@@ -99,14 +97,18 @@ impl Lane {
     }
 
     /// What to do about a slot of which this lane wants to know whether it may take it. True: take it.
-    pub(super) fn may_take(&self, host: &Rc<SlotHost>, row: &SlotRecord) -> bool {
+    pub(super) fn may_take(&self, host: &Rc<SlotHost>, row: &SlotRecord, run: RunId) -> bool {
         let me = self.config.me;
-        if self.config.cluster.is_none() {
+        let Some(cluster) = &self.config.cluster else {
             if row.owner > me {
                 tracing::error!(slot = %host.id, owner = %row.owner, "a later life of the silo has taken the slot");
                 self.is_gone(host);
             }
             return row.owner <= me;
+        };
+        if !cluster.lease.is_of(run) {
+            self.take_again(host);
+            return false;
         }
         let Some(view) = self.view() else { return false };
         match step(me, host.id, row, &view) {
@@ -118,7 +120,9 @@ impl Lane {
             Step::Wait => {
                 let since = host.waits_since.get().unwrap_or(self.now.get());
                 host.waits_since.set(Some(since));
-                if self.now.get().since(since) >= WAIT_FOR_GIVE_MAX {
+                // who has no lease has an old view, too: by now the slot may belong to its owner
+                let may_force = cluster.lease.holds(self.config.clock.now());
+                if may_force && self.now.get().since(since) >= cluster.take_after {
                     let (slot, owner) = (host.id, row.owner);
                     tracing::warn!(%slot, %owner, "its owner does not give the slot: it is taken, and the owner fenced");
                     return true;

@@ -120,7 +120,7 @@ impl Lane {
     /// The row of a slot that is to be taken.
     pub(super) fn row_read(&self, host: &Rc<SlotHost>, row: Result<(SlotRecord, RunId)>) {
         match row {
-            Ok((record, _)) if !self.may_take(host, &record) => {}
+            Ok((record, run)) if !self.may_take(host, &record, run) => {}
             Ok((record, run)) => {
                 host.waits_since.set(None);
                 let taken = self.machine(host, |machine, out| machine.take(&record, run, out));

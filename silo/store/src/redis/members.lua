@@ -33,6 +33,7 @@ end
 -- counter, standing, name, address, who is replaced, the counter at which that one stood still
 local function join()
   if get(me, 'counter') then return 1 end
+  if not less(redis.call('HGET', key, 'newest') or '0', me) then return 0 end
   local other = namesake(ARGV[5])
   if other then
     local stood_still = other == ARGV[7] and get(other, 'counter') == ARGV[8]
@@ -40,7 +41,7 @@ local function join()
     remove(other)
   end
   for i, field in ipairs({ 'counter', 'standing', 'name', 'address' }) do set(me, field, ARGV[i + 2]) end
-  if less(redis.call('HGET', key, 'newest') or '0', me) then redis.call('HSET', key, 'newest', me) end
+  redis.call('HSET', key, 'newest', me)
   redis.call('HINCRBY', key, 'version', 1)
   return 1
 end

@@ -91,7 +91,7 @@ impl Cluster {
         if !self.reaches_store(silo) {
             return;
         }
-        let done = self.may_join(change) && self.table.apply(change);
+        let done = self.change_table(change);
         let now = self.store_clock();
         match change {
             Change::Renew { me, .. } if done => drop(self.renewed.insert(*me, now)),
@@ -106,12 +106,15 @@ impl Cluster {
         }
     }
 
-    /// Lives join in the order of their numbers: only then is a life dead that is not in the table and not later than the
-    /// latest ([`Table::is_dead`]). One that was overtaken comes back with another number.
-    fn may_join(&self, change: &Change) -> bool {
-        let Change::Join { member, .. } = change else { return true };
-        let is_in_order = member.incarnation > self.table.newest;
-        is_in_order || self.table.member(member.incarnation).is_some() || self.has(Mistake::JoinOutOfOrder)
+    /// Carries the change out by the rules of the table. Planted: a life joins though a later one has overtaken it.
+    fn change_table(&mut self, change: &Change) -> bool {
+        let newest = self.table.newest;
+        if matches!(change, Change::Join { .. }) && self.has(Mistake::JoinOutOfOrder) {
+            self.table.newest = Incarnation(0);
+        }
+        let done = self.table.apply(change);
+        self.table.newest = self.table.newest.max(newest);
+        done
     }
 
     fn store_clock(&self) -> i64 {
@@ -142,11 +145,7 @@ impl Cluster {
             node.membership.another_server();
         }
         let mut said = Vec::new();
-        let is_overtaken = !done && node.view.is_none() && table.newest >= node.membership.me();
         node.membership.answered(done, table, now, &mut said);
-        if is_overtaken && !self.has(Mistake::JoinOutOfOrder) {
-            return self.out(silo, &Out::DeclaredDead);
-        }
         let node = &mut self.nodes[silo];
         if let Some(until) = node.membership.lease_until() {
             node.lease_until = until;

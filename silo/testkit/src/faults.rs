@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use granary_cluster::port::Done;
@@ -85,12 +85,12 @@ impl Faults {
 
     /// The next batches with a commit suffer these faults, one each.
     pub fn next_commits(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.commit_faults.lock().unwrap().extend(faults);
+        locked(&self.commit_faults).extend(faults);
     }
 
     /// Whether all planted faults have happened.
     pub fn are_spent(&self) -> bool {
-        self.commit_faults.lock().unwrap().is_empty() && self.reads_to_fail.load(Ordering::SeqCst) == 0
+        locked(&self.commit_faults).is_empty() && self.reads_to_fail.load(Ordering::SeqCst) == 0
     }
 
     /// The next so many reads of cells fail. What a slot reads as it opens does not count: slots open in the background,
@@ -111,7 +111,7 @@ impl Faults {
 
     /// The commits with cells whose keys start with `prefix`: those keys, sorted, for each commit.
     pub fn commits_with(&self, prefix: &str) -> Vec<Vec<String>> {
-        let written = self.written.lock().unwrap();
+        let written = locked(&self.written);
         let matching = written.iter().map(|cells| {
             let mut keys: Vec<String> = cells.iter().filter(|key| key.starts_with(prefix)).cloned().collect();
             keys.sort();
@@ -127,7 +127,7 @@ impl Faults {
         });
         let keys = commits
             .map(|c| c.cells.iter().map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect());
-        self.written.lock().unwrap().extend(keys);
+        locked(&self.written).extend(keys);
     }
 
     /// From now on scripts are carried out, but their answers wait for [`Faults::release`].
@@ -137,13 +137,13 @@ impl Faults {
 
     /// How many answers wait.
     pub fn held(&self) -> usize {
-        self.held.lock().unwrap().len()
+        locked(&self.held).len()
     }
 
     /// Lets the answers leave, and holds no more.
     pub fn release(&self) {
         self.holds_answers.store(false, Ordering::SeqCst);
-        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        let held = std::mem::take(&mut *locked(&self.held));
         for (done, replies) in held {
             done(replies);
         }
@@ -186,12 +186,12 @@ impl Faults {
 
     /// The next transactions end like this, one each.
     pub fn next_ends(&self, faults: impl IntoIterator<Item = EndFault>) {
-        self.ends.lock().unwrap().extend(faults);
+        locked(&self.ends).extend(faults);
     }
 
     /// For the producer: what happens to its next transaction.
     pub fn next_end(&self) -> Option<EndFault> {
-        self.ends.lock().unwrap().pop_front()
+        locked(&self.ends).pop_front()
     }
 
     /// Every transaction takes so much longer.
@@ -229,12 +229,12 @@ impl Faults {
     /// The process dies at the `passing`-th passing of this point: of the store's `commit` and `trim`, of the log's
     /// `fence`, `begin`, `send`, `markers` and `end`.
     pub fn die_at(&self, point: &str, passing: u64) {
-        *self.dies_at.lock().unwrap() = Some((point.to_string(), passing));
+        *locked(&self.dies_at) = Some((point.to_string(), passing));
     }
 
     /// Whether the process lives on behind this point.
     pub fn passes(&self, point: &str) -> bool {
-        let mut dies_at = self.dies_at.lock().unwrap();
+        let mut dies_at = locked(&self.dies_at);
         if let Some((_, left)) = dies_at.as_mut().filter(|(at, _)| *at == point) {
             *left -= 1;
             if *left == 0 {
@@ -267,6 +267,10 @@ impl Faults {
     }
 }
 
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn unavailable() -> Error {
     Error::new(ErrorKind::Unavailable, "injected: the store cannot be reached")
 }
@@ -283,7 +287,7 @@ impl Store for Faults {
         if has_commit && self.loses_commits.load(Ordering::SeqCst) {
             return;
         }
-        let fault = if has_commit { self.commit_faults.lock().unwrap().pop_front() } else { None };
+        let fault = if has_commit { locked(&self.commit_faults).pop_front() } else { None };
         self.sendings.fetch_add(u64::from(has_commit), Ordering::SeqCst);
         if fault == Some(Fault::Refused) {
             return done(Err(unavailable()));
@@ -296,7 +300,7 @@ impl Store for Faults {
         let sent = scripts.clone();
         let (answered, answer) = std::sync::mpsc::channel();
         self.store.submit(scripts, Box::new(move |replies| drop(answered.send(replies))));
-        let replies = answer.recv().expect("the store answers once");
+        let replies = answer.recv().unwrap_or_else(|_| Err(unavailable()));
         if !self.pass_all(&sent, "commit.after", "trim.after") {
             return;
         }
@@ -307,7 +311,7 @@ impl Store for Faults {
             return done(Err(unavailable()));
         }
         if self.holds_answers.load(Ordering::SeqCst) {
-            return self.held.lock().unwrap().push((done, replies));
+            return locked(&self.held).push((done, replies));
         }
         done(replies);
     }
