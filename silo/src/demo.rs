@@ -74,8 +74,7 @@ pub async fn demo(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool>
 
     let simulated =
         inject::Options { seed: options.seed, devices: options.devices, ..inject::Options::default() };
-    let topic =
-        silo.assembly().plan.as_ref().map_or_else(String::new, |p| p.sources[0].topic.to_string());
+    let topic = silo.assembly().plan.as_ref().map_or_else(String::new, |p| p.sources[0].topic.to_string());
     let sent = send(&silo, &topic, simulated.clone())?;
     let messages = sent.messages;
     tell(&format!(
@@ -168,12 +167,8 @@ async fn settle(silo: &RunningSilo, messages: u64) -> Result<()> {
 
 /// Compares the sink's topic with the simulator's own answer.
 fn judge(silo: &RunningSilo, simulated: &inject::Options, dir: &Path) -> Result<Report> {
-    let sink = silo
-        .assembly()
-        .plan
-        .as_ref()
-        .and_then(|plan| plan.sinks.first())
-        .map(|sink| sink.name.to_string());
+    let sink =
+        silo.assembly().plan.as_ref().and_then(|plan| plan.sinks.first()).map(|sink| sink.name.to_string());
     let topic = sink.and_then(|sink| silo.assembly().topic_of(&sink));
     let topic = topic.ok_or_else(|| Error::invalid("the demo's pipeline has no sink"))?;
     let result = dir.join("result.jsonl");

@@ -113,8 +113,9 @@ impl Service for SiloService {
             "drain" => self.drain(reply),
             "ends" => self.ends(arguments, reply),
             _ => {
-                let message =
-                    format!("a silo does not know the question `{what}`; it knows: status, slots, drain, ends");
+                let message = format!(
+                    "a silo does not know the question `{what}`; it knows: status, slots, drain, ends"
+                );
                 reply.send(Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No)));
             }
         }

@@ -140,7 +140,8 @@ impl Measured {
         let rate = self.done as f64 / self.took.as_secs_f64();
         tell(&Figure { name: name.to_owned(), value: rate, unit: "/s", note: note.to_owned() });
         for (share, what) in [(0.5, "median"), (0.99, "99 %")] {
-            let at = ((self.latencies.len() as f64 * share) as usize).min(self.latencies.len().saturating_sub(1));
+            let at =
+                ((self.latencies.len() as f64 * share) as usize).min(self.latencies.len().saturating_sub(1));
             let value = self.latencies.get(at).copied().map_or(0.0, f64::from);
             tell(&Figure { name: format!("{name}, {what}"), value, unit: "us", note: note.to_owned() });
         }

@@ -95,7 +95,8 @@ impl Silos {
 
     /// Starts the silo with this number, and waits until it listens.
     pub fn begin(&mut self, no: usize) -> Result<()> {
-        let cannot = |e: std::io::Error| Error::new(ErrorKind::Unavailable, format!("a silo cannot be started: {e}"));
+        let cannot =
+            |e: std::io::Error| Error::new(ErrorKind::Unavailable, format!("a silo cannot be started: {e}"));
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.args(["--json", "bench", "serve"]).stdin(Stdio::null()).stdout(Stdio::piped());
         command.envs(self.variables(no));

@@ -53,9 +53,17 @@ pub(crate) fn slots(arguments: SlotsArguments, json: bool) -> Result<u8> {
     }
     say!("slots {}, version {}", table.slots, table.version);
     for (no, silo) in table.silos.iter().enumerate() {
-        let owned = |slot: &u16| table.owners[usize::from(*slot)].is_some_and(|owner| usize::from(owner) == no);
+        let owned =
+            |slot: &u16| table.owners[usize::from(*slot)].is_some_and(|owner| usize::from(owner) == no);
         let slots: Vec<SlotId> = (0..table.slots).filter(owned).map(SlotId).collect();
-        say!("{} at {}, life {}: {} slots: {}", silo.name, silo.address, silo.incarnation, slots.len(), ranges(&slots));
+        say!(
+            "{} at {}, life {}: {} slots: {}",
+            silo.name,
+            silo.address,
+            silo.incarnation,
+            slots.len(),
+            ranges(&slots)
+        );
     }
     Ok(YES)
 }

@@ -8,11 +8,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use granary_cluster::{Incarnation, RunId};
+use granary_cluster::Store as _;
 use granary_cluster::members::{Change, Do, Membership, Out, Terms, View};
+use granary_cluster::{Incarnation, RunId};
 use granary_core::{Clock, Error, ErrorKind, Result, Span, Timestamp};
 use granary_engine::{Handle, Lease};
-use granary_cluster::Store as _;
 use granary_store::Redis;
 use tokio::sync::watch;
 
@@ -150,7 +150,9 @@ impl Keeper {
                 match what {
                     Do::Ask(change) => self.ask(&change, &mut todo),
                     Do::Members(table) => self.see(View::new(table, self.seat.lanes.slots())),
-                    Do::LeaseOver => tracing::warn!(silo = %self.seat.name, "the lease is over: no more reads"),
+                    Do::LeaseOver => {
+                        tracing::warn!(silo = %self.seat.name, "the lease is over: no more reads")
+                    }
                     Do::LeaseBack => tracing::info!(silo = %self.seat.name, "the lease goes on"),
                     Do::Out(why) => self.out(why),
                 }

@@ -81,7 +81,10 @@ impl Mold {
             }
             life.drop_all().await;
         }
-        Err(Error::new(ErrorKind::Closed, "other silos joined before this one each time it tried: start it again"))
+        Err(Error::new(
+            ErrorKind::Closed,
+            "other silos joined before this one each time it tried: start it again",
+        ))
     }
 
     async fn begin(&self) -> Result<Life> {
@@ -195,7 +198,8 @@ impl Life {
                 Standing::Joining | Standing::Out(_) => true,
             });
             drop(left.await.map(|_| ()));
-            let is_last = matches!(&*standing.borrow(), Standing::Member(view) if view.table.members.len() <= 1);
+            let is_last =
+                matches!(&*standing.borrow(), Standing::Member(view) if view.table.members.len() <= 1);
             while !is_last && self.running.handle().stats().slots_held > 0 {
                 tokio::time::sleep(LOOK_EVERY).await;
             }

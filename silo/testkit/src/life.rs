@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use granary_cluster::Incarnation;
 use granary_cluster::members::{Change, Do, Membership, Out, Table, Terms, View};
+use granary_cluster::{Incarnation, RunId, Store as _};
 use granary_core::{Clock, HandClock, Result, Span, Timestamp};
 use granary_engine::{Cluster, Config, Engine, Handle, Lease, Peers};
 use granary_store::Memory;
@@ -13,9 +13,9 @@ use crate::clock::{Gate, SiloClock};
 use crate::faults::Faults;
 use crate::outputs::Parts;
 
-/// Silos hear of a change with their next renewal, and some time for its way; only then are slots given.
 /// A slot that its owner does not give is taken after so long, or three leases.
 const TAKE_AFTER: Span = Span(20_000);
+/// Silos hear of a change with their next renewal, and some time for its way; only then are slots given.
 const GIVE_MARGIN: Span = Span(50);
 
 /// What lives are made of.

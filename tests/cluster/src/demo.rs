@@ -82,6 +82,7 @@ fn main() -> ExitCode {
     println!("exceptions {} of {} windows", report.exceptions, report.of);
     report.first.iter().for_each(|line| println!("{line}"));
     println!("took {:.0} s; all that was started is stopped", began.elapsed().as_secs_f64());
-    let is_right = report.exceptions == 0 && report.of > 0 && copies == 0 && is_linearizable && calls.answered > 0;
+    let is_right =
+        report.exceptions == 0 && report.of > 0 && copies == 0 && is_linearizable && calls.answered > 0;
     if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

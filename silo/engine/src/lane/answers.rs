@@ -42,7 +42,8 @@ impl Lane {
             if after.options.inside.is_some() || self.may_answer(after) {
                 return answer.send();
             }
-            let message = format!("the lease of silo {} is over: it cannot reach its store", self.config.silo);
+            let message =
+                format!("the lease of silo {} is over: it cannot reach its store", self.config.silo);
             let ran = if after.called_out { Ran::Unknown } else { Ran::No };
             return answer.refuse(Error::new(ErrorKind::Unavailable, message).ran(ran).after(RETRY_AFTER));
         }

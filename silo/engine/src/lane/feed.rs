@@ -330,9 +330,11 @@ impl Lane {
     }
 
     pub(super) fn is_lagging_at(&self, host: &SlotHost, positions: &[Position]) -> bool {
-        self.feeds.borrow().iter().filter(|feed| feed.feeds(host.id)).any(|feed| {
-            feed.next.is_some_and(|next| next > offset(positions, feed.source, feed.partition))
-        })
+        self.feeds
+            .borrow()
+            .iter()
+            .filter(|feed| feed.feeds(host.id))
+            .any(|feed| feed.next.is_some_and(|next| next > offset(positions, feed.source, feed.partition)))
     }
 
     /// Partitions that feed no slot of this lane any more are not read until one of theirs is opened.

@@ -158,7 +158,8 @@ impl Lane {
                 let mut inner = host.inner.borrow_mut();
                 // Records that others take from now on pass it by: it stands where it stands.
                 if host.is_running.get() {
-                    host.has_changes.set(host.has_changes.get() || self.is_lagging_at(host, &inner.positions));
+                    host.has_changes
+                        .set(host.has_changes.get() || self.is_lagging_at(host, &inner.positions));
                     inner.positions.sort_unstable();
                     inner.positions = self.positions_of(host, &inner.positions);
                 }
@@ -204,7 +205,8 @@ impl Lane {
                 }
                 continue;
             }
-            let is_quiet = host.stream_turns.get() == 0 && host.stirring.get() == 0 && !host.has_changes.get();
+            let is_quiet =
+                host.stream_turns.get() == 0 && host.stirring.get() == 0 && !host.has_changes.get();
             let is_answered = host.inner.borrow().held.is_empty();
             if is_quiet && is_answered {
                 self.machine(host, |machine, out| machine.give(to, out));
@@ -264,10 +266,13 @@ impl Lane {
 
     fn moved(&self, slot: SlotId) -> Error {
         let view = self.view();
-        let owner = view.as_ref().and_then(|view| view.owner(slot)).filter(|m| m.incarnation != self.config.me);
+        let owner =
+            view.as_ref().and_then(|view| view.owner(slot)).filter(|m| m.incarnation != self.config.me);
         let silo = &self.config.silo;
         let message = match owner {
-            Some(member) => format!("slot {slot} is on silo {} ({}), not on {silo}", member.name, member.address),
+            Some(member) => {
+                format!("slot {slot} is on silo {} ({}), not on {silo}", member.name, member.address)
+            }
             None => format!("slot {slot} is not on silo {silo}"),
         };
         Error::new(ErrorKind::Moved, message).ran(Ran::No)

@@ -85,7 +85,11 @@ impl Callers {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().expect("callers do not panic");
         let failed = self.book.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Calls { history: self.book.calls.history(), answered: self.book.answered.load(Ordering::SeqCst), failed }
+        Calls {
+            history: self.book.calls.history(),
+            answered: self.book.answered.load(Ordering::SeqCst),
+            failed,
+        }
     }
 }
 
@@ -120,8 +124,11 @@ async fn call(client: Client, caller: u64, manner: Manner, stop: Arc<AtomicBool>
         let amount = n * manner.callers + caller + 1; // no two are equal
         let is_read = n.is_multiple_of(4);
         let input = if is_read { CounterInput::Read } else { CounterInput::Add(amount) };
-        let (method, argument) =
-            if is_read { ("total", Vec::new()) } else { ("add", codec::to_bytes(&amount).expect("a number")) };
+        let (method, argument) = if is_read {
+            ("total", Vec::new())
+        } else {
+            ("add", codec::to_bytes(&amount).expect("a number"))
+        };
         let keyed = !is_read && (manner.is_keyed || n.is_multiple_of(2));
         let options = Options {
             timeout: Some(manner.timeout),

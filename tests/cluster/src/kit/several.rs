@@ -94,7 +94,8 @@ impl<'r> Several<'r> {
             if ready && (self.slots_running() - slots).abs() < 0.5 {
                 return;
             }
-            let each: Vec<_> = self.silos.iter().flatten().map(|s| s.metric("granary_slots_running")).collect();
+            let each: Vec<_> =
+                self.silos.iter().flatten().map(|s| s.metric("granary_slots_running")).collect();
             assert!(began.elapsed() < PATIENCE, "the cluster does not settle: {each:?}");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }

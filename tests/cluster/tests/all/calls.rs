@@ -145,7 +145,11 @@ async fn a_full_queue_refuses(silos: &Several<'_>) {
         match answer.unwrap() {
             Ok(_) => done += 1,
             Err(error) => {
-                assert_eq!((error.kind(), error.did_run()), (ErrorKind::Overloaded, Some(Ran::No)), "{error}");
+                assert_eq!(
+                    (error.kind(), error.did_run()),
+                    (ErrorKind::Overloaded, Some(Ran::No)),
+                    "{error}"
+                );
                 assert!(error.retry_after().is_some(), "{error}");
                 refused += 1;
             }
@@ -183,7 +187,8 @@ fn calls_while_silos_die() {
 
     // 27: who waits for an answer from it hears at once that the outcome is not known.
     let (waiting, on) = (client.clone(), slow.clone());
-    let waits = runtime.spawn(async move { call::<u64>(&waiting, &on, "add", (1, 20_000), within(30_000)).await });
+    let waits =
+        runtime.spawn(async move { call::<u64>(&waiting, &on, "add", (1, 20_000), within(30_000)).await });
     // 29: with a key the same call goes on elsewhere, and has one effect.
     let (keyed, on) = (client.clone(), slow.clone());
     let repeats = runtime.spawn(async move {

@@ -42,7 +42,11 @@ fn rounds(rounds: u64) {
             0 | 1 => {
                 silo.take().unwrap().kill();
                 std::thread::sleep(Duration::from_millis(draw.below(1_500)));
-                silo = Some(if fault == 0 { rig.silo() } else { granary_cluster_tests::kit::silo::Silo::start(&rig, "") });
+                silo = Some(if fault == 0 {
+                    rig.silo()
+                } else {
+                    granary_cluster_tests::kit::silo::Silo::start(&rig, "")
+                });
             }
             2 => {
                 rig.redis.kill();
