@@ -15,7 +15,7 @@ use super::servers::Site;
 use super::{Figure, Watch};
 
 /// One message in eleven is an alert.
-const PIPELINE: &str = "
+pub(super) const PIPELINE: &str = "
 pipeline: latency
 sources:
   measurements:
@@ -43,10 +43,13 @@ const VALUES: u64 = 110;
 const DEVICES: u64 = 10_000;
 
 /// Partitions of both topics.
-const PARTITIONS: u32 = 4;
+pub(super) const PARTITIONS: u32 = 4;
 
 /// Messages that fall due within so long are sent together.
 const PACE: Duration = Duration::from_millis(1);
+
+/// When nothing has come for so long after the last message, nothing will.
+const QUIET_AT_END: Duration = Duration::from_secs(3);
 
 /// What to measure, and where.
 #[derive(Clone, Debug)]
@@ -107,22 +110,55 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
 fn measure(log: &Arc<KafkaLog>, input: &str, output: &str, options: &Options) -> Result<Vec<f64>> {
     let began = Instant::now();
     let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read(log, output, began, options.warm_up, &is_over));
-        let sent = send(log, input, began, options);
+    let sending = Sending { rate: options.rate, total: options.warm_up + options.measured };
+    let seen = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(log, output, began, &is_over));
+        let sent = send(log, input, began, &sending);
         is_over.store(true, Ordering::SeqCst);
         let read =
             reader.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Poisoned, "the reader panicked")));
         sent.and(read)
-    })
+    })?;
+    let measured = seen.iter().filter(|sent| sent.at >= options.warm_up);
+    let mut latencies: Vec<f64> = measured.map(|sent| sent.took.as_secs_f64() * 1e3).collect();
+    latencies.sort_unstable_by(f64::total_cmp);
+    Ok(latencies)
+}
+
+/// What is sent.
+pub(super) struct Sending {
+    /// Messages a second.
+    pub rate: u32,
+    /// For how long.
+    pub total: Duration,
+}
+
+impl Sending {
+    fn messages(&self) -> u64 {
+        (self.total.as_secs_f64() * f64::from(self.rate)) as u64
+    }
+
+    /// How many of the messages are alerts.
+    pub fn alerts(&self) -> u64 {
+        (0..self.messages()).filter(|n| n * 7 % VALUES > 99).count() as u64
+    }
+}
+
+/// An alert that was seen.
+pub(super) struct Sent {
+    /// The number of its message.
+    pub id: u64,
+    /// When the message was handed to the client, since the beginning.
+    pub at: Duration,
+    /// How long after that the alert was read.
+    pub took: Duration,
 }
 
 /// The time of a message is when it was handed to the client, in microseconds since the beginning.
-fn send(log: &KafkaLog, topic: &str, began: Instant, options: &Options) -> Result<()> {
+pub(super) fn send(log: &KafkaLog, topic: &str, began: Instant, sending: &Sending) -> Result<()> {
     let sender = log.sender(topic)?;
-    let total = (options.warm_up + options.measured).as_secs() * u64::from(options.rate);
-    for n in 0..total {
-        let due = Duration::from_secs_f64(n as f64 / f64::from(options.rate));
+    for n in 0..sending.messages() {
+        let due = Duration::from_secs_f64(n as f64 / f64::from(sending.rate));
         if let Some(early) = due.checked_sub(began.elapsed()).filter(|early| *early > PACE) {
             std::thread::sleep(early);
         }
@@ -135,17 +171,12 @@ fn send(log: &KafkaLog, topic: &str, began: Instant, options: &Options) -> Resul
     sender.finish()
 }
 
-fn read(
-    log: &KafkaLog,
-    topic: &str,
-    began: Instant,
-    warm_up: Duration,
-    is_over: &AtomicBool,
-) -> Result<Vec<f64>> {
+/// Reads committed alerts until nothing has come for a while after the end.
+pub(super) fn read(log: &KafkaLog, topic: &str, began: Instant, is_over: &AtomicBool) -> Result<Vec<Sent>> {
     let sources = Sources::new(log.settings().clone(), None);
     let mut readers: Vec<_> = (0..PARTITIONS).map(|partition| (sources.open(topic, partition), 0)).collect();
-    let (mut latencies, mut batch, mut quiet_since) = (Vec::new(), Batch::default(), Instant::now());
-    while !is_over.load(Ordering::SeqCst) || quiet_since.elapsed() < Duration::from_secs(2) {
+    let (mut seen, mut batch, mut quiet_since) = (Vec::new(), Batch::default(), Instant::now());
+    while !is_over.load(Ordering::SeqCst) || quiet_since.elapsed() < QUIET_AT_END {
         let mut any = false;
         for (reader, next) in &mut readers {
             batch.clear();
@@ -154,10 +185,9 @@ fn read(
             for record in batch.iter(SourceId(0), 0) {
                 let row: serde_json::Value = serde_json::from_slice(record.value)
                     .map_err(|e| Error::new(ErrorKind::Codec, format!("a row is no JSON: {e}")))?;
-                let sent = Duration::from_micros(row["at"].as_u64().unwrap_or(0));
-                if sent >= warm_up {
-                    latencies.push((now - sent).as_secs_f64() * 1e3);
-                }
+                let at = Duration::from_micros(row["at"].as_u64().unwrap_or(0));
+                let id = row["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(u64::MAX);
+                seen.push(Sent { id, at, took: now.saturating_sub(at) });
                 *next = record.offset + 1;
                 any = true;
             }
@@ -167,6 +197,5 @@ fn read(
             false => std::thread::sleep(Duration::from_micros(200)),
         }
     }
-    latencies.sort_unstable_by(f64::total_cmp);
-    Ok(latencies)
+    Ok(seen)
 }

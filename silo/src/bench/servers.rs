@@ -65,11 +65,15 @@ impl Site {
         Ok(Site { kafka, settings, input, output })
     }
 
+    /// The pipeline with the topics of the site.
+    pub fn pipeline(&self, text: &str) -> String {
+        text.replace("topic: measurements", &format!("topic: {}", self.input))
+            .replace("topic: results", &format!("topic: {}", self.output))
+    }
+
     /// A pipeline whose topics are those of the site, put together.
     pub fn assembly(&self, pipeline: &str, partitions: u32) -> Result<Assembly> {
-        let pipeline = pipeline
-            .replace("topic: measurements", &format!("topic: {}", self.input))
-            .replace("topic: results", &format!("topic: {}", self.output));
+        let pipeline = self.pipeline(pipeline);
         Ok(Assembly {
             cluster: self.settings.cluster.name.clone(),
             lanes: self.settings.silo.lanes.unwrap_or(0),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use granary_core::Result;
 
-use crate::bench::{Figure, calls, grains, latency, servers, silos, streams};
+use crate::bench::{Figure, calls, failover, grains, latency, servers, silos, streams};
 use crate::config::StoreDurability;
 
 use super::{YES, block_on};
@@ -65,6 +65,24 @@ pub(crate) enum BenchArguments {
         /// The address of Redis
         #[arg(long, requires = "brokers")]
         redis: Option<String>,
+    },
+    /// How long outputs and calls of three silos pause when one is killed, and when one gives its slots
+    Failover {
+        /// Messages a second
+        #[arg(long, default_value_t = 50_000)]
+        events: u32,
+        /// Calls a second
+        #[arg(long, default_value_t = 5_000)]
+        calls: u32,
+        /// Lanes of each silo; one per core when not given
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        lanes: u16,
+        /// Kafka's brokers, host:port
+        #[arg(long)]
+        brokers: String,
+        /// The address of Redis
+        #[arg(long)]
+        redis: String,
     },
     /// A silo of a measurement
     #[command(hide = true)]
@@ -136,6 +154,9 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
                 let (measured, servers) = (Duration::from_secs(seconds), brokers.zip(redis));
                 let options = calls::Options { silos, lanes, measured, durability, cold, servers };
                 calls::run(options, tell).await?;
+            }
+            BenchArguments::Failover { events, calls, lanes, brokers, redis } => {
+                failover::run(failover::Options { events, calls, lanes, brokers, redis }, tell).await?;
             }
             BenchArguments::Serve => silos::serve().await?,
             BenchArguments::Latency { rate, seconds, lanes, eager, brokers, redis } => {
