@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use granary_cluster::{Batch, Log, Store};
-use granary_core::{Error, ErrorKind, Result, SlotId};
+use granary_cluster::members::{Change, Member};
+use granary_cluster::{Batch, Incarnation, Log, Store};
+use granary_core::{Error, ErrorKind, Result, SlotId, Span};
 use granary_engine::{Config, Handle, Source, SourceSpec};
+use granary_store::Redis;
 
 use crate::assembly::Running;
 use crate::backing::Backing;
@@ -47,14 +49,17 @@ struct Stand {
     at: u64,
 }
 
-/// Moves every slot that stands before `wanted.to` there. The silo must not run: that it does not on this machine is made
-/// sure of by its address.
+/// Moves every slot that stands before `wanted.to` there. No silo of the cluster may run: on this machine its address makes
+/// sure, elsewhere the member table.
 pub async fn rewind(silo: Silo, wanted: Rewind) -> Result<Rewound> {
     let (settings, assembly) = silo.assemble()?;
     let _nobody_listens = listen(&settings.silo.listen).await?;
     let (of, to) = (assembly.clone(), wanted.clone());
     let opened = tokio::task::spawn_blocking(move || -> Result<_> {
         let backing = Backing::open(&settings, &of)?;
+        if let Some(external) = backing.as_external() {
+            check_alone(&external.redis, settings.silo.lease())?;
+        }
         let config = of.prepare(&backing)?;
         check_range(&*backing.log, &config.sources, &to)?;
         let stands = stands(&*backing.store, &config, &to)?;
@@ -101,6 +106,25 @@ impl Source for Silent {
     fn is_at_end(&self) -> bool {
         false
     }
+}
+
+/// No silo of the cluster lives: who stands in the member table is watched for a lease. The dead are taken out of it.
+fn check_alone(redis: &Redis, lease: Span) -> Result<()> {
+    let nobody = Change::Renew { me: Incarnation(0), counter: 0 }; // refused, and answered with the table
+    let members = || redis.change_members(&nobody).map(|(_, table)| table.members);
+    let before = members()?;
+    if before.is_empty() {
+        return Ok(());
+    }
+    std::thread::sleep(lease.into());
+    for Member { incarnation, name, address, counter, .. } in members()? {
+        let stood_still = before.iter().any(|m| (m.incarnation, m.counter) == (incarnation, counter));
+        if !stood_still {
+            return Err(Error::invalid(format!("silo {name} at {address} runs: stop it first")));
+        }
+        redis.change_members(&Change::Declare { dead: incarnation, counter })?;
+    }
+    Ok(())
 }
 
 /// The partition is read, and has or will have a record there.

@@ -112,7 +112,8 @@ fn stream(log: &Arc<KafkaLog>, input: &str, output: &str, began: Instant, rate: 
         let reader = scope.spawn(|| latency::read(log, output, began, &is_over));
         let sent = latency::send(log, input, began, &of);
         is_over.store(true, Ordering::SeqCst);
-        let read = reader.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Poisoned, "the reader panicked")));
+        let read =
+            reader.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Poisoned, "the reader panicked")));
         sent.and(read)
     })?;
     let mut ids: Vec<u64> = seen.iter().map(|sent| sent.id).collect();
@@ -164,7 +165,8 @@ async fn call(client: Client, caller: u64, began: Instant, rate: f64) -> Result<
     for (which, text) in last.iter().enumerate() {
         let found = client.grain::<Note>(format!("f-{caller}-{which}")).read().await?;
         if found != *text {
-            let message = format!("Note/f-{caller}-{which} is `{found}`, and the last answered call wrote `{text}`");
+            let message =
+                format!("Note/f-{caller}-{which} is `{found}`, and the last answered call wrote `{text}`");
             return Err(Error::new(ErrorKind::Codec, message));
         }
     }
