@@ -94,6 +94,8 @@ counters! {
     clock_delay_ms,
     /// Lanes for which the log takes no transactions at present.
     log_away,
+    /// Lanes whose producer was initialised.
+    log_ready,
     /// Slots that run.
     slots_running,
     /// Slots that this silo has, or is about to have.

@@ -15,15 +15,15 @@ use super::servers::Site;
 use super::silos::{Note, Silos};
 
 /// Callers; each has grains of its own, and one call under way.
-const CALLERS: u64 = 100;
+const CALLERS: u64 = 1_000;
 /// Grains of a caller.
-const GRAINS: u64 = 10;
+const GRAINS: u64 = 2;
 /// When things happen, in seconds since the load began.
-const STEADY_S: std::ops::Range<u64> = 6..12;
-const KILLED_AT_S: u64 = 12;
-const STARTED_AT_S: u64 = 18;
-const DRAINED_AT_S: u64 = 26;
-const ENDS_AT_S: u64 = 32;
+const STEADY_S: std::ops::Range<u64> = 12..18;
+const KILLED_AT_S: u64 = 20;
+const STARTED_AT_S: u64 = 27;
+const DRAINED_AT_S: u64 = 36;
+const ENDS_AT_S: u64 = 42;
 
 /// What to measure, and where.
 #[derive(Clone, Debug)]

@@ -36,6 +36,8 @@ pub use peers::table_of;
 /// Between two attempts to reach Redis and Kafka at the start.
 const START_WAIT_MIN: Duration = Duration::from_millis(200);
 const START_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a silo waits for its lanes' producers before it joins all the same.
+const PRODUCERS_MAX: Duration = Duration::from_secs(10);
 /// How long a silo that leaves waits for its slots to be taken.
 const LEAVE_MAX: Duration = Duration::from_secs(4);
 /// How long it waits for the member table to hear that it went.
@@ -104,6 +106,14 @@ impl Mold {
         let running = Running::start(self.assembly.clone(), config, backing)?;
         let Some(external) = external else { return Ok(Life { running, member: None }) };
         let options = external.member_options.clone();
+        // slots wait where they are until this silo can publish for them
+        let lanes = u64::from(self.assembly.lanes());
+        let can_publish = async {
+            while running.handle().stats().log_ready < lanes {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let _ = tokio::time::timeout(PRODUCERS_MAX, can_publish).await;
         let redis = tokio::task::spawn_blocking(move || granary_store::Redis::open(options)).await;
         let redis = redis.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))??;
         let member = Member::join(Seat {

@@ -26,9 +26,9 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// A lease of this length, renewed four times in it.
+    /// A lease of this length, renewed eight times in it.
     pub fn of(lease: Span) -> Terms {
-        Terms { lease, renew_every: Span((lease.ms() / 4).max(1)) }
+        Terms { lease, renew_every: Span((lease.ms() / 8).max(1)) }
     }
 }
 

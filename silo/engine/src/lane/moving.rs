@@ -23,6 +23,9 @@ use super::deliver::refuse;
 
 /// The row of a slot that is waited for is read so often.
 const LOOK_AGAIN_AFTER: Span = Span(15);
+/// Slots of a lane that are given at the same time; the others go on meanwhile. A slot pauses the less, the fewer pause with
+/// it.
+const LEAVING_SLOTS_MAX: usize = 4;
 /// Turns of a slot that is to be given may go on for so long; then they are undone.
 const LAST_TURNS_MAX: Span = Span(5_000);
 
@@ -73,11 +76,22 @@ impl Lane {
         let wait = self.config.cluster.as_ref().map_or(Span::ZERO, |cluster| cluster.give_after);
         let at = host.gives_at.get().unwrap_or(now + wait);
         host.gives_at.set(Some(at));
-        if now >= at {
+        if now < at {
+            self.set_alarm(at, Alarm::Place(host.id));
+        } else if self.is_leaving(host) || self.leaving() < LEAVING_SLOTS_MAX {
             self.begin_leaving(host, to);
         } else {
-            self.set_alarm(at, Alarm::Place(host.id));
+            self.set_alarm(now + LOOK_AGAIN_AFTER, Alarm::Place(host.id));
         }
+    }
+
+    fn is_leaving(&self, host: &SlotHost) -> bool {
+        matches!(host.here.get(), Here::Leaving { .. })
+    }
+
+    /// Slots of this lane that are being given.
+    fn leaving(&self) -> usize {
+        self.slots.iter().flatten().filter(|host| self.is_leaving(host)).count()
     }
 
     fn comes(&self, host: &Rc<SlotHost>, holds: bool) {

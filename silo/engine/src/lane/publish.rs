@@ -115,6 +115,7 @@ impl Lane {
         publisher.init_backoff.succeeded();
         drop(publisher);
         LaneStats::set(&self.mailbox.stats.log_away, 0);
+        LaneStats::set(&self.mailbox.stats.log_ready, 1);
         self.tell_slots(&Heard::ProducerReady);
     }
 
