@@ -9,7 +9,7 @@ use crate::silo::{Answer, Life};
 
 use super::Cluster;
 use super::event::{Event, Turn};
-use super::node::Here;
+use super::shell::Here;
 use super::time::MS;
 
 /// Between two calls, at most.
@@ -41,7 +41,7 @@ impl Cluster {
     /// A call arrives. What the silo does not have it refuses, and the client asks elsewhere.
     pub(super) fn call(&mut self, silo: usize, slot: usize, writes: bool, floor: Floor) -> Check {
         let seat = &self.world.silos[silo].seats[slot];
-        let takes = self.nodes[silo].places[slot].here == Here::Yes && seat.slot.may_apply();
+        let takes = self.shells[silo].places[slot].here == Here::Yes && seat.slot.may_apply();
         if !takes || !(seat.memory.has_for_call() || self.can_load(silo, slot)) {
             return Ok(());
         }
@@ -58,7 +58,7 @@ impl Cluster {
             return self.hold(silo, slot, needs, answer);
         }
         let turn = Turn { slot, opening: seat.openings, needs, answer };
-        self.nodes[silo].turns[slot] += 1;
+        self.shells[silo].turns[slot] += 1;
         let at = self.now + self.world.random.below(TURN_MAX) as i64;
         self.queue.put(at, Event::TurnEnds { silo, turn });
         Ok(())
@@ -72,7 +72,7 @@ impl Cluster {
     /// A turn that has read ends: only now the lease is looked at.
     pub(super) fn turn_ends(&mut self, silo: usize, turn: Turn) -> Check {
         let Turn { slot, opening, needs, answer } = turn;
-        self.nodes[silo].turns[slot] -= 1;
+        self.shells[silo].turns[slot] -= 1;
         let seat = &self.world.silos[silo].seats[slot];
         if seat.openings != opening || !matches!(seat.slot.phase(), Phase::Run | Phase::Give) {
             return Ok(()); // dropped with the slot
@@ -89,7 +89,7 @@ impl Cluster {
 
     /// Whether reads may be answered by the silo's own clock.
     pub(super) fn lease_holds(&self, silo: usize) -> bool {
-        self.clock(silo) < self.nodes[silo].lease_until
+        self.clock(silo) < self.shells[silo].lease_until
     }
 
     /// A slot is open: nobody else may answer for it any more. A silo that has not heard that the store lost writes may
@@ -102,13 +102,13 @@ impl Cluster {
         if !is_owner(silo) {
             return Ok(()); // overtaken on its way; it will hear
         }
-        for other in (0..self.nodes.len()).filter(|other| *other != silo) {
+        for other in (0..self.shells.len()).filter(|other| *other != silo) {
             let own = &self.world.silos[other];
             let seat = &own.seats[slot];
             let answers = own.life == Life::Up
                 && seat.slot.phase() == Phase::Run
                 && seat.slot.run() == self.world.store.run
-                && self.nodes[other].places[slot].here == Here::Yes
+                && self.shells[other].places[slot].here == Here::Yes
                 && self.lease_holds(other);
             if answers && !self.has(Mistake::ReadPastLease) {
                 return Err(format!(

@@ -8,8 +8,8 @@ use crate::silo::Life;
 
 use super::Cluster;
 use super::event::Event;
-use super::node::Node;
 use super::plan::{DRIFT_MAX, Fault, LEASE};
+use super::shell::Shell;
 use super::time::{Clock, MS, Micros, SECOND};
 
 /// How long a silo that leaves waits for its slots to be taken.
@@ -31,7 +31,7 @@ impl Cluster {
             return;
         }
         self.world.start_silo();
-        let silo = self.nodes.len();
+        let silo = self.shells.len();
         let random = &mut self.world.random;
         let drift = random.below(2 * DRIFT_MAX as u64 + 1) as i64 - DRIFT_MAX;
         let clock = Clock { start: random.below(1 << 40) as i64, drift };
@@ -40,7 +40,7 @@ impl Cluster {
         let (told, at) = (format!("silo-{name}"), address.to_string());
         let membership = Membership::new(me, &told, &at, terms, clock.at(self.now));
         let (slots, run) = (self.plan.scenario.slots, self.world.store.run);
-        self.nodes.push(Node::new(name, address, clock, membership, slots, run));
+        self.shells.push(Shell::new(name, address, clock, membership, slots, run));
         self.appoint(silo);
     }
 
@@ -62,22 +62,22 @@ impl Cluster {
         match fault {
             Fault::Crash { silo, away, moves } => {
                 let Some(silo) = self.pick(silo) else { return Ok(()) };
-                let (name, old) = (self.nodes[silo].name, self.nodes[silo].address);
+                let (name, old) = (self.shells[silo].name, self.shells[silo].address);
                 let address = if moves { self.new_address() } else { old };
                 self.queue.put(until(now, away), Event::Start { name, address });
                 return self.end_process(silo);
             }
             Fault::Pause { silo, lasts } => {
                 let Some(silo) = self.pick(silo) else { return Ok(()) };
-                self.nodes[silo].paused_until = until(now, lasts);
+                self.shells[silo].paused_until = until(now, lasts);
             }
             Fault::CutStore { silo, lasts } => {
                 let Some(silo) = self.pick(silo) else { return Ok(()) };
-                self.nodes[silo].cut_store_until = until(now, lasts);
+                self.shells[silo].cut_store_until = until(now, lasts);
             }
             Fault::CutLog { silo, lasts } => {
                 let Some(silo) = self.pick(silo) else { return Ok(()) };
-                self.nodes[silo].cut_log_until = until(now, lasts);
+                self.shells[silo].cut_log_until = until(now, lasts);
             }
             Fault::StoreAway { lasts } => self.store_away_until = until(now, lasts),
             Fault::Failover { lag, away } => {
@@ -95,14 +95,14 @@ impl Cluster {
             Fault::Leave { silo } => {
                 let Some(silo) = self.pick(silo) else { return Ok(()) };
                 let at = self.clock(silo);
-                self.nodes[silo].leaves_since.get_or_insert(now);
-                self.nodes[silo].membership.leave(at);
+                self.shells[silo].leaves_since.get_or_insert(now);
+                self.shells[silo].membership.leave(at);
                 self.appoint(silo);
                 self.queue.put(now + LEAVE_LOOK_EVERY, Event::LeaveLook(silo));
             }
             Fault::Twin { silo } => {
                 let Some(silo) = self.pick(silo) else { return Ok(()) };
-                let (name, address) = (self.nodes[silo].name, self.new_address());
+                let (name, address) = (self.shells[silo].name, self.new_address());
                 self.queue.put(now, Event::Start { name, address });
             }
         }
@@ -111,7 +111,7 @@ impl Cluster {
 
     /// A process ends with all it has in memory.
     fn end_process(&mut self, silo: usize) -> Check {
-        self.nodes[silo].is_member = false;
+        self.shells[silo].is_member = false;
         self.stop_lanes(silo)
     }
 
@@ -124,8 +124,8 @@ impl Cluster {
 
     /// A silo that is no member any more.
     pub(super) fn drop_all(&mut self, silo: usize, comes_back: bool) -> Check {
-        let (name, address) = (self.nodes[silo].name, self.nodes[silo].address);
-        if comes_back && self.nodes[silo].leaves_since.is_none() {
+        let (name, address) = (self.shells[silo].name, self.shells[silo].address);
+        if comes_back && self.shells[silo].leaves_since.is_none() {
             let at = self.now + self.world.random.between(20, 300) as i64 * MS;
             self.queue.put(at, Event::Start { name, address });
         }
@@ -134,18 +134,18 @@ impl Cluster {
 
     /// A silo that leaves: when it has given everything, or waited long enough, it ends its lanes and goes.
     pub(super) fn leave_look(&mut self, silo: usize) -> Check {
-        let Some(since) = self.nodes[silo].leaves_since else { return Ok(()) };
+        let Some(since) = self.shells[silo].leaves_since else { return Ok(()) };
         if !self.runs(silo) {
             // the table has not answered: it is declared dead after a lease
-            self.nodes[silo].is_member = false;
+            self.shells[silo].is_member = false;
             return Ok(());
         }
-        let holds = self.nodes[silo].flights.len() + self.held(silo);
-        let has_no_share = self.nodes[silo]
+        let holds = self.shells[silo].flights.len() + self.held(silo);
+        let has_no_share = self.shells[silo]
             .view
             .as_ref()
             .is_some_and(|view| view.placement.slots_of(self.world.silos[silo].me).next().is_none());
-        let is_last = self.nodes[silo].view.as_ref().is_some_and(|view| view.table.members.len() <= 1);
+        let is_last = self.shells[silo].view.as_ref().is_some_and(|view| view.table.members.len() <= 1);
         let is_over = has_no_share && (holds == 0 || is_last) || self.now - since >= LEAVE_MAX;
         if !is_over {
             self.queue.put(self.now + LEAVE_LOOK_EVERY, Event::LeaveLook(silo));
@@ -154,7 +154,7 @@ impl Cluster {
         self.walked("left");
         self.stop_lanes(silo)?;
         let now = self.clock(silo);
-        self.nodes[silo].membership.go(now);
+        self.shells[silo].membership.go(now);
         self.appoint(silo);
         self.queue.put(self.now + GO_MAX, Event::LeaveLook(silo));
         Ok(())

@@ -5,7 +5,7 @@ use crate::lane::End;
 
 use super::Cluster;
 use super::event::Event;
-use super::node::Here;
+use super::shell::Here;
 use super::time::{MS, Micros, SECOND};
 
 /// The log ends a transaction that is open for so long.
@@ -16,7 +16,7 @@ const TRY_AGAIN_AFTER: Micros = 150 * MS;
 impl Cluster {
     /// The lane has something to do.
     pub(super) fn wake(&mut self, silo: usize) {
-        if !std::mem::replace(&mut self.nodes[silo].is_awake, true) {
+        if !std::mem::replace(&mut self.shells[silo].is_awake, true) {
             let at = self.now + self.world.random.between(100, 4_000) as Micros;
             self.queue.put(at, Event::Round(silo));
         }
@@ -30,7 +30,7 @@ impl Cluster {
     }
 
     pub(super) fn round(&mut self, silo: usize) -> Check {
-        self.nodes[silo].is_awake = false;
+        self.shells[silo].is_awake = false;
         let mut has_worked = false;
         for slot in 0..usize::from(self.plan.scenario.slots) {
             has_worked |= self.work(silo, slot)?;
@@ -49,7 +49,7 @@ impl Cluster {
             return Ok(false);
         }
         let at = seat.memory.at(seat.memory.next);
-        let has_record = self.nodes[silo].places[slot].here == Here::Yes
+        let has_record = self.shells[silo].places[slot].here == Here::Yes
             && at.offset < self.records
             && (seat.memory.has_for_record() || self.can_load(silo, slot));
         if has_record && self.world.can_apply(silo, slot) {
@@ -83,11 +83,11 @@ impl Cluster {
     /// The producer's next step, unless one is under way; whether there was one.
     fn publish(&mut self, silo: usize) -> Result<bool, String> {
         let own = &self.world.silos[silo];
-        if self.nodes[silo].is_publishing {
+        if self.shells[silo].is_publishing {
             return Ok(false);
         }
         if own.must_init {
-            self.nodes[silo].is_publishing = true;
+            self.shells[silo].is_publishing = true;
             let at = self.now + self.producer_delay();
             self.queue.put(at, Event::Init(silo));
             return Ok(true);
@@ -96,9 +96,9 @@ impl Cluster {
         if own.transaction.is_some() || !wanted || !self.reaches_log(silo) {
             return Ok(false);
         }
-        self.nodes[silo].is_publishing = true;
-        self.nodes[silo].transactions += 1;
-        let no = self.nodes[silo].transactions;
+        self.shells[silo].is_publishing = true;
+        self.shells[silo].transactions += 1;
+        let no = self.shells[silo].transactions;
         self.world.begin(silo)?;
         let at = self.now + self.producer_delay();
         self.queue.put(at, Event::Stage { silo, no });
@@ -114,13 +114,13 @@ impl Cluster {
     }
 
     fn transacts(&self, silo: usize, no: u64) -> bool {
-        self.nodes[silo].transactions == no && self.world.silos[silo].transaction.is_some()
+        self.shells[silo].transactions == no && self.world.silos[silo].transaction.is_some()
     }
 
     /// Sends the markers.
     pub(super) fn stage(&mut self, silo: usize, no: u64) -> Check {
         if !self.transacts(silo, no) {
-            self.nodes[silo].is_publishing = false;
+            self.shells[silo].is_publishing = false;
             return Ok(());
         }
         let how = if !self.reaches_log(silo) { End::RequestLost } else { self.any_end() };
@@ -143,7 +143,7 @@ impl Cluster {
 
     /// Ends the transaction.
     pub(super) fn end_transaction(&mut self, silo: usize, no: u64, how: End) -> Check {
-        self.nodes[silo].is_publishing = false;
+        self.shells[silo].is_publishing = false;
         if !self.transacts(silo, no) {
             return Ok(());
         }
@@ -164,14 +164,14 @@ impl Cluster {
 
     /// Writes down that it did.
     pub(super) fn register(&mut self, silo: usize) -> Check {
-        self.nodes[silo].is_publishing = false;
+        self.shells[silo].is_publishing = false;
         self.world.register_producer(silo)
     }
 
     /// The log's own limit for transactions.
     pub(super) fn log_ends(&mut self, silo: usize, no: u64) {
-        let (node, id) = (&self.nodes[silo], self.world.silos[silo].txid);
-        if node.transactions == no && self.world.log.is_open(id) {
+        let (shell, id) = (&self.shells[silo], self.world.silos[silo].txid);
+        if shell.transactions == no && self.world.log.is_open(id) {
             self.walked("the log ends a transaction");
             self.world.log.init(id);
         }

@@ -21,24 +21,24 @@ const DROP_WITHIN: u64 = 30;
 impl Cluster {
     /// The membership's time has come.
     pub(super) fn tick(&mut self, silo: usize) {
-        if self.nodes[silo].tick_at > self.now {
+        if self.shells[silo].tick_at > self.now {
             return; // an earlier appointment
         }
         let now = self.clock(silo);
         let mut said = Vec::new();
-        self.nodes[silo].membership.tick(now, &mut said);
+        self.shells[silo].membership.tick(now, &mut said);
         self.member_says(silo, said);
     }
 
     /// When the membership wants to be called next.
     pub(super) fn appoint(&mut self, silo: usize) {
-        let node = &mut self.nodes[silo];
-        if node.is_out {
+        let shell = &mut self.shells[silo];
+        if shell.is_out {
             return;
         }
-        let at = node.clock.when(node.membership.wakes_at()).max(self.now);
-        if at < Micros::MAX && (node.tick_at != at || at == self.now) {
-            node.tick_at = at;
+        let at = shell.clock.when(shell.membership.wakes_at()).max(self.now);
+        if at < Micros::MAX && (shell.tick_at != at || at == self.now) {
+            shell.tick_at = at;
             self.queue.put(at, Event::Tick(silo));
         }
     }
@@ -48,7 +48,7 @@ impl Cluster {
             match what {
                 Do::Ask(change) => self.ask(silo, change),
                 Do::Members(table) => {
-                    self.nodes[silo].view = Some(Rc::new(View::new(table, self.plan.scenario.slots)));
+                    self.shells[silo].view = Some(Rc::new(View::new(table, self.plan.scenario.slots)));
                     (0..usize::from(self.plan.scenario.slots)).for_each(|slot| self.place(silo, slot));
                 }
                 Do::LeaseOver => self.walked("lease over"),
@@ -60,8 +60,8 @@ impl Cluster {
     }
 
     fn out(&mut self, silo: usize, why: &Out) {
-        let node = &mut self.nodes[silo];
-        (node.lease_until, node.is_out) = (Timestamp::MIN, true);
+        let shell = &mut self.shells[silo];
+        (shell.lease_until, shell.is_out) = (Timestamp::MIN, true);
         let within = self.world.random.below(DROP_WITHIN) as i64 * MS;
         let (path, comes_back) = match why {
             Out::NameTaken(_) => ("name taken", false),
@@ -78,7 +78,7 @@ impl Cluster {
         }
         self.sent += 1;
         let no = self.sent;
-        self.nodes[silo].asks = Some(no);
+        self.shells[silo].asks = Some(no);
         self.queue.put(self.now + SILENT_AFTER, Event::TableSilent { silo, no });
         if !self.is_lost() {
             let at = self.now + self.delay();
@@ -134,23 +134,23 @@ impl Cluster {
     /// Its answer arrives.
     pub(super) fn hear_table(&mut self, silo: usize, no: u64, told: Told) {
         let Told { done, table, run, expired } = told;
-        if self.nodes[silo].asks != Some(no) {
+        if self.shells[silo].asks != Some(no) {
             return; // nobody waits for it any more
         }
         let now = self.clock(silo);
         let believes = self.has(Mistake::BelieveLostRenewals);
-        let node = &mut self.nodes[silo];
-        node.asks = None;
-        if std::mem::replace(&mut node.member_run, run) != run && !believes {
-            node.membership.another_server();
+        let shell = &mut self.shells[silo];
+        shell.asks = None;
+        if std::mem::replace(&mut shell.member_run, run) != run && !believes {
+            shell.membership.another_server();
         }
         let mut said = Vec::new();
-        node.membership.answered(done, table, now, &mut said);
-        let node = &mut self.nodes[silo];
-        if let Some(until) = node.membership.lease_until() {
-            node.lease_until = until;
+        shell.membership.answered(done, table, now, &mut said);
+        let shell = &mut self.shells[silo];
+        if let Some(until) = shell.membership.lease_until() {
+            shell.lease_until = until;
         }
-        let me = node.membership.me();
+        let me = shell.membership.me();
         if let Some((dead, counter)) = expired.filter(|(dead, _)| *dead != me) {
             self.sent += 1;
             let (at, no, change) = (self.now + self.delay(), self.sent, Change::Declare { dead, counter });
@@ -161,10 +161,10 @@ impl Cluster {
 
     /// There was no answer in time.
     pub(super) fn table_silent(&mut self, silo: usize, no: u64) {
-        if self.nodes[silo].asks == Some(no) {
+        if self.shells[silo].asks == Some(no) {
             let now = self.clock(silo);
-            self.nodes[silo].asks = None;
-            self.nodes[silo].membership.unanswered(now);
+            self.shells[silo].asks = None;
+            self.shells[silo].membership.unanswered(now);
             self.appoint(silo);
         }
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`plan`] | what a run is made of: silos, input, which faults strike when |
 //! | [`time`], [`event`] | virtual time, the clocks of silos, what happens when |
-//! | [`node`] | one silo's process beside its lanes |
+//! | [`shell`] | one silo's process beside its lanes |
 //! | `member` | the membership and its questions to the table |
 //! | `moving` | slots are taken and given, as the engine does |
 //! | `wire` | messages to store and log: late, lost, cut off |
@@ -23,8 +23,8 @@ mod fate;
 mod lane;
 mod member;
 mod moving;
-pub mod node;
 pub mod plan;
+pub mod shell;
 pub mod time;
 mod wire;
 
@@ -43,8 +43,8 @@ use crate::store::Row;
 use crate::world::World;
 
 use event::Event;
-use node::Node;
 use plan::{Plan, SETTLES_WITHIN};
+use shell::Shell;
 use time::{MS, Micros, Queue};
 
 /// More events than any run has that gets anywhere.
@@ -69,7 +69,7 @@ pub(crate) struct Cluster {
     store_away_until: Micros,
     /// What a replica has that will take over.
     replica: Option<(Vec<Row>, Table)>,
-    nodes: Vec<Node>,
+    shells: Vec<Shell>,
     names: usize,
     sent: u64,
     records: u64,
@@ -116,7 +116,7 @@ impl Cluster {
             store_clock_ahead: 0,
             store_away_until: 0,
             replica: None,
-            nodes: Vec::new(),
+            shells: Vec::new(),
             names: plan.silos,
             sent: 0,
             records: 0,
@@ -168,12 +168,12 @@ impl Cluster {
     /// Lets an event happen where it belongs: not in a process that has ended, later in one that is stopped.
     fn happen(&mut self, event: Event) -> Check {
         if let Some(silo) = event.silo() {
-            let runs = if event.is_of_membership() { self.nodes[silo].is_member } else { self.runs(silo) };
+            let runs = if event.is_of_membership() { self.shells[silo].is_member } else { self.runs(silo) };
             if !runs {
                 return Ok(());
             }
-            if self.now < self.nodes[silo].paused_until {
-                let later = self.nodes[silo].paused_until + self.world.random.below(3_000) as i64;
+            if self.now < self.shells[silo].paused_until {
+                let later = self.shells[silo].paused_until + self.world.random.below(3_000) as i64;
                 self.queue.put(later, event);
                 return Ok(());
             }
@@ -248,12 +248,12 @@ impl Cluster {
 
     /// The silos whose lanes run.
     fn alive(&self) -> impl Iterator<Item = usize> {
-        (0..self.nodes.len()).filter(|silo| self.runs(*silo))
+        (0..self.shells.len()).filter(|silo| self.runs(*silo))
     }
 
     /// What the silo's own clock says.
     fn clock(&self, silo: usize) -> Timestamp {
-        self.nodes[silo].clock.at(self.now)
+        self.shells[silo].clock.at(self.now)
     }
 
     /// Whether all input is processed, each slot is where it belongs, and calls are answered there.
@@ -282,7 +282,9 @@ impl Cluster {
         for slot in 0..world.checks.len() {
             let stands: Vec<_> = self
                 .alive()
-                .map(|silo| (silo, world.silos[silo].seats[slot].slot.phase(), self.nodes[silo].places[slot]))
+                .map(|silo| {
+                    (silo, world.silos[silo].seats[slot].slot.phase(), self.shells[silo].places[slot])
+                })
                 .collect();
             let (record, marker) = (&world.row(slot).record, &world.log.markers[slot]);
             lines.push(format!("slot {slot}: {record:?}, {stands:?}, marker {marker:?}"));

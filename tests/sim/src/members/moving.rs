@@ -11,8 +11,8 @@ use crate::scenario::Mistake;
 
 use super::Cluster;
 use super::event::Event;
-use super::node::Here;
 use super::plan::{GIVE_AFTER, WAIT_FOR_GIVE_MAX};
+use super::shell::Here;
 use super::time::MS;
 
 /// The row of a slot that is waited for is read so often.
@@ -29,7 +29,7 @@ impl Cluster {
 
     /// Takes the slot, gives it, or leaves it to others.
     pub(super) fn place(&mut self, silo: usize, slot: usize) {
-        let Some(view) = self.nodes[silo].view.clone() else { return };
+        let Some(view) = self.shells[silo].view.clone() else { return };
         let (me, id) = (self.world.silos[silo].me, SlotId(slot as u16));
         let holds = self.phase(silo, slot) != Phase::Off;
         if view.placement.owner(id) == me {
@@ -40,20 +40,20 @@ impl Cluster {
         }
         let Some(to) = successor(me, id, &view) else { return };
         let now = self.clock(silo);
-        let place = &mut self.nodes[silo].places[slot];
+        let place = &mut self.shells[silo].places[slot];
         let at = *place.gives_at.get_or_insert(now + GIVE_AFTER);
         if now >= at {
             place.here = Here::Leaving(to);
             self.wake(silo);
         } else {
-            let at = self.nodes[silo].clock.when(at);
+            let at = self.shells[silo].clock.when(at);
             self.queue.put(at, Event::Place { silo, slot });
         }
     }
 
     fn comes(&mut self, silo: usize, slot: usize, holds: bool) {
         let now = self.clock(silo);
-        let place = &mut self.nodes[silo].places[slot];
+        let place = &mut self.shells[silo].places[slot];
         place.gives_at = None;
         match (place.here, holds) {
             (Here::Yes, _) => {}
@@ -67,18 +67,18 @@ impl Cluster {
     }
 
     fn is_gone(&mut self, silo: usize, slot: usize) {
-        let place = &mut self.nodes[silo].places[slot];
+        let place = &mut self.shells[silo].places[slot];
         (place.here, place.gives_at, place.waits_since) = (Here::No, None, None);
     }
 
     /// Reads the row of a slot that is to be taken.
     pub(super) fn ask_row(&mut self, silo: usize, slot: usize) {
-        let place = &mut self.nodes[silo].places[slot];
+        let place = &mut self.shells[silo].places[slot];
         if place.here == Here::No || place.is_reading || self.phase(silo, slot) != Phase::Off {
             return;
         }
-        self.nodes[silo].places[slot].is_reading = true;
-        let run = self.nodes[silo].run;
+        self.shells[silo].places[slot].is_reading = true;
+        let run = self.shells[silo].run;
         let at = self.now + self.delay();
         if self.is_lost() {
             self.queue.put(at, Event::HearRow { silo, slot, row: None });
@@ -89,8 +89,8 @@ impl Cluster {
 
     /// The row is known, or could not be read.
     pub(super) fn hear_row(&mut self, silo: usize, slot: usize, row: Option<(SlotRecord, RunId)>) -> Check {
-        self.nodes[silo].places[slot].is_reading = false;
-        if self.nodes[silo].places[slot].here == Here::No {
+        self.shells[silo].places[slot].is_reading = false;
+        if self.shells[silo].places[slot].here == Here::No {
             return Ok(());
         }
         let Some((row, run)) = row else {
@@ -100,7 +100,7 @@ impl Cluster {
         if !self.may_take(silo, slot, &row, run) {
             return Ok(());
         }
-        self.nodes[silo].places[slot].waits_since = None;
+        self.shells[silo].places[slot].waits_since = None;
         let mut out = Vec::new();
         let seat = &mut self.world.silos[silo].seats[slot];
         let taken = seat.slot.take(&row, run, &mut out);
@@ -115,9 +115,9 @@ impl Cluster {
     }
 
     fn may_take(&mut self, silo: usize, slot: usize, row: &SlotRecord, run: RunId) -> bool {
-        let Some(view) = self.nodes[silo].view.clone() else { return false };
+        let Some(view) = self.shells[silo].view.clone() else { return false };
         let now = self.clock(silo);
-        let is_confirmed = self.nodes[silo].member_run == run || self.has(Mistake::TakeUnconfirmed);
+        let is_confirmed = self.shells[silo].member_run == run || self.has(Mistake::TakeUnconfirmed);
         if !is_confirmed {
             // this server may have lost the very join of this silo: the table has the first word
             self.queue.put(self.now + LOOK_AGAIN_AFTER, Event::Take { silo, slot });
@@ -131,7 +131,7 @@ impl Cluster {
             }
             Step::Wait if self.has(Mistake::TakeByPlacement) => true,
             Step::Wait => {
-                let since = *self.nodes[silo].places[slot].waits_since.get_or_insert(now);
+                let since = *self.shells[silo].places[slot].waits_since.get_or_insert(now);
                 // who has no lease has an old view, too: by now the slot may belong to its owner
                 let may_force = self.lease_holds(silo) || self.has(Mistake::ForceWithoutLease);
                 if now.since(since) >= WAIT_FOR_GIVE_MAX && may_force {
@@ -159,9 +159,9 @@ impl Cluster {
 
     /// Gives the slot if it is to leave and has come to rest. True: it is on its way.
     pub(super) fn give(&mut self, silo: usize, slot: usize) -> Result<bool, String> {
-        let Here::Leaving(to) = self.nodes[silo].places[slot].here else { return Ok(false) };
+        let Here::Leaving(to) = self.shells[silo].places[slot].here else { return Ok(false) };
         let seat = &mut self.world.silos[silo].seats[slot];
-        let is_quiet = !seat.memory.is_dirty() && seat.held.is_empty() && self.nodes[silo].turns[slot] == 0;
+        let is_quiet = !seat.memory.is_dirty() && seat.held.is_empty() && self.shells[silo].turns[slot] == 0;
         let mut out = Vec::new();
         let given = is_quiet && seat.slot.give(to, &mut out);
         self.world.carry_out(silo, slot, out)?;

@@ -36,18 +36,18 @@ impl Cluster {
     }
 
     pub(super) fn reaches_store(&self, silo: usize) -> bool {
-        self.now >= self.store_away_until && self.now >= self.nodes[silo].cut_store_until
+        self.now >= self.store_away_until && self.now >= self.shells[silo].cut_store_until
     }
 
     pub(super) fn reaches_log(&self, silo: usize) -> bool {
-        self.now >= self.nodes[silo].cut_log_until
+        self.now >= self.shells[silo].cut_log_until
     }
 
     /// Whether cells of the slot can be loaded now.
     pub(super) fn can_load(&self, silo: usize, slot: usize) -> bool {
         let run = self.world.store.run;
         self.reaches_store(silo)
-            && self.nodes[silo].run == run
+            && self.shells[silo].run == run
             && self.world.silos[silo].seats[slot].slot.run() == run
     }
 
@@ -56,7 +56,7 @@ impl Cluster {
         for Message { silo, script, .. } in std::mem::take(&mut self.world.network) {
             self.send(silo, script);
         }
-        for silo in 0..self.nodes.len() {
+        for silo in 0..self.shells.len() {
             if self.world.silos[silo].asked.is_empty() {
                 continue;
             }
@@ -76,8 +76,8 @@ impl Cluster {
 
     fn send(&mut self, silo: usize, script: Script) {
         self.sent += 1;
-        let (no, slot, run) = (self.sent, usize::from(script.slot().0), self.nodes[silo].run);
-        self.nodes[silo].flights.insert(slot, no);
+        let (no, slot, run) = (self.sent, usize::from(script.slot().0), self.shells[silo].run);
+        self.shells[silo].flights.insert(slot, no);
         self.queue.put(self.now + SILENT_AFTER, Event::ScriptSilent { silo, no, slot });
         if !self.is_lost() {
             let at = self.now + self.delay();
@@ -107,20 +107,20 @@ impl Cluster {
     /// Its answer arrives.
     pub(super) fn answer(&mut self, silo: usize, no: u64, reply: Reply) -> Check {
         let slot = usize::from(reply.slot.0);
-        if self.nodes[silo].flights.get(&slot) != Some(&no) {
+        if self.shells[silo].flights.get(&slot) != Some(&no) {
             return Ok(()); // nobody waits for it any more
         }
-        self.nodes[silo].flights.remove(&slot);
+        self.shells[silo].flights.remove(&slot);
         self.world.replies.push((silo, reply));
         self.world.answer(self.world.replies.len() - 1)
     }
 
     /// There was none in time.
     pub(super) fn script_silent(&mut self, silo: usize, no: u64, slot: usize) -> Check {
-        if self.nodes[silo].flights.get(&slot) != Some(&no) {
+        if self.shells[silo].flights.get(&slot) != Some(&no) {
             return Ok(());
         }
-        self.nodes[silo].flights.remove(&slot);
+        self.shells[silo].flights.remove(&slot);
         self.look_for_server(silo);
         self.world.unknown(silo, SlotId(slot as u16))
     }
@@ -139,8 +139,8 @@ impl Cluster {
 
     /// The connection is broken, perhaps: it finds out which server is there.
     pub(super) fn look_for_server(&mut self, silo: usize) {
-        if self.world.silos[silo].life == Life::Up && !self.nodes[silo].is_reconnecting {
-            self.nodes[silo].is_reconnecting = true;
+        if self.world.silos[silo].life == Life::Up && !self.shells[silo].is_reconnecting {
+            self.shells[silo].is_reconnecting = true;
             let at = self.now + self.delay();
             self.queue.put(at, Event::Reconnect(silo));
         }
@@ -151,9 +151,9 @@ impl Cluster {
             self.queue.put(self.now + ASK_AGAIN_AFTER, Event::Reconnect(silo));
             return Ok(());
         }
-        self.nodes[silo].is_reconnecting = false;
+        self.shells[silo].is_reconnecting = false;
         let run = self.world.store.run;
-        if std::mem::replace(&mut self.nodes[silo].run, run) == run {
+        if std::mem::replace(&mut self.shells[silo].run, run) == run {
             return Ok(());
         }
         self.walked("another server");
@@ -169,7 +169,7 @@ impl Cluster {
         let (slot, ask) = (asked.slot, asked.ask);
         let is_of_store = matches!(asked.what, What::Record);
         let reached = if is_of_store {
-            self.reaches_store(silo) && self.nodes[silo].run == self.world.store.run
+            self.reaches_store(silo) && self.shells[silo].run == self.world.store.run
         } else {
             self.reaches_log(silo)
         };

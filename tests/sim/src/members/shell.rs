@@ -35,7 +35,7 @@ pub struct Place {
 
 /// A silo's process.
 #[derive(Debug)]
-pub struct Node {
+pub struct Shell {
     /// Its name, by number.
     pub name: usize,
     /// Where it listens.
@@ -84,7 +84,7 @@ pub struct Node {
     pub leaves_since: Option<Micros>,
 }
 
-impl Node {
+impl Shell {
     /// A process that has just started.
     pub fn new(
         name: usize,
@@ -93,9 +93,9 @@ impl Node {
         membership: Membership,
         slots: u16,
         run: RunId,
-    ) -> Node {
+    ) -> Shell {
         let place = Place { here: Here::No, gives_at: None, waits_since: None, is_reading: false };
-        Node {
+        Shell {
             name,
             address,
             clock,
