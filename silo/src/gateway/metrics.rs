@@ -37,6 +37,7 @@ const OF_LANES: &[(&str, &str, &str)] = &[
     ("reminders", "granary_reminders_total", "counter"),
     ("store_away", "granary_store_away", "gauge"),
     ("log_away", "granary_log_away", "gauge"),
+    ("log_ready", "granary_log_ready", "gauge"),
 ];
 
 /// The same for lengths of time: what they are counted in, for a second.

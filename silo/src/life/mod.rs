@@ -18,9 +18,10 @@ mod peers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_cluster::members::{Out, Terms};
+use granary_cluster::members::{self, Out, Terms};
 use granary_core::{Error, ErrorKind, Result, Span};
 use granary_engine::{Cluster, Handle, Lease};
+use granary_store::Redis;
 
 use crate::assembly::{Assembly, Running};
 use crate::backing::Backing;
@@ -114,8 +115,7 @@ impl Mold {
             }
         };
         let _ = tokio::time::timeout(PRODUCERS_MAX, can_publish).await;
-        let redis = tokio::task::spawn_blocking(move || granary_store::Redis::open(options)).await;
-        let redis = redis.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))??;
+        let redis = self.reach(move || Redis::open(options.clone())).await?;
         let member = Member::join(Seat {
             me,
             name: self.assembly.silo.clone(),
@@ -137,17 +137,25 @@ impl Mold {
     }
 
     async fn prepare(&self) -> Result<(Backing, granary_engine::Config)> {
+        let (with, of) = (self.settings.clone(), self.assembly.clone());
+        self.reach(move || {
+            let backing = Backing::open(&with, &of)?;
+            let config = of.prepare(&backing)?;
+            Ok((backing, config))
+        })
+        .await
+    }
+
+    /// Tries until the servers can be reached.
+    async fn reach<T: Send + 'static>(
+        &self,
+        open: impl Fn() -> Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
         let may_wait = self.settings.store.kind == StoreKind::Redis;
         let mut wait = START_WAIT_MIN;
         loop {
-            let (with, of) = (self.settings.clone(), self.assembly.clone());
-            let attempt = tokio::task::spawn_blocking(move || -> Result<_> {
-                let backing = Backing::open(&with, &of)?;
-                let config = of.prepare(&backing)?;
-                Ok((backing, config))
-            });
-            let attempt = attempt.await.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))?;
-            match attempt {
+            let attempt = tokio::task::spawn_blocking(open.clone()).await;
+            match attempt.map_err(|e| Error::new(ErrorKind::Closed, e.to_string()))? {
                 Err(error) if may_wait && error.kind() == ErrorKind::Unavailable => {
                     tracing::warn!(%error, "the silo cannot start yet; trying again in {wait:?}");
                     self.waits(error.message());
@@ -208,9 +216,14 @@ impl Life {
                 Standing::Joining | Standing::Out(_) => true,
             });
             drop(left.await.map(|_| ()));
-            let is_last =
-                matches!(&*standing.borrow(), Standing::Member(view) if view.table.members.len() <= 1);
-            while !is_last && self.running.handle().stats().slots_held > 0 {
+            // where all leave there is nobody to give anything to
+            let has_takers = || match &*standing.borrow() {
+                Standing::Member(view) => {
+                    view.table.members.iter().any(|m| m.standing == members::Standing::Up)
+                }
+                Standing::Joining | Standing::Out(_) => false,
+            };
+            while has_takers() && self.running.handle().stats().slots_held > 0 {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
