@@ -233,6 +233,7 @@ impl Lane {
                 self.take(host);
             }
         }
+        self.show();
         self.set_alarm(self.now.get() + TICK_EVERY, Alarm::Tick);
         self.sweep_at.set(Some(self.now.get() + self.config.sweep_every));
     }

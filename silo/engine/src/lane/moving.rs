@@ -48,6 +48,7 @@ impl Lane {
             self.place(host);
         }
         self.rest_feeds();
+        self.show(); // who asks whether the silo is ready hears what it waits for by now
     }
 
     fn view(&self) -> Option<Arc<View>> {

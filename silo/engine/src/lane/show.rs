@@ -14,13 +14,15 @@ impl Lane {
     /// Renews the gauges and where the sources stand.
     pub(super) fn show(&self) {
         let (mut bytes, mut running, mut held, mut waiting) = (0, 0, 0, 0);
+        // before the cluster was seen any of them may belong here
+        let is_unplaced = self.config.cluster.is_some() && self.view.borrow().is_none();
         for host in self.slots.iter().flatten() {
             let machine = &host.inner.borrow().machine;
             bytes += machine.outbox_bytes();
             let runs = host.is_running.get();
             running += u64::from(runs);
             held += u64::from(machine.phase() != Phase::Off);
-            waiting += u64::from(!runs && host.here.get() == Here::Yes);
+            waiting += u64::from(!runs && (is_unplaced || host.here.get() == Here::Yes));
         }
         let stats = &self.mailbox.stats;
         LaneStats::set(&stats.slots_held, held);
