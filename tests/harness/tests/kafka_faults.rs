@@ -4,6 +4,7 @@
 mod common;
 
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use granary_cluster::{Batch, Ended, Log as _, SourceId, fail};
@@ -17,6 +18,12 @@ use common::{Cluster, Lead, WAIT, publication, txid};
 const CHILD: &str = "GRANARY_TEST_CHILD";
 
 /// Publishes until a fail point ends the process: not a test of its own.
+/// Fail points are of the whole process: who publishes in it while they are armed would pass them, too.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn child() {
     let Ok(told) = std::env::var(CHILD) else { return };
@@ -72,6 +79,7 @@ fn a_publisher_killed_at_each_arrow_publishes_all_or_nothing() {
 
 #[test]
 fn a_failure_before_the_end_is_aborted_and_the_producer_stays_good() {
+    let _alone = alone();
     let cluster = Cluster::new(Kafka::shared());
     let mut lane = cluster.producer(1);
     lane.init().unwrap();
@@ -96,6 +104,7 @@ fn a_failure_before_the_end_is_aborted_and_the_producer_stays_good() {
 
 #[test]
 fn a_broker_killed_again_and_again_loses_and_doubles_nothing() {
+    let _alone = alone();
     let kafka = Kafka::start();
     let cluster = Cluster::new(&kafka);
     let mut lane = cluster.producer(1);
@@ -158,6 +167,7 @@ fn a_broker_killed_again_and_again_loses_and_doubles_nothing() {
 
 #[test]
 fn a_broker_that_does_not_answer_is_waited_for() {
+    let _alone = alone();
     let kafka = Kafka::start();
     let cluster = Cluster::new(&kafka);
     let mut lane = cluster.producer(1);
