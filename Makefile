@@ -10,8 +10,10 @@
 # Build, demo and test share one profile and so one build of every crate: tests run real streams and want it
 # optimised. Optimisation across crates is left to bench, since it would link every test for as long as the binary.
 export CARGO_PROFILE_RELEASE_LTO = false
+# Line numbers in backtraces cost a minute of every build from nothing.
+export CARGO_PROFILE_RELEASE_DEBUG = none
 # Tests with real servers mostly wait.
-export RUST_TEST_THREADS ?= 3
+export RUST_TEST_THREADS ?= 4
 CARGO = cargo
 GRANARY = $(CARGO) run --quiet --release -p granary --
 BENCH = CARGO_PROFILE_RELEASE_LTO=thin $(CARGO) run --release --target-dir target/bench -p granary -- bench

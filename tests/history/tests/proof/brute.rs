@@ -7,7 +7,7 @@ use crate::dice::Dice;
 use crate::objects::{Played, Wheel};
 
 const KEYS: u64 = 2;
-const SEEDS: u64 = 20_000;
+const SEEDS: u64 = 5_000;
 
 type Op<M> = Operation<u64, <M as Model>::Input, <M as Model>::Output>;
 

@@ -7,7 +7,7 @@ use crate::dice::Dice;
 use crate::objects::{Plain, Played};
 use crate::simulated::{DEFECTS, Defect, Plan, Run};
 
-const RUNS: u64 = 2_000;
+const RUNS: u64 = 500;
 
 struct Found {
     shown: u64,

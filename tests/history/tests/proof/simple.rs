@@ -9,7 +9,7 @@ use crate::dice::Dice;
 use crate::objects::{Played, Wheel};
 use crate::simulated::{DEFECTS, Plan, Run};
 
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 750;
 
 /// At most so many states, then the history is passed over.
 const LIMIT: usize = 20_000;
