@@ -138,12 +138,14 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     pub fn new() -> Arc<Mailbox> {
+        let stats = LaneStats::default();
+        LaneStats::set(&stats.slots_waiting, 1); // until the lane has looked, it waits for some
         Arc::new(Mailbox {
             calls: ArrayQueue::new(INBOX_CALLS_MAX),
             words: SegQueue::new(),
             woken: SegQueue::new(),
             rests: SegQueue::new(),
-            stats: LaneStats::default(),
+            stats,
             stands: Mutex::default(),
             outputs: (0..STREAMS_COUNTED).map(|_| AtomicU64::new(0)).collect(),
             pulse: Pulse::default(),

@@ -8,7 +8,7 @@ use granary_cluster::StreamId;
 use granary_core::call::{Chain, Options};
 use granary_core::shared::AnyGrain;
 use granary_core::turn::Turn;
-use granary_core::{Key, MethodInfo, Timestamp};
+use granary_core::{Key, MethodInfo, SlotId, Timestamp};
 
 use crate::mailbox::{Mailbox, TurnWaker};
 use crate::reminders::Reminder;
@@ -154,6 +154,11 @@ impl Turns {
     /// The numbers of all turns under way.
     pub fn numbers(&self) -> Vec<u32> {
         (0..self.seats.len() as u32).filter(|no| self.seats[*no as usize].row.is_some()).collect()
+    }
+
+    /// Whether any of them is a turn of this slot.
+    pub fn has_of(&self, slot: SlotId) -> bool {
+        self.seats.iter().filter_map(|seat| seat.row.as_ref()).any(|row| row.slot.id == slot)
     }
 
     /// Takes all of them out.

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use granary_client::Client;
 use granary_core::{Error, ErrorKind, Result};
+use tokio::task::JoinSet;
 
 use crate::config::{Settings, StoreDurability};
 
 use super::Figure;
+use super::callers::{all_of, on_a_thread};
 use super::servers::Site;
 use super::silos::{Note, Silos};
 
@@ -62,23 +64,14 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     };
     for (name, in_flight, writes) in [("writes", 256, true), ("reads", 64, false)] {
         let load = Load { in_flight, writes, measured: options.measured };
-        let measured = on_a_thread(silos.addresses(), load).await?;
+        let addresses = silos.addresses();
+        let measured = on_a_thread(async move { load.run(&addresses).await }).await?;
         measured.figures(name, &note(in_flight), &mut tell);
     }
     if options.cold > 0 {
         tell(&cold(&mut silos, options.cold, &note(COLD_CALLERS)).await?);
     }
     Ok(())
-}
-
-/// A client process has one thread for its connections.
-async fn on_a_thread(addresses: String, load: Load) -> Result<Measured> {
-    let measured = tokio::task::spawn_blocking(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|e| Error::new(ErrorKind::Unavailable, e.to_string()))?;
-        runtime.block_on(load.run(&addresses))
-    });
-    measured.await.map_err(|e| Error::new(ErrorKind::Poisoned, e.to_string()))?
 }
 
 #[derive(Clone, Copy)]
@@ -100,14 +93,11 @@ impl Load {
         let client = Client::connect(addresses).await?;
         let begins = Instant::now() + WARM_UP;
         let ends = begins + self.measured;
-        let mut callers = tokio::task::JoinSet::new();
+        let mut callers = JoinSet::new();
         for caller in 0..self.in_flight {
             callers.spawn(self.call(client.clone(), caller, begins, ends));
         }
-        let mut latencies = Vec::new();
-        while let Some(called) = callers.join_next().await {
-            latencies.extend(called.map_err(|e| Error::new(ErrorKind::Poisoned, e.to_string()))??);
-        }
+        let mut latencies = all_of(callers).await?.concat();
         latencies.sort_unstable();
         Ok(Measured { done: latencies.len() as u64, took: self.measured, latencies })
     }
@@ -166,23 +156,17 @@ async fn cold(silos: &mut Silos, grains: u64, note: &str) -> Result<Figure> {
 /// Calls each grain once; how long that took.
 async fn each(addresses: &str, grains: u64, callers: u64, writes: bool) -> Result<Duration> {
     let addresses = addresses.to_owned();
-    let done = tokio::task::spawn_blocking(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|e| Error::new(ErrorKind::Unavailable, e.to_string()))?;
-        runtime.block_on(async {
-            let client = Client::connect(addresses).await?;
-            let next = Arc::new(AtomicU64::new(0));
-            let (began, mut tasks) = (Instant::now(), tokio::task::JoinSet::new());
-            for _ in 0..callers {
-                tasks.spawn(call_each(client.clone(), next.clone(), grains, writes));
-            }
-            while let Some(called) = tasks.join_next().await {
-                called.map_err(|e| Error::new(ErrorKind::Poisoned, e.to_string()))??;
-            }
-            Ok(began.elapsed())
-        })
-    });
-    done.await.map_err(|e| Error::new(ErrorKind::Poisoned, e.to_string()))?
+    on_a_thread(async move {
+        let client = Client::connect(addresses).await?;
+        let next = Arc::new(AtomicU64::new(0));
+        let (began, mut tasks) = (Instant::now(), JoinSet::new());
+        for _ in 0..callers {
+            tasks.spawn(call_each(client.clone(), next.clone(), grains, writes));
+        }
+        all_of(tasks).await?;
+        Ok(began.elapsed())
+    })
+    .await
 }
 
 async fn call_each(client: Client, next: Arc<AtomicU64>, grains: u64, writes: bool) -> Result<()> {

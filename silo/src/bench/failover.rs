@@ -8,8 +8,10 @@ use granary_client::Client;
 use granary_cluster::Log as _;
 use granary_core::{Error, ErrorKind, Result, time::secs};
 use granary_kafka::KafkaLog;
+use tokio::task::JoinSet;
 
 use super::Figure;
+use super::callers::{all_of, on_a_thread, panicked};
 use super::latency::{self, PARTITIONS, PIPELINE, Sent};
 use super::servers::Site;
 use super::silos::{Note, Silos};
@@ -57,8 +59,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let began = Instant::now();
     let (log, topics, rate) = (site.kafka.clone(), (site.input.clone(), site.output.clone()), options.events);
     let streams = tokio::task::spawn_blocking(move || stream(&log, &topics.0, &topics.1, began, rate));
-    let (addresses, rate) = (silos.addresses(), options.calls);
-    let calls = tokio::task::spawn_blocking(move || call_all(&addresses, began, rate));
+    let calls = tokio::spawn(on_a_thread(call_all(silos.addresses(), began, options.calls)));
 
     sleep_until(began, KILLED_AT_S).await;
     silos.kill(0);
@@ -68,9 +69,8 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let drained = Client::builder(silos.address(1)).send_once().connect().await?;
     drained.ask("drain", &[]).await?;
 
-    let gone = |e: tokio::task::JoinError| Error::new(ErrorKind::Poisoned, e.to_string());
-    let outputs = streams.await.map_err(gone)??;
-    let calls = calls.await.map_err(gone)??;
+    let outputs = streams.await.map_err(panicked)??;
+    let calls = calls.await.map_err(panicked)??;
     let note = format!("three silos, {} messages/s, {} calls/s, fsync", options.events, options.calls);
     for (what, all) in [("outputs", &outputs), ("durable calls", &calls)] {
         figures(what, all, &note, &mut tell);
@@ -129,21 +129,13 @@ fn stream(log: &Arc<KafkaLog>, input: &str, output: &str, began: Instant, rate: 
 }
 
 /// Calls at a steady rate; at the end each grain is as its last answered call left it.
-fn call_all(addresses: &str, began: Instant, rate: u32) -> Result<Vec<Took>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Error::new(ErrorKind::Unavailable, e.to_string()))?;
-    runtime.block_on(async {
-        let client = Client::connect(addresses).await?;
-        let mut callers = tokio::task::JoinSet::new();
-        for caller in 0..CALLERS {
-            callers.spawn(call(client.clone(), caller, began, f64::from(rate) / CALLERS as f64));
-        }
-        let mut all = Vec::new();
-        while let Some(called) = callers.join_next().await {
-            all.extend(called.map_err(|e| Error::new(ErrorKind::Poisoned, e.to_string()))??);
-        }
-        Ok(all)
-    })
+async fn call_all(addresses: String, began: Instant, rate: u32) -> Result<Vec<Took>> {
+    let client = Client::connect(addresses).await?;
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        callers.spawn(call(client.clone(), caller, began, f64::from(rate) / CALLERS as f64));
+    }
+    Ok(all_of(callers).await?.concat())
 }
 
 async fn call(client: Client, caller: u64, began: Instant, rate: f64) -> Result<Vec<Took>> {

@@ -11,6 +11,7 @@ use granary_kafka::{KafkaLog, Sources};
 use crate::assembly::Running;
 use crate::backing::Backing;
 
+use super::callers::panicked;
 use super::servers::Site;
 use super::{Figure, Watch};
 
@@ -89,7 +90,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let (log, topics) = (site.kafka.clone(), (site.input.clone(), site.output.clone()));
     let of = options.clone();
     let measured = tokio::task::spawn_blocking(move || measure(&log, &topics.0, &topics.1, &of)).await;
-    let measured = measured.map_err(|e| Error::new(ErrorKind::Poisoned, e.to_string()))??;
+    let measured = measured.map_err(panicked)??;
     let seen = measured.len();
     if seen == 0 {
         return Err(Error::new(ErrorKind::Timeout, "no alert has come"));

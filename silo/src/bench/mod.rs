@@ -7,10 +7,12 @@
 //! | `servers` | the same from Kafka to Kafka with state in Redis, beside reading the topic alone |
 //! | `latency` | how long an alert takes from record to reader, from Kafka to Kafka |
 //! | `calls` | calls from another process: reads, durable writes, grains met cold |
+//! | `callers` | the program that calls, for both |
 //! | `failover` | how long outputs and calls pause when a silo is killed, or gives its slots |
 //! | `silos` | silos as processes, for those that measure from outside |
 //! | `load` | the messages of both |
 
+mod callers;
 pub mod calls;
 pub mod failover;
 pub mod grains;

@@ -72,7 +72,7 @@ impl Member {
         let (wishes, wished) = channel();
         let (told, standing) = watch::channel(Standing::Joining);
         let name = format!("{}-member", seat.name);
-        let body = move || Keeper::new(seat, told).run(&wished);
+        let body = move || Renewer::new(seat, told).run(&wished);
         let thread = std::thread::Builder::new().name(name).spawn(body);
         let thread = thread.map_err(|e| {
             Error::new(ErrorKind::Unavailable, format!("the membership's thread cannot be started: {e}"))
@@ -107,7 +107,7 @@ impl Drop for Member {
     }
 }
 
-struct Keeper {
+struct Renewer {
     seat: Seat,
     terms: Terms,
     machine: Membership,
@@ -118,11 +118,11 @@ struct Keeper {
     is_away: bool,
 }
 
-impl Keeper {
-    fn new(seat: Seat, told: watch::Sender<Standing>) -> Keeper {
+impl Renewer {
+    fn new(seat: Seat, told: watch::Sender<Standing>) -> Renewer {
         let terms = Terms::of(seat.lease);
         let machine = Membership::new(seat.me, &seat.name, &seat.address, terms, seat.clock.now());
-        Keeper { seat, terms, machine, told, run: None, is_stuck: false, is_away: false }
+        Renewer { seat, terms, machine, told, run: None, is_stuck: false, is_away: false }
     }
 
     fn run(mut self, wished: &Receiver<Wish>) {

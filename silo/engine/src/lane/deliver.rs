@@ -15,7 +15,6 @@ use crate::stats::LaneStats;
 use crate::table::{Busy, Stay, Waiting, hash_of};
 
 use super::Lane;
-use super::moving::Here;
 
 /// The first byte of a grain's cell.
 pub(crate) const GRAIN_CELL: &[u8] = b"g/";
@@ -35,7 +34,7 @@ impl Lane {
         let Some(host) = self.slot(slot) else {
             return refuse(call, self.elsewhere(slot));
         };
-        if host.here.get() != Here::Yes && self.goes_elsewhere(&host, &call) {
+        if self.goes_elsewhere(&host, &call) {
             return self.pass_on(call);
         }
         if !host.is_running.get() {

@@ -153,10 +153,7 @@ impl Lane {
         host.here.set(Here::No);
         host.waits_since.set(None);
         host.gives_at.set(None);
-        let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
-        for call in backlog {
-            self.pass_on(call);
-        }
+        self.send_away_backlog(host);
     }
 
     /// The slot was given: to whom it belonged at the time.
@@ -186,16 +183,17 @@ impl Lane {
         self.set_alarm(since + LAST_TURNS_MAX, Alarm::Look);
     }
 
-    /// Calls that wait in queues and have not begun go to the successor.
-    fn send_away_waiting(&self, host: &Rc<SlotHost>) {
+    fn send_away_backlog(&self, host: &SlotHost) {
         let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
         for call in backlog {
             self.pass_on(call);
         }
-        let waiting = host.table.borrow_mut().take_waiting(|envelope| {
-            let options = envelope.options();
-            options.origin == Origin::Call && options.inside.is_none()
-        });
+    }
+
+    /// Calls that wait in queues and have not begun go to the successor.
+    fn send_away_waiting(&self, host: &Rc<SlotHost>) {
+        self.send_away_backlog(host);
+        let waiting = host.table.borrow_mut().take_waiting(is_from_outside);
         for (key, envelope) in waiting {
             let kind = envelope.info().kind_id;
             for joined in self.joined(host, envelope.info(), envelope.options(), &key) {
@@ -212,7 +210,7 @@ impl Lane {
             if !host.is_running.get() || host.broken.borrow().is_some() {
                 continue;
             }
-            if self.has_turns(host.id) {
+            if self.turns.borrow().has_of(host.id) {
                 if self.now.get().since(since) >= LAST_TURNS_MAX {
                     tracing::warn!(slot = %host.id, "turns that do not end hold the slot up: they are undone");
                     host.here.set(Here::Leaving { to, since: self.now.get() });
@@ -233,11 +231,6 @@ impl Lane {
         }
     }
 
-    fn has_turns(&self, slot: SlotId) -> bool {
-        let mut turns = self.turns.borrow_mut();
-        turns.numbers().into_iter().any(|no| turns.get(no).is_some_and(|row| row.slot.id == slot))
-    }
-
     /// Whether this call has to go elsewhere: its slot is not here, or takes no more.
     pub(super) fn goes_elsewhere(&self, host: &SlotHost, call: &Call) -> bool {
         match host.here.get() {
@@ -246,10 +239,7 @@ impl Lane {
             Here::Leaving { .. } => match call {
                 Call::Named(_) => true,
                 // what the slot's own turns and records ask for belongs to them
-                Call::Letter { envelope, .. } => {
-                    let options = envelope.options();
-                    options.origin == Origin::Call && options.inside.is_none()
-                }
+                Call::Letter { envelope, .. } => is_from_outside(&**envelope),
             },
         }
     }
@@ -261,7 +251,8 @@ impl Lane {
             return refuse(call, moved);
         };
         match call {
-            Call::Letter { key, envelope, .. } if may_pass(&*envelope) => {
+            // a caller behind a connection asks there itself
+            Call::Letter { key, envelope, .. } if envelope.is_from_here() && is_from_outside(&*envelope) => {
                 let info = envelope.info();
                 let (arguments, options, answer) = envelope.take_apart();
                 let grain = GrainId { kind: info.kind.into(), key };
@@ -294,9 +285,9 @@ impl Lane {
     }
 }
 
-/// Whether another silo can run it in place of this one: what belongs to a turn here cannot, and a caller behind a
-/// connection asks there itself.
-fn may_pass(envelope: &dyn Envelope) -> bool {
+/// Whether it is a call that somebody else makes, rather than what the slot's own turns, records and timers ask for, which
+/// belongs to them.
+pub(super) fn is_from_outside(envelope: &dyn Envelope) -> bool {
     let options = envelope.options();
-    envelope.is_from_here() && options.origin == Origin::Call && options.inside.is_none()
+    options.origin == Origin::Call && options.inside.is_none()
 }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use granary_cluster::retry::{Culprit, Retry};
 use granary_cluster::slot::{Dropped, Why};
 use granary_cluster::{Cells, Effects};
-use granary_core::call::Origin;
 use granary_core::envelope::Envelope;
 use granary_core::{Error, ErrorKind, Ran};
 
@@ -16,6 +15,7 @@ use super::Lane;
 use super::alarms::Alarm;
 use super::commit::millis;
 use super::deliver::refuse;
+use super::moving::is_from_outside;
 
 impl Lane {
     /// The slot's memory goes: everything not stored is undone.
@@ -142,6 +142,5 @@ impl Lane {
 /// Whether a call that waited goes on after a rollback. What the slot's own turns and records asked for does not: they are
 /// undone, and records come again.
 fn outlives_rollback(envelope: &dyn Envelope) -> bool {
-    let options = envelope.options();
-    options.origin == Origin::Call && options.inside.is_none() && envelope.is_awaited()
+    is_from_outside(envelope) && envelope.is_awaited()
 }

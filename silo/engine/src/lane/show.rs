@@ -26,9 +26,9 @@ impl Lane {
         }
         let stats = &self.mailbox.stats;
         LaneStats::set(&stats.slots_held, held);
-        LaneStats::set(&stats.slots_waiting, waiting);
         LaneStats::set(&stats.outbox_bytes, bytes as u64);
         LaneStats::set(&stats.slots_running, running);
+        LaneStats::set(&stats.slots_waiting, waiting); // last: who sees that none waits sees the rest, too
         LaneStats::set(&stats.store_away, u64::from(self.is_store_away()));
         let now = self.now.get();
         let feeds = self.feeds.borrow();

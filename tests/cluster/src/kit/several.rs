@@ -4,7 +4,6 @@ use super::PATIENCE;
 use super::proxy::Proxy;
 use super::rig::{Rig, free_address};
 use super::silo::{Place, Silo};
-use super::until;
 
 /// Silos, by their numbers; one that was killed leaves its place empty.
 pub struct Several<'r> {
@@ -99,13 +98,6 @@ impl<'r> Several<'r> {
             assert!(began.elapsed() < PATIENCE, "the cluster does not settle: {each:?}");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-    }
-
-    /// Waits until a silo has so many slots.
-    #[track_caller]
-    pub fn until_holds(&self, no: usize, holds: impl Fn(f64) -> bool) {
-        let of = || self.silo(no).metric("granary_slots_running");
-        until("slots come or go", || of().is_some_and(&holds));
     }
 
     /// Stops all, one after the other.

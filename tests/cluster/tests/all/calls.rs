@@ -10,6 +10,7 @@ use granary_core::call::Options;
 use granary_core::{Error, ErrorKind, GrainId, Ran, Result, Span, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -50,6 +51,13 @@ fn grain_on(client: &Client, silos: &Several<'_>, kind: &str, no: usize) -> Stri
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// A client whose calls go on while the test does something else.
+fn client_of(silos: &Several<'_>) -> (Runtime, Client) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = runtime.block_on(Client::connect(silos.addresses())).unwrap();
+    (runtime, client)
 }
 
 /// Scenario 1: 100 callers race for 10 cold grains, and each grain has one activation.
@@ -180,8 +188,7 @@ fn calls_on_three_silos() {
 fn calls_while_silos_die() {
     let rig = Rig::new();
     let mut silos = Several::start(&rig, SILOS);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let client = runtime.block_on(Client::connect(silos.addresses())).unwrap();
+    let (runtime, client) = client_of(&silos);
     let slow = grain_on(&client, &silos, "Slow", 1);
     assert_eq!(runtime.block_on(call(&client, &slow, "add", (5, 0), within(5_000))), Ok(5));
 
@@ -229,8 +236,7 @@ fn calls_while_silos_die() {
 fn queued_calls_survive_a_silo_that_stops() {
     let rig = Rig::new();
     let mut silos = Several::start(&rig, SILOS);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let client = runtime.block_on(Client::connect(silos.addresses())).unwrap();
+    let (runtime, client) = client_of(&silos);
     let slow = grain_on(&client, &silos, "Slow", 0);
     let calls: Vec<_> = (0..100)
         .map(|_| {
