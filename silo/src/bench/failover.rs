@@ -11,7 +11,7 @@ use granary_kafka::KafkaLog;
 use tokio::task::JoinSet;
 
 use super::Figure;
-use super::callers::{all_of, on_a_thread, panicked};
+use super::callers::{Took, all_of, between, on_a_thread, panicked, sleep_until};
 use super::latency::{self, PARTITIONS, PIPELINE, Sent};
 use super::servers::Site;
 use super::silos::{Note, Silos};
@@ -42,13 +42,6 @@ pub struct Options {
     pub redis: String,
 }
 
-/// When something was wanted, and how long it took, both since the load began.
-#[derive(Clone, Copy)]
-struct Took {
-    at: Duration,
-    took: Duration,
-}
-
 /// Measures, telling figures; an error when something was lost or done twice.
 pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
     let site = Site::new(&options.brokers, &options.redis, options.lanes)?;
@@ -61,11 +54,11 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let streams = tokio::task::spawn_blocking(move || stream(&log, &topics.0, &topics.1, began, rate));
     let calls = tokio::spawn(on_a_thread(call_all(silos.addresses(), began, options.calls)));
 
-    sleep_until(began, KILLED_AT_S).await;
+    sleep_until(began + Duration::from_secs(KILLED_AT_S)).await;
     silos.kill(0);
-    sleep_until(began, STARTED_AT_S).await;
+    sleep_until(began + Duration::from_secs(STARTED_AT_S)).await;
     silos.begin(0)?;
-    sleep_until(began, DRAINED_AT_S).await;
+    sleep_until(began + Duration::from_secs(DRAINED_AT_S)).await;
     let drained = Client::builder(silos.address(1)).send_once().connect().await?;
     drained.ask("drain", &[]).await?;
 
@@ -78,20 +71,8 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     Ok(())
 }
 
-async fn sleep_until(began: Instant, second: u64) {
-    tokio::time::sleep_until((began + Duration::from_secs(second)).into()).await;
-}
-
 fn figures(what: &str, all: &[Took], note: &str, tell: &mut impl FnMut(&Figure)) {
-    let within = |from: u64, to: u64| {
-        let mut took: Vec<f64> = all
-            .iter()
-            .filter(|one| one.at >= Duration::from_secs(from) && one.at < Duration::from_secs(to))
-            .map(|one| one.took.as_secs_f64() * 1e3)
-            .collect();
-        took.sort_unstable_by(f64::total_cmp);
-        took
-    };
+    let within = |from, to| between(all, Duration::from_secs(from)..Duration::from_secs(to));
     let mut say = |name: &str, value: Option<&f64>| {
         let (name, value) = (format!("{what}, {name}"), value.copied().unwrap_or(0.0));
         tell(&Figure { name, value, unit: "ms", note: note.to_owned() });
@@ -147,7 +128,7 @@ async fn call(client: Client, caller: u64, began: Instant, rate: f64) -> Result<
         if at >= ends {
             break;
         }
-        tokio::time::sleep_until((began + at).into()).await;
+        sleep_until(began + at).await;
         let (which, text) = (n % GRAINS, format!("{caller}-{n}"));
         let grain = client.grain::<Note>(format!("f-{caller}-{which}"));
         grain.write(text.clone()).timeout(secs(30)).idempotency_key(text.as_str()).await?;

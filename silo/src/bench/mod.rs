@@ -7,8 +7,9 @@
 //! | `servers` | the same from Kafka to Kafka with state in Redis, beside reading the topic alone |
 //! | `latency` | how long an alert takes from record to reader, from Kafka to Kafka |
 //! | `calls` | calls from another process: reads, durable writes, grains met cold |
-//! | `callers` | the program that calls, for both |
+//! | `callers` | the program that calls |
 //! | `failover` | how long outputs and calls pause when a silo is killed, or gives its slots |
+//! | `rolling` | whether callers notice that all silos are restarted, one after the other |
 //! | `silos` | silos as processes, for those that measure from outside |
 //! | `load` | the messages of both |
 
@@ -18,6 +19,7 @@ pub mod failover;
 pub mod grains;
 pub mod latency;
 mod load;
+pub mod rolling;
 pub mod servers;
 pub mod silos;
 pub mod streams;

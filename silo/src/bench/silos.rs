@@ -13,6 +13,7 @@ use crate::config::{LogKind, Settings, StoreDurability, StoreKind, layers};
 use crate::silo::Silo;
 
 use super::Scratch;
+use super::callers::panicked;
 
 /// Silos are there within this, or something is wrong.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -163,6 +164,23 @@ impl Silos {
     /// Ends one as `kill -9` does.
     pub fn kill(&mut self, no: usize) {
         self.silos[no] = None;
+    }
+
+    /// Stops one in order, as a deploy does, and waits until it has ended.
+    pub async fn stop(&mut self, no: usize) -> Result<()> {
+        let Some(mut silo) = self.silos[no].take() else { return Ok(()) };
+        let ended = tokio::task::spawn_blocking(move || {
+            Command::new("kill").arg(silo.child.id().to_string()).status()?;
+            silo.child.wait()
+        });
+        let cannot = |message: String| Error::new(ErrorKind::Unavailable, message);
+        let status = ended.await.map_err(panicked)?;
+        let status = status.map_err(|e| cannot(format!("a silo cannot be stopped: {e}")))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(cannot(format!("a silo that was to stop ended with {status}")))
+        }
     }
 
     /// Waits until every silo is ready, and all slots run.

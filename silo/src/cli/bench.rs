@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use granary_core::Result;
 
-use crate::bench::{Figure, calls, failover, grains, latency, servers, silos, streams};
+use crate::bench::{Figure, calls, failover, grains, latency, rolling, servers, silos, streams};
 use crate::config::StoreDurability;
 
 use super::{YES, block_on};
@@ -73,6 +73,21 @@ pub(crate) enum BenchArguments {
         events: u32,
         /// Calls a second
         #[arg(long, default_value_t = 5_000)]
+        calls: u32,
+        /// Lanes of each silo; one per core when not given
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        lanes: u16,
+        /// Kafka's brokers, host:port
+        #[arg(long)]
+        brokers: String,
+        /// The address of Redis
+        #[arg(long)]
+        redis: String,
+    },
+    /// Whether callers notice that three silos are restarted, one after the other
+    Rolling {
+        /// Calls a second, half of them durable writes
+        #[arg(long, default_value_t = 20_000)]
         calls: u32,
         /// Lanes of each silo; one per core when not given
         #[arg(long, default_value_t = 0, hide_default_value = true)]
@@ -157,6 +172,9 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
             }
             BenchArguments::Failover { events, calls, lanes, brokers, redis } => {
                 failover::run(failover::Options { events, calls, lanes, brokers, redis }, tell).await?;
+            }
+            BenchArguments::Rolling { calls, lanes, brokers, redis } => {
+                rolling::run(rolling::Options { calls, lanes, brokers, redis }, tell).await?;
             }
             BenchArguments::Serve => silos::serve().await?,
             BenchArguments::Latency { rate, seconds, lanes, eager, brokers, redis } => {
