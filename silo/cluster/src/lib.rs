@@ -40,6 +40,6 @@ pub use commit::{
 pub use defects::Defect;
 pub use port::{
     Applied, Batch, ByClock, Effects, Failure, Foreseen, Log, Lookup, OnRun, Pipeline, Record, Reply, Script,
-    Store, Verdict,
+    Store, StoredOutbox, Verdict,
 };
 pub use producer::{Ended, Producer};

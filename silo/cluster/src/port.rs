@@ -95,6 +95,9 @@ pub enum Lookup {
     Absent,
 }
 
+/// The stored outputs of a slot by commit, ascending.
+pub type StoredOutbox = Vec<(CommitNo, Arc<Outbox>)>;
+
 /// Where slots are stored. Cells of a slot are what its commits wrote.
 pub trait Store: Send + Sync {
     /// Runs scripts, each atomic by itself, in order. Returns at once; `done` is called once, on any thread.
@@ -105,9 +108,19 @@ pub trait Store: Send + Sync {
 
     /// The stored outbox of a slot: outputs by commit, ascending, that were not trimmed yet. A store that publishes in
     /// the commit's own step has none.
-    fn outbox(&self, slot: SlotId) -> Result<Vec<(CommitNo, Arc<Outbox>)>> {
+    fn outbox(&self, slot: SlotId) -> Result<StoredOutbox> {
         let _ = slot;
         Ok(Vec::new())
+    }
+
+    /// The rows of slots, all of them in one round trip where the store is remote.
+    fn records(&self, slots: &[SlotId]) -> Vec<Result<SlotRecord>> {
+        slots.iter().map(|slot| self.record(*slot)).collect()
+    }
+
+    /// The rows of slots, each read before its outbox, all of them in one round trip where the store is remote.
+    fn records_with_outboxes(&self, slots: &[SlotId]) -> Vec<Result<(SlotRecord, StoredOutbox)>> {
+        slots.iter().map(|slot| Ok((self.record(*slot)?, self.outbox(*slot)?))).collect()
     }
 
     /// Appends the value of a cell to `value`.

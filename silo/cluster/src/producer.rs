@@ -42,6 +42,11 @@ pub trait Producer: Send {
     /// there has never been one.
     fn marker(&mut self, slot: SlotId, done: Answer<Option<Marker>>);
 
+    /// The same, of a slot that has no part in any request before this one: it need not wait for them.
+    fn marker_at_once(&mut self, slot: SlotId, done: Answer<Option<Marker>>) {
+        self.marker(slot, done);
+    }
+
     /// The slot's inputs of the clock, published with a number in `numbers`, in order: values of its journal, whose keys are
     /// their numbers.
     fn journal(&mut self, slot: SlotId, numbers: Range<u64>, done: Answer<Vec<Vec<u8>>>);

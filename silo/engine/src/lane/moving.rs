@@ -179,6 +179,7 @@ impl Lane {
             }
         };
         host.here.set(Here::Leaving { to, since });
+        tracing::debug!(slot = %host.id, %to, "slot leaves");
         self.send_away_waiting(host);
         self.set_alarm(since + LAST_TURNS_MAX, Alarm::Look);
     }

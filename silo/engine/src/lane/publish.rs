@@ -168,9 +168,17 @@ impl Lane {
             return self.machine(host, |machine, out| machine.hear(Heard::Marker(ask, None), out));
         };
         let (mailbox, slot) = (self.mailbox.clone(), host.id);
-        publisher
-            .producer
-            .marker(slot, Box::new(move |marker| mailbox.tell(Word::Marker(slot, ask, marker))));
+        let done = Box::new(move |marker| mailbox.tell(Word::Marker(slot, ask, marker)));
+        // A slot that was lost and comes back may still be in the lane's own transaction, which is to end first.
+        let is_free = match &publisher.state {
+            State::Ready => true,
+            State::Sending { parts, .. } => parts.iter().all(|(part, _)| *part != slot),
+            State::Lost | State::Initialising => false,
+        };
+        match is_free {
+            true => publisher.producer.marker_at_once(slot, done),
+            false => publisher.producer.marker(slot, done),
+        }
     }
 
     /// Asks the lane's producer, if it has one.

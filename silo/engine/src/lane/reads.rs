@@ -31,6 +31,12 @@ const PAUSE_TIMES: u32 = 4;
 /// But not for longer than this.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// Slots whose rows are read together.
+const TOGETHER_MAX: usize = 256;
+/// Outboxes read together: each may be as large as an outbox gets.
+const OUTBOXES_TOGETHER_MAX: usize = 8;
+const OTHER_RUN: &str = "the store's server was another one while the slot was read";
+
 /// What the reading thread is asked for.
 enum Task {
     /// The row of a slot that is to be taken.
@@ -50,7 +56,12 @@ impl Reader {
     pub fn start(name: String, store: Arc<dyn Store>, mailbox: Arc<Mailbox>) -> Reader {
         let (tasks, asked) = mpsc::channel();
         let (on_store, to) = (store.clone(), mailbox.clone());
-        let body = move || asked.into_iter().for_each(|task| carry_out(task, &*on_store, &to));
+        let body = move || {
+            while let Ok(first) = asked.recv() {
+                let others = std::iter::from_fn(|| asked.try_recv().ok()).take(TOGETHER_MAX - 1);
+                carry_out(std::iter::once(first).chain(others), &*on_store, &to);
+            }
+        };
         let started = std::thread::Builder::new().name(name).spawn(body);
         if let Err(error) = &started {
             tracing::error!(%error, "the reading thread cannot be started: the lane reads by itself");
@@ -64,17 +75,39 @@ impl Reader {
             None => Some(task),
         };
         if let Some(task) = unasked {
-            carry_out(task, &*self.store, &self.mailbox);
+            carry_out(std::iter::once(task), &*self.store, &self.mailbox);
         }
     }
 }
 
-fn carry_out(task: Task, store: &dyn Store, mailbox: &Mailbox) {
-    let run = store.run();
-    mailbox.tell(match task {
-        Task::Row(slot) => Word::Row(slot, store.record(slot).map(|record| (record, run))),
-        Task::Record(slot, ask) => Word::Record(slot, ask, stored(store, slot, run)),
-    });
+/// Reads for several slots at once: a slot that moves waits for round trips, and many move together.
+fn carry_out(tasks: impl Iterator<Item = Task>, store: &dyn Store, mailbox: &Mailbox) {
+    let (mut rows, mut records) = (Vec::new(), Vec::new());
+    for task in tasks {
+        match task {
+            Task::Row(slot) => rows.push(slot),
+            Task::Record(slot, ask) => records.push((slot, ask)),
+        }
+    }
+    if !rows.is_empty() {
+        let run = store.run();
+        for (slot, row) in rows.iter().zip(store.records(&rows)) {
+            mailbox.tell(Word::Row(*slot, row.map(|record| (record, run))));
+        }
+    }
+    for records in records.chunks(OUTBOXES_TOGETHER_MAX) {
+        let run = store.run();
+        let slots: Vec<SlotId> = records.iter().map(|(slot, _)| *slot).collect();
+        let found = store.records_with_outboxes(&slots);
+        let is_of_run = store.run() == run;
+        for ((slot, ask), found) in records.iter().zip(found) {
+            let stored = found.and_then(|(record, outbox)| {
+                let stored = Stored { record, outbox, run };
+                is_of_run.then_some(stored).ok_or_else(|| Error::new(ErrorKind::Unavailable, OTHER_RUN))
+            });
+            mailbox.tell(Word::Record(*slot, *ask, stored));
+        }
+    }
 }
 
 /// Row and outbox, under one run of the store's server.
@@ -83,7 +116,7 @@ fn stored(store: &dyn Store, slot: SlotId, run: RunId) -> Result<Stored> {
     if store.run() == run {
         return Ok(Stored { record, outbox, run });
     }
-    Err(Error::new(ErrorKind::Unavailable, "the store's server was another one while the slot was read"))
+    Err(Error::new(ErrorKind::Unavailable, OTHER_RUN))
 }
 
 /// Cells looked up before they are needed, by slot and key. They hold for as long as nothing of their slots is applied.

@@ -45,7 +45,7 @@ use std::sync::mpsc::sync_channel;
 
 use granary_cluster::members::{Change, Table};
 use granary_cluster::port::Done;
-use granary_cluster::{CommitNo, Incarnation, Lookup, OnRun, Outbox, RunId, Script, SlotRecord, Store};
+use granary_cluster::{Incarnation, Lookup, OnRun, RunId, Script, SlotRecord, Store, StoredOutbox};
 use granary_core::{Error, ErrorKind, Result, SlotId};
 use redis::Pipeline;
 use tokio::sync::mpsc::{Sender, channel, error::TrySendError};
@@ -152,6 +152,19 @@ impl Redis {
         })?
     }
 
+    /// What a read of several slots says of each; all of them fail with a read that does.
+    fn each<T>(
+        &self,
+        slots: &[SlotId],
+        read: impl FnOnce(&[SlotId]) -> Result<Vec<Result<T>>>,
+    ) -> Vec<Result<T>> {
+        let checked = slots.iter().try_for_each(|slot| self.check_slot(*slot));
+        match checked.and_then(|()| read(slots)) {
+            Ok(found) => found,
+            Err(error) => slots.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
     fn check_slot(&self, slot: SlotId) -> Result<()> {
         if slot.0 < self.shared.options.slots {
             return Ok(());
@@ -224,13 +237,20 @@ impl Store for Redis {
     }
 
     fn record(&self, slot: SlotId) -> Result<SlotRecord> {
-        self.check_slot(slot)?;
-        self.read_record(slot)
+        self.records(&[slot]).pop().unwrap_or_else(|| Err(encode::unreadable()))
     }
 
-    fn outbox(&self, slot: SlotId) -> Result<Vec<(CommitNo, Arc<Outbox>)>> {
+    fn outbox(&self, slot: SlotId) -> Result<StoredOutbox> {
         self.check_slot(slot)?;
         self.read_outbox(slot)
+    }
+
+    fn records(&self, slots: &[SlotId]) -> Vec<Result<SlotRecord>> {
+        self.each(slots, |slots| self.read_rows(slots))
+    }
+
+    fn records_with_outboxes(&self, slots: &[SlotId]) -> Vec<Result<(SlotRecord, StoredOutbox)>> {
+        self.each(slots, |slots| self.read_with_outboxes(slots))
     }
 
     fn load(&self, slot: SlotId, cell: &[u8], value: &mut Vec<u8>) -> Result<Lookup> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use granary_cluster::{CommitNo, Lookup, Outbox, RunId, SlotRecord};
+use granary_cluster::{CommitNo, Incarnation, Lookup, RunId, SlotRecord, StoredOutbox};
 use granary_core::{Error, ErrorKind, Result, SlotId};
 use redis::{Pipeline, Value};
 
@@ -22,30 +22,51 @@ const SCAN_STEP: usize = 1_000;
 type Step = (u64, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Redis {
-    pub(super) fn read_record(&self, slot: SlotId) -> Result<SlotRecord> {
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("HGETALL").arg(self.shared.keys.row(slot));
+    pub(super) fn read_rows(&self, slots: &[SlotId]) -> Result<Vec<Result<SlotRecord>>> {
+        let mut pipeline = Pipeline::with_capacity(slots.len());
+        slots.iter().for_each(|slot| ask_row(&mut pipeline, &self.shared.keys, *slot));
         let Read { values, .. } = self.ask(pipeline)?;
-        row::from_pairs(only(values)?)
+        if values.len() != slots.len() {
+            return Err(unreadable());
+        }
+        Ok(values.into_iter().map(row::from_pairs).collect())
     }
 
-    pub(super) fn read_outbox(&self, slot: SlotId) -> Result<Vec<(CommitNo, Arc<Outbox>)>> {
+    pub(super) fn read_outbox(&self, slot: SlotId) -> Result<StoredOutbox> {
         let mut pipeline = Pipeline::new();
         ask_run(&mut pipeline, &self.shared.keys, slot);
-        pipeline.cmd("LRANGE").arg(self.shared.keys.outbox(slot)).arg(0).arg(-1);
+        ask_outbox(&mut pipeline, &self.shared.keys, slot);
         let Read { values, run } = self.ask(pipeline)?;
         let [known, entries] = <[Value; 2]>::try_from(values).map_err(|_| unreadable())?;
         check_run(slot, &known, run)?;
-        let Value::Array(entries) = entries else { return Err(unreadable()) };
-        let mut out = Vec::with_capacity(entries.len() / 2);
-        let mut entries = entries.into_iter();
-        while let (Some(n), Some(outputs)) = (entries.next(), entries.next()) {
-            let (Value::BulkString(n), Value::BulkString(outputs)) = (n, outputs) else {
-                return Err(unreadable());
-            };
-            out.push((CommitNo(row::number(&n)?), Arc::new(outbox::decode(&outputs)?)));
+        outbox_of(entries)
+    }
+
+    /// Each row, then its outbox.
+    pub(super) fn read_with_outboxes(
+        &self,
+        slots: &[SlotId],
+    ) -> Result<Vec<Result<(SlotRecord, StoredOutbox)>>> {
+        let mut pipeline = Pipeline::with_capacity(2 * slots.len());
+        for slot in slots {
+            ask_row(&mut pipeline, &self.shared.keys, *slot);
+            ask_outbox(&mut pipeline, &self.shared.keys, *slot);
         }
-        Ok(out)
+        let Read { values, run } = self.ask(pipeline)?;
+        if values.len() != 2 * slots.len() {
+            return Err(unreadable());
+        }
+        let mut values = values.into_iter();
+        let mut next = || values.next().unwrap_or(Value::Nil);
+        let each = |slot: &SlotId| {
+            let (row, entries) = (next(), next());
+            let record = row::from_pairs(row)?;
+            if record.owner != Incarnation(0) && record.run != run {
+                return Err(of_another_run(*slot));
+            }
+            Ok((record, outbox_of(entries)?))
+        };
+        Ok(slots.iter().map(each).collect())
     }
 
     pub(super) fn read_cell(&self, slot: SlotId, cell: &[u8], value: &mut Vec<u8>) -> Result<Lookup> {
@@ -149,6 +170,27 @@ impl Redis {
     }
 }
 
+fn ask_row(pipeline: &mut Pipeline, keys: &Keys, slot: SlotId) {
+    pipeline.cmd("HGETALL").arg(keys.row(slot));
+}
+
+fn ask_outbox(pipeline: &mut Pipeline, keys: &Keys, slot: SlotId) {
+    pipeline.cmd("LRANGE").arg(keys.outbox(slot)).arg(0).arg(-1);
+}
+
+fn outbox_of(entries: Value) -> Result<StoredOutbox> {
+    let Value::Array(entries) = entries else { return Err(unreadable()) };
+    let mut out = Vec::with_capacity(entries.len() / 2);
+    let mut entries = entries.into_iter();
+    while let (Some(n), Some(outputs)) = (entries.next(), entries.next()) {
+        let (Value::BulkString(n), Value::BulkString(outputs)) = (n, outputs) else {
+            return Err(unreadable());
+        };
+        out.push((CommitNo(row::number(&n)?), Arc::new(outbox::decode(&outputs)?)));
+    }
+    Ok(out)
+}
+
 fn ask_run(pipeline: &mut Pipeline, keys: &Keys, slot: SlotId) {
     pipeline.cmd("HGET").arg(keys.row(slot)).arg("run");
 }
@@ -158,17 +200,13 @@ fn check_run(slot: SlotId, known: &Value, run: RunId) -> Result<()> {
     match known {
         Value::Nil => Ok(()),
         Value::BulkString(known) if row::run(known)? == run => Ok(()),
-        Value::BulkString(_) => Err(Error::new(
-            ErrorKind::Fenced,
-            format!(
-                "slot {slot} was acquired under another run of the Redis server: it must be acquired again"
-            ),
-        )),
+        Value::BulkString(_) => Err(of_another_run(slot)),
         _ => Err(unreadable()),
     }
 }
 
-fn only(values: Vec<Value>) -> Result<Value> {
-    let [value] = <[Value; 1]>::try_from(values).map_err(|_| unreadable())?;
-    Ok(value)
+fn of_another_run(slot: SlotId) -> Error {
+    let message =
+        format!("slot {slot} was acquired under another run of the Redis server: it must be acquired again");
+    Error::new(ErrorKind::Fenced, message)
 }

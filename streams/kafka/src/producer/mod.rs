@@ -1,4 +1,5 @@
-//! The transactional producer of a lane: the port's requests, carried out one after the other on a thread of its own.
+//! The transactional producer of a lane: the port's requests, carried out one after the other on a thread of its own; on
+//! another one markers are read that need not wait for them.
 //!
 //! | module | does |
 //! |---|---|
@@ -30,6 +31,7 @@ use granary_core::{Error, ErrorKind, Result, SlotId, Span};
 
 use crate::log::KafkaLog;
 use eager::Eager;
+use offsets::Offsets;
 use publish::Publisher;
 
 /// Requests of a lane that wait for its publisher thread. A lane has one transaction under way, and one question for each
@@ -54,15 +56,20 @@ pub struct Lane {
 /// The transactional producer of one lane.
 pub struct LaneProducer {
     requests: SyncSender<Request>,
+    /// Markers that need not wait for transactions.
+    questions: SyncSender<Question>,
     /// For outputs that leave at once: started when there are any.
     eager: Option<Eager>,
     place: (Arc<KafkaLog>, Lane),
 }
 
+/// A question for a slot's marker.
+type Question = (SlotId, Answer<Option<Marker>>);
+
 enum Request {
     Init(Answer<()>),
     Fence(TxIds, Answer<()>),
-    Marker(SlotId, Answer<Option<Marker>>),
+    Marker(Question),
     Journal(SlotId, Range<u64>, Answer<Vec<Vec<u8>>>),
     Publish(Vec<(SlotId, Publication)>, Box<dyn FnOnce(Ended) + Send>),
 }
@@ -74,11 +81,15 @@ impl LaneProducer {
         let (requests, received) = sync_channel(REQUESTS_MAX);
         let name = format!("publish-{}", lane.txid.lane);
         let place = (log.clone(), lane.clone());
-        let publisher = Publisher::new(log, lane)?;
-        thread::Builder::new().name(name).spawn(move || serve(publisher, &received)).map_err(|error| {
-            Error::new(ErrorKind::Unavailable, format!("no thread to publish on: {error}"))
-        })?;
-        Ok(LaneProducer { requests, eager: None, place })
+        let offsets = Arc::new(Offsets::new(log.settings().clone())?);
+        let publisher = Publisher::new(log, lane, offsets.clone());
+        let no_thread =
+            |error| Error::new(ErrorKind::Unavailable, format!("no thread to publish on: {error}"));
+        thread::Builder::new().name(name).spawn(move || serve(publisher, &received)).map_err(no_thread)?;
+        let (questions, asked) = sync_channel(REQUESTS_MAX);
+        let name = format!("markers-{}", place.1.txid.lane);
+        thread::Builder::new().name(name).spawn(move || answer(&offsets, &asked)).map_err(no_thread)?;
+        Ok(LaneProducer { requests, questions, eager: None, place })
     }
 
     fn ask(&mut self, request: Request) {
@@ -98,7 +109,7 @@ impl Request {
     fn refuse(self, error: impl FnOnce() -> Error) {
         match self {
             Request::Init(done) | Request::Fence(_, done) => done(Err(error())),
-            Request::Marker(_, done) => done(Err(error())),
+            Request::Marker((_, done)) => done(Err(error())),
             Request::Journal(_, _, done) => done(Err(error())),
             Request::Publish(_, done) => done(Ended::Aborted),
         }
@@ -115,7 +126,17 @@ impl Producer for LaneProducer {
     }
 
     fn marker(&mut self, slot: SlotId, done: Answer<Option<Marker>>) {
-        self.ask(Request::Marker(slot, done));
+        self.ask(Request::Marker((slot, done)));
+    }
+
+    fn marker_at_once(&mut self, slot: SlotId, done: Answer<Option<Marker>>) {
+        match self.questions.try_send((slot, done)) {
+            Ok(()) => {}
+            // in order with everything else it is answered, too
+            Err(TrySendError::Full(question) | TrySendError::Disconnected(question)) => {
+                self.ask(Request::Marker(question));
+            }
+        }
     }
 
     fn journal(&mut self, slot: SlotId, numbers: Range<u64>, done: Answer<Vec<Vec<u8>>>) {
@@ -141,25 +162,33 @@ fn serve(mut publisher: Publisher, requests: &Receiver<Request>) {
             Request::Fence(ids, done) => done(publisher.fence(&ids)),
             Request::Publish(publications, done) => done(publisher.publish(&publications)),
             Request::Journal(slot, numbers, done) => done(journal::read(publisher.log(), slot, &numbers)),
-            Request::Marker(slot, done) => {
+            Request::Marker(question) => {
                 // A silo that starts asks for the markers of all its slots: they come in one answer.
-                let mut asked = vec![(slot, done)];
+                let mut asked = vec![question];
                 while asked.len() < MARKERS_MAX && put_back.is_none() {
                     match requests.try_recv() {
-                        Ok(Request::Marker(slot, done)) => asked.push((slot, done)),
+                        Ok(Request::Marker(question)) => asked.push(question),
                         Ok(other) => put_back = Some(other),
                         Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                     }
                 }
-                markers(&publisher, asked);
+                markers(publisher.offsets(), asked);
             }
         }
     }
 }
 
-fn markers(publisher: &Publisher, asked: Vec<(SlotId, Answer<Option<Marker>>)>) {
+/// Answers questions, those that wait together, until there can be no more.
+fn answer(offsets: &Offsets, questions: &Receiver<Question>) {
+    while let Ok(first) = questions.recv() {
+        let others = questions.try_iter().take(MARKERS_MAX - 1);
+        markers(offsets, std::iter::once(first).chain(others).collect());
+    }
+}
+
+fn markers(offsets: &Offsets, asked: Vec<Question>) {
     let slots: Vec<SlotId> = asked.iter().map(|(slot, _)| *slot).collect();
-    match publisher.offsets().markers(&slots) {
+    match offsets.markers(&slots) {
         Ok(found) => {
             for ((_, done), marker) in asked.into_iter().zip(found) {
                 done(marker);

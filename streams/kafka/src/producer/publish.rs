@@ -40,7 +40,7 @@ const REST: Duration = Duration::from_millis(5);
 pub(super) struct Publisher {
     log: Arc<KafkaLog>,
     lane: Lane,
-    offsets: Offsets,
+    offsets: Arc<Offsets>,
     /// Transactions go through it from `init` until it is lost.
     producer: Option<BaseProducer<Deliveries>>,
     /// How often the lane's own id was initialised.
@@ -61,10 +61,9 @@ enum Failure {
 }
 
 impl Publisher {
-    pub(super) fn new(log: Arc<KafkaLog>, lane: Lane) -> Result<Publisher> {
-        let offsets = Offsets::new(log.settings().clone())?;
+    pub(super) fn new(log: Arc<KafkaLog>, lane: Lane, offsets: Arc<Offsets>) -> Publisher {
         let counts = Counts::new(&lane);
-        Ok(Publisher { log, lane, offsets, producer: None, inits: 0, counts, lag: BTreeMap::new() })
+        Publisher { log, lane, offsets, producer: None, inits: 0, counts, lag: BTreeMap::new() }
     }
 
     pub(super) fn log(&self) -> &KafkaLog {
