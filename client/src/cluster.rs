@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use granary_core::time::Span;
 use granary_core::{Error, ErrorKind, Ran, Result};
-use granary_wire::{Ask, Frame, SlotTable};
+use granary_wire::{Ask, Frame, Role, SlotTable};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -51,7 +51,8 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub(crate) fn new(seeds: &[String], us: Introduction, sends_once: bool) -> Arc<Cluster> {
-        let routes = Routes::of_seeds(seeds);
+        let own = (us.role == Role::Silo).then(|| us.name.clone());
+        let routes = Routes::of_seeds(seeds, own);
         let connections = watch::Sender::new(routes.connections());
         Arc::new(Cluster {
             us,
@@ -120,7 +121,12 @@ impl Cluster {
                 }
                 Err(error) => (error, None),
             };
-            self.go_on(&mut course, error, asked.as_ref(), seen).await?;
+            let address = asked.as_ref().map(|link| link.address.as_str());
+            let is_known = !self.sends_once && lock(&self.routes).follow(to, address);
+            if !(is_known && course.goes_on(&error)) {
+                self.go_on(&mut course, error, asked.as_ref(), seen).await?;
+                lock(&self.routes).follow(to, address);
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use granary_core::{Error, SlotId};
-use granary_wire::SlotTable;
+use granary_wire::{SiloEntry, SlotTable};
 
 use crate::link::Link;
 use crate::outgoing::lock;
@@ -104,6 +104,11 @@ pub(crate) enum Way {
 #[derive(Default)]
 pub(crate) struct Routes {
     table: Option<Arc<SlotTable>>,
+    /// For each slot who is asked for it, as the table's owners are: whom it belongs to, or, while slots move, who had it
+    /// before. A silo goes on with a slot until it gives it, and then says so.
+    asked: Vec<Option<u16>>,
+    /// The silo that this is the client of, if it is one's: it knows by itself what it has given.
+    own: Option<String>,
     known: Vec<Known>,
     /// For each silo of the table its place in `known`.
     places: Vec<usize>,
@@ -111,9 +116,9 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn of_seeds(seeds: &[String]) -> Routes {
+    pub(crate) fn of_seeds(seeds: &[String], own: Option<String>) -> Routes {
         let known = seeds.iter().map(|seed| Known { silo: Silo::new(seed, Why::Seed), link: None }).collect();
-        Routes { known, ..Routes::default() }
+        Routes { known, own, ..Routes::default() }
     }
 
     pub(crate) fn table(&self) -> Option<&Arc<SlotTable>> {
@@ -129,7 +134,7 @@ impl Routes {
         let place = match (to, &self.table) {
             (To::Key(key), Some(table)) => {
                 let slot = table.slot_of(key);
-                match table.owners[usize::from(slot.0)] {
+                match self.asked[usize::from(slot.0)] {
                     Some(owner) => self.places[usize::from(owner)],
                     None => return Way::Unowned(slot),
                 }
@@ -197,9 +202,42 @@ impl Routes {
         if self.version().is_some_and(|version| version >= table.version) {
             return false;
         }
+        self.asked = self.asked_by(&table);
         self.table = Some(Arc::new(table));
         self.settle();
         true
+    }
+
+    /// Whom to ask by this table: who was asked before, as long as it is one of the silos.
+    fn asked_by(&self, table: &SlotTable) -> Vec<Option<u16>> {
+        let Some(before) = self.table.as_ref().filter(|before| before.slots == table.slots) else {
+            return table.owners.clone();
+        };
+        let stays: Vec<Option<u16>> = before
+            .silos
+            .iter()
+            .map(|silo| {
+                let is_it = |other: &SiloEntry| other.incarnation == silo.incarnation;
+                let place =
+                    table.silos.iter().position(is_it).filter(|_| self.own.as_ref() != Some(&silo.name));
+                place.and_then(|place| u16::try_from(place).ok())
+            })
+            .collect();
+        let asked = self.asked.iter().map(|silo| silo.and_then(|place| stays[usize::from(place)]));
+        asked.zip(&table.owners).map(|(stays, owner)| stays.or(*owner)).collect()
+    }
+
+    /// A request for this key was refused by the silo at `address`, or reached none. From now on the slot's owner is asked;
+    /// whether that is another silo.
+    pub(crate) fn follow(&mut self, to: To<'_>, address: Option<&str>) -> bool {
+        let (To::Key(key), Some(table)) = (to, &self.table) else { return false };
+        let slot = usize::from(table.slot_of(key).0);
+        let was = std::mem::replace(&mut self.asked[slot], table.owners[slot]);
+        match (self.asked[slot], address) {
+            (None, _) => false,
+            (Some(now), Some(address)) => self.known[self.places[usize::from(now)]].silo.address != address,
+            (now, None) => now != was,
+        }
     }
 
     /// Finds the silos of the table among those known, and forgets silos that have left.

@@ -61,6 +61,27 @@ async fn a_move_is_followed_without_an_error_and_one_question_serves_all() {
 }
 
 #[tokio::test]
+async fn who_had_a_slot_is_asked_until_it_has_given_it() {
+    let cluster = Cluster::start(3);
+    let client = Client::connect(cluster.seed()).await.unwrap();
+    assert_eq!((who(&client, 1).await, who(&client, 4).await), (1, 1));
+    cluster.world.begin_to_give(1, 2);
+    cluster.world.give(4, Some(2));
+    assert_eq!(who(&client, 4).await, 2, "refused by who had it, asked of whom it belongs to");
+    assert_eq!(client.slots().unwrap().version, 3, "so the client knows where slot 1 is to be");
+
+    let moved = cluster.world.moved.swap(0, Ordering::SeqCst);
+    assert_eq!(moved, 1);
+    assert_eq!(who(&client, 1).await, 1, "and goes on with who has it");
+    cluster.world.let_go(1);
+    let asked = cluster.world.asked_for_slots.load(Ordering::SeqCst);
+    assert_eq!(who(&client, 1).await, 2);
+    assert_eq!(who(&client, 1).await, 2);
+    assert_eq!(cluster.world.moved.load(Ordering::SeqCst), 1, "the one refusal by who gave it");
+    assert_eq!(cluster.world.asked_for_slots.load(Ordering::SeqCst), asked, "nothing had to be asked");
+}
+
+#[tokio::test]
 async fn a_slot_without_an_owner_is_waited_for_until_the_deadline() {
     let cluster = Cluster::start(2);
     cluster.world.give(5, None);

@@ -22,6 +22,8 @@ pub const SLOTS: u16 = 12;
 #[derive(Default)]
 pub struct World {
     pub table: Mutex<SlotTable>,
+    /// Slots that the table gives to another silo already, and who still has them.
+    pub still: Mutex<BTreeMap<u16, usize>>,
     /// Silos do not know of slots.
     pub is_one: AtomicBool,
     /// Calls of each method, by silo.
@@ -52,6 +54,17 @@ impl World {
         table.version += 1;
     }
 
+    /// The table names another owner, and the present one goes on until [`World::let_go`].
+    pub fn begin_to_give(&self, slot: u16, owner: u16) {
+        let before = lock(&self.table).owners[usize::from(slot)].expect("it has an owner");
+        lock(&self.still).insert(slot, usize::from(before));
+        self.give(slot, Some(owner));
+    }
+
+    pub fn let_go(&self, slot: u16) {
+        lock(&self.still).remove(&slot);
+    }
+
     pub fn write(&self, rows: std::ops::Range<u64>) {
         lock(&self.rows).extend(rows);
         self.written.notify_waiters();
@@ -59,8 +72,10 @@ impl World {
 
     fn owns(&self, silo: usize, key: &str) -> bool {
         let table = lock(&self.table);
-        let owner = table.owners[usize::from(table.slot_of(key).0)];
-        self.is_one.load(Ordering::SeqCst) || owner.map(usize::from) == Some(silo)
+        let slot = table.slot_of(key).0;
+        let owner = table.owners[usize::from(slot)].map(usize::from);
+        let still = lock(&self.still).get(&slot).copied();
+        self.is_one.load(Ordering::SeqCst) || still.or(owner) == Some(silo)
     }
 }
 

@@ -93,6 +93,8 @@ pub(crate) struct SlotHost {
     pub waits_since: Cell<Option<Timestamp>>,
     /// It belongs to another silo, and is given from then on.
     pub gives_at: Cell<Option<Timestamp>>,
+    /// Its row is being read, to see whether it may be taken.
+    pub is_looking: Cell<bool>,
     /// What must hold of the slot.
     pub watch: RefCell<Watch>,
     /// The end of the commits that were named as lost since the slot was opened last.
@@ -190,6 +192,7 @@ impl SlotHost {
             here: Cell::new(if config.cluster.is_some() { Here::No } else { Here::Yes }),
             waits_since: Cell::new(None),
             gives_at: Cell::new(None),
+            is_looking: Cell::new(false),
             watch: RefCell::new(Watch::new(id)),
             named_lost: Cell::new(CommitNo(0)),
             eager: Eager::default(),

@@ -15,6 +15,7 @@ use crate::stats::LaneStats;
 use crate::table::{Busy, Stay, Waiting, hash_of};
 
 use super::Lane;
+use super::moving::Here;
 
 /// The first byte of a grain's cell.
 pub(crate) const GRAIN_CELL: &[u8] = b"g/";
@@ -34,11 +35,12 @@ impl Lane {
         let Some(host) = self.slot(slot) else {
             return refuse(call, self.elsewhere(slot));
         };
-        if self.goes_elsewhere(&host, &call) {
+        if host.here.get() == Here::No {
             return self.pass_on(call);
         }
-        if !host.is_running.get() {
-            return self.backlog(&host, call);
+        if !host.is_running.get() || self.waits_for_successor(&host, &call) {
+            self.backlog(&host, call);
+            return self.look_sooner(&host);
         }
         match call {
             Call::Letter { kind, key, envelope, .. } => self.letter(&host, kind, key, envelope),

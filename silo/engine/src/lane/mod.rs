@@ -131,6 +131,8 @@ pub(crate) struct Lane {
     publisher: Option<RefCell<Publisher>>,
     reader: Option<Reader>,
     run_seen: Cell<RunId>,
+    /// No slot begins to leave before.
+    leaves_next: Cell<Timestamp>,
     /// The cluster as last heard of.
     view: RefCell<Option<Arc<View>>>,
     /// Calls taken out of the inbox and not delivered, and what was looked up for them.
@@ -195,6 +197,7 @@ impl Lane {
                 Reader::start(name, config.store.clone(), mailbox.clone())
             }),
             run_seen: Cell::new(config.store.run()),
+            leaves_next: Cell::new(Timestamp::MIN),
             view: RefCell::default(),
             arrived: RefCell::default(),
             fetched: RefCell::default(),

@@ -1,7 +1,7 @@
 //! Slots come and go, as the view of the cluster says: taken from whoever gave them or is dead, given to whom they belong.
 //!
-//! A slot that is to be given takes no records and no calls any more; what waits in its queues goes to the successor.
-//! Turns under way end, what they changed is stored and published, then the slot is given.
+//! A slot that is to be given begins nothing any more. Turns under way end, what they changed is stored and published, the
+//! slot is given; then the calls that wait go to the successor, whom the first of them tells that the slot is free.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,11 +21,16 @@ use super::Lane;
 use super::alarms::Alarm;
 use super::deliver::refuse;
 
-/// The row of a slot that is waited for is read so often.
+/// The row of a slot that is waited for is read so often, if no call tells sooner that it was given.
 const LOOK_AGAIN_AFTER: Span = Span(15);
-/// Slots of a lane that are given at the same time; the others go on meanwhile. A slot pauses the less, the fewer pause with
-/// it.
+/// Slots of a lane that are being given at the same time; the others go on meanwhile.
 const LEAVING_SLOTS_MAX: usize = 4;
+/// From one slot that leaves to the next: the successor opens it meanwhile. A slot pauses the less, the fewer pause with it.
+const LEAVE_EVERY: Span = Span(15);
+/// But all slots of a lane have begun to leave within this.
+const LEAVE_ALL_WITHIN: Span = Span(1_500);
+/// A slot that has to wait until others have left looks again after this.
+const LEAVE_AGAIN_AFTER: Span = Span(5);
 /// Turns of a slot that is to be given may go on for so long; then they are undone.
 const LAST_TURNS_MAX: Span = Span(5_000);
 
@@ -79,10 +84,11 @@ impl Lane {
         host.gives_at.set(Some(at));
         if now < at {
             self.set_alarm(at, Alarm::Place(host.id));
-        } else if self.is_leaving(host) || self.leaving() < LEAVING_SLOTS_MAX {
+        } else if self.is_leaving(host) || self.may_leave() {
             self.begin_leaving(host, to);
         } else {
-            self.set_alarm(now + LOOK_AGAIN_AFTER, Alarm::Place(host.id));
+            let next = self.leaves_next.get().max(now + LEAVE_AGAIN_AFTER);
+            self.set_alarm(next, Alarm::Place(host.id));
         }
     }
 
@@ -90,9 +96,17 @@ impl Lane {
         matches!(host.here.get(), Here::Leaving { .. })
     }
 
-    /// Slots of this lane that are being given.
-    fn leaving(&self) -> usize {
-        self.slots.iter().flatten().filter(|host| self.is_leaving(host)).count()
+    /// Whether one more slot of this lane may begin to leave.
+    fn may_leave(&self) -> bool {
+        let now = self.now.get();
+        let leaving = self.slots.iter().flatten().filter(|host| self.is_leaving(host)).count();
+        if leaving >= LEAVING_SLOTS_MAX || now < self.leaves_next.get() {
+            return false;
+        }
+        let to_go = self.slots.iter().flatten().filter(|host| host.gives_at.get().is_some()).count();
+        let every = LEAVE_ALL_WITHIN.ms() / to_go.max(1) as u64;
+        self.leaves_next.set(now + Span(every.min(LEAVE_EVERY.ms())));
+        true
     }
 
     fn comes(&self, host: &Rc<SlotHost>, holds: bool) {
@@ -102,6 +116,8 @@ impl Lane {
             (Here::Leaving { .. }, true) => {
                 host.here.set(Here::Yes);
                 self.rewind_feeds(host);
+                let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
+                self.local.borrow_mut().extend(backlog);
             }
             (Here::Leaving { .. } | Here::No, _) => {
                 host.here.set(Here::Yes);
@@ -180,7 +196,7 @@ impl Lane {
         };
         host.here.set(Here::Leaving { to, since });
         tracing::debug!(slot = %host.id, %to, "slot leaves");
-        self.send_away_waiting(host);
+        self.hold_back_waiting(host);
         self.set_alarm(since + LAST_TURNS_MAX, Alarm::Look);
     }
 
@@ -191,16 +207,16 @@ impl Lane {
         }
     }
 
-    /// Calls that wait in queues and have not begun go to the successor.
-    fn send_away_waiting(&self, host: &Rc<SlotHost>) {
-        self.send_away_backlog(host);
+    /// Calls that wait in queues and have not begun wait for the successor.
+    fn hold_back_waiting(&self, host: &Rc<SlotHost>) {
         let waiting = host.table.borrow_mut().take_waiting(is_from_outside);
         for (key, envelope) in waiting {
             let kind = envelope.info().kind_id;
-            for joined in self.joined(host, envelope.info(), envelope.options(), &key) {
-                self.pass_on(Call::Letter { slot: host.id, kind, key: key.clone(), envelope: joined });
+            let joined = self.joined(host, envelope.info(), envelope.options(), &key);
+            let backlog = &mut host.inner.borrow_mut().backlog;
+            for envelope in joined.into_iter().chain([envelope]) {
+                backlog.push_back(Call::Letter { slot: host.id, kind, key: key.clone(), envelope });
             }
-            self.pass_on(Call::Letter { slot: host.id, kind, key, envelope });
         }
     }
 
@@ -232,16 +248,20 @@ impl Lane {
         }
     }
 
-    /// Whether this call has to go elsewhere: its slot is not here, or takes no more.
-    pub(super) fn goes_elsewhere(&self, host: &SlotHost, call: &Call) -> bool {
-        match host.here.get() {
-            Here::Yes => false,
-            Here::No => true,
-            Here::Leaving { .. } => match call {
+    /// Whether this call of a slot that leaves is not to begin here any more.
+    pub(super) fn waits_for_successor(&self, host: &SlotHost, call: &Call) -> bool {
+        self.is_leaving(host)
+            && match call {
                 Call::Named(_) => true,
                 // what the slot's own turns and records ask for belongs to them
                 Call::Letter { envelope, .. } => is_from_outside(&**envelope),
-            },
+            }
+    }
+
+    /// A call has come for a slot that another silo was to give: perhaps it has.
+    pub(super) fn look_sooner(&self, host: &Rc<SlotHost>) {
+        if host.waits_since.get().is_some() && !host.is_looking.get() {
+            self.take(host);
         }
     }
 

@@ -136,6 +136,7 @@ impl Lane {
             return;
         }
         match &self.reader {
+            Some(_) if host.is_looking.replace(true) => {} // the answer is on its way
             Some(reader) => reader.ask(Task::Row(host.id)),
             None => {
                 let run = self.config.store.run();
@@ -152,6 +153,7 @@ impl Lane {
 
     /// The row of a slot that is to be taken.
     pub(super) fn row_read(&self, host: &Rc<SlotHost>, row: Result<(SlotRecord, RunId)>) {
+        host.is_looking.set(false);
         match row {
             Ok((record, run)) if !self.may_take(host, &record, run) => {}
             Ok((record, run)) => {
