@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use granary_cluster::members::{Change, Member};
+use granary_cluster::members::{Change, Member, Report};
 use granary_cluster::{Batch, Incarnation, Log, Store};
 use granary_core::{Error, ErrorKind, Result, SlotId, Span};
 use granary_engine::{Config, Handle, Source, SourceSpec};
@@ -110,7 +110,7 @@ impl Source for Silent {
 
 /// No silo of the cluster lives: who stands in the member table is watched for a lease. The dead are taken out of it.
 fn check_alone(redis: &Redis, lease: Span) -> Result<()> {
-    let nobody = Change::Renew { me: Incarnation(0), counter: 0 }; // refused, and answered with the table
+    let nobody = Change::Renew { me: Incarnation(0), counter: 0, report: Report::default() }; // refused, and answered with the table
     let members = || redis.change_members(&nobody).map(|(_, table)| table.members);
     let before = members()?;
     if before.is_empty() {

@@ -15,18 +15,56 @@ use granary_core::{GrainId, Span, Timestamp};
 pub struct Lease {
     until: AtomicI64,
     run: AtomicU64,
+    /// How often the silo stood aside.
+    asides: AtomicU64,
+    read_after: AtomicI64,
+    version: AtomicU64,
 }
 
 impl Lease {
     /// One that has not begun.
     pub fn none() -> Arc<Lease> {
-        Arc::new(Lease { until: AtomicI64::new(i64::MIN), run: AtomicU64::new(0) })
+        Arc::new(Lease {
+            until: AtomicI64::new(i64::MIN),
+            run: AtomicU64::new(0),
+            asides: AtomicU64::new(0),
+            read_after: AtomicI64::new(i64::MIN),
+            version: AtomicU64::new(0),
+        })
     }
 
     /// From now on it ends then, by the engine's clock; this run of the store's server has said so.
     pub fn set(&self, until: Timestamp, run: RunId) {
         self.run.store(run.0, Ordering::Release);
         self.until.store(until.0, Ordering::Release);
+    }
+
+    /// It is over now, until it is set again.
+    pub fn end(&self) {
+        self.until.store(i64::MIN, Ordering::Release);
+    }
+
+    /// The silo stands aside, and its lease is over: of slots taken before this it answers no reads even when it has a lease
+    /// again.
+    pub fn stand_aside(&self) {
+        self.asides.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often it did.
+    pub fn asides(&self) -> u64 {
+        self.asides.load(Ordering::Acquire)
+    }
+
+    /// The members were read after this time, in this version.
+    pub fn read(&self, after: Timestamp, version: u64) {
+        self.version.store(version, Ordering::Release);
+        self.read_after.store(after.0, Ordering::Release);
+    }
+
+    /// Whether the members were read after this time, and this is the latest version of them: it still said then what it
+    /// says.
+    pub fn confirms(&self, version: u64, at: Timestamp) -> bool {
+        at.0 < self.read_after.load(Ordering::Acquire) && self.version.load(Ordering::Acquire) == version
     }
 
     /// Whether it holds at this time.

@@ -13,7 +13,9 @@ use actix::{Actor, Addr, System};
 use granary_cluster::members::View;
 use granary_core::call::Options;
 use granary_core::envelope::{Letter, ReplyTo};
-use granary_core::{Caller, Error, ErrorKind, Grain, GrainId, Key, KindId, Method, Ran, Result, Timestamp};
+use granary_core::{
+    Caller, Error, ErrorKind, Grain, GrainId, Key, KindId, Method, Ran, Result, SlotId, Timestamp,
+};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, SourceSpec};
@@ -233,6 +235,12 @@ impl Handle {
             }
         }
         readings
+    }
+
+    /// Turns and records so far, of each slot that runs here; nothing in a silo that has no others beside it.
+    pub fn work(&self) -> Vec<(SlotId, u64)> {
+        let of = |lane: &Arc<Mailbox>| lane.work.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.lanes.iter().flat_map(of).collect()
     }
 
     /// The topics of its sources.

@@ -120,6 +120,8 @@ pub(crate) struct Mailbox {
     pub rests: SegQueue<oneshot::Sender<Rest>>,
     pub stats: LaneStats,
     pub stands: Mutex<Vec<Stand>>,
+    /// Turns and records so far, of each slot that runs.
+    pub work: Mutex<Vec<(SlotId, u64)>>,
     /// Outputs sealed, by stream.
     pub outputs: Box<[AtomicU64]>,
     pub pulse: Pulse,
@@ -147,6 +149,7 @@ impl Mailbox {
             rests: SegQueue::new(),
             stats,
             stands: Mutex::default(),
+            work: Mutex::default(),
             outputs: (0..STREAMS_COUNTED).map(|_| AtomicU64::new(0)).collect(),
             pulse: Pulse::default(),
             beat: AtomicI64::new(i64::MIN),

@@ -8,7 +8,7 @@ use granary_cluster::invariants::Watch;
 use granary_cluster::pace::Backoff;
 use granary_cluster::retry::{Caution, Culprit};
 use granary_cluster::slot::{Outlet, Seat, Slot};
-use granary_cluster::{Cells, Commit, CommitNo, Effects, Position, RunId, Script, TxId};
+use granary_cluster::{Cells, Commit, CommitNo, Effects, Epoch, Incarnation, Position, RunId, Script, TxId};
 use granary_core::{GrainId, SlotId, Timestamp};
 
 use crate::answers::Answers;
@@ -95,6 +95,12 @@ pub(crate) struct SlotHost {
     pub gives_at: Cell<Option<Timestamp>>,
     /// Its row is being read, to see whether it may be taken.
     pub is_looking: Cell<bool>,
+    /// How often the silo had stood aside when it took the slot.
+    pub asides: Cell<u64>,
+    /// Its owner stands aside: its row was read by then, and named this epoch.
+    pub unfit_owner: Cell<Option<(Incarnation, Epoch, Timestamp)>>,
+    /// Turns and records of it on this silo so far.
+    pub work: Cell<u64>,
     /// What must hold of the slot.
     pub watch: RefCell<Watch>,
     /// The end of the commits that were named as lost since the slot was opened last.
@@ -193,6 +199,9 @@ impl SlotHost {
             waits_since: Cell::new(None),
             gives_at: Cell::new(None),
             is_looking: Cell::new(false),
+            asides: Cell::new(0),
+            unfit_owner: Cell::new(None),
+            work: Cell::new(0),
             watch: RefCell::new(Watch::new(id)),
             named_lost: Cell::new(CommitNo(0)),
             eager: Eager::default(),

@@ -38,6 +38,10 @@ const LANES_MAX: u64 = 1_024;
 /// A shorter lease than this would end whenever a machine is busy.
 const LEASE_MS_MIN: u64 = 200;
 
+/// A broker that is busy takes its time to answer; beyond an hour nobody waits.
+const KAFKA_AWAY_MS_MIN: u64 = 1_000;
+const KAFKA_AWAY_MS_MAX: u64 = 3_600_000;
+
 /// A minute between commits is beyond every use.
 const INTERVAL_MS_MAX: u64 = 60_000;
 
@@ -51,6 +55,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("silo.name", Shape::Name),
     ("silo.advertise", Shape::Address),
     ("silo.lease_ms", Shape::Whole { min: LEASE_MS_MIN, max: INTERVAL_MS_MAX }),
+    ("silo.kafka_away_max_ms", Shape::Whole { min: KAFKA_AWAY_MS_MIN, max: KAFKA_AWAY_MS_MAX }),
     ("silo.lanes", Shape::Whole { min: 1, max: LANES_MAX }),
     ("silo.memory_bytes_max", Shape::Whole { min: 16 << 20, max: i64::MAX as u64 }),
     ("store.kind", Shape::Word(&["embedded", "redis"])),

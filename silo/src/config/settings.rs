@@ -64,6 +64,9 @@ pub struct Silo {
     pub advertise: Option<String>,
     /// A silo that has not renewed its lease for so long is taken for dead, and its slots go to others.
     pub lease_ms: u64,
+    /// A silo that has not reached Kafka for so long, while another one reaches it, gives way: its slots go to others until
+    /// it reaches Kafka again.
+    pub kafka_away_max_ms: u64,
     /// How many lanes; by default one for each core.
     pub lanes: Option<u16>,
     /// The most memory activations may take; by default a share of the machine's.
@@ -78,6 +81,7 @@ impl Default for Silo {
             name: None,
             advertise: None,
             lease_ms: 2_000,
+            kafka_away_max_ms: 30_000,
             lanes: None,
             memory_bytes_max: None,
         }
@@ -88,6 +92,11 @@ impl Silo {
     /// A silo that has not renewed its lease for so long is taken for dead.
     pub fn lease(&self) -> Span {
         millis(self.lease_ms)
+    }
+
+    /// A silo may be so long without Kafka, if others are not.
+    pub fn kafka_away_max(&self) -> Span {
+        millis(self.kafka_away_max_ms)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use granary_cluster::members::View;
+use granary_cluster::members::{Table, View};
 use granary_core::{Error, ErrorKind, Ran, Result, Span, time};
 use granary_engine::Handle;
 use tokio::sync::watch;
@@ -35,6 +35,7 @@ struct Now {
     lanes: Handle,
     backing: Backing,
     standing: Option<watch::Receiver<Standing>>,
+    table: Option<watch::Receiver<Table>>,
 }
 
 impl Current {
@@ -59,6 +60,12 @@ impl Current {
         }
     }
 
+    /// The member table as the silo has last read it, with the figures of a moment ago; `None` when it is a cluster of one.
+    pub fn table(&self) -> Result<Option<Table>> {
+        let now = self.now()?;
+        Ok(now.table.as_ref().map(|table| table.borrow().clone()))
+    }
+
     /// There is no life, for this reason.
     pub(super) fn none(&self, why: &str) {
         self.set(Present::None(why.to_owned()));
@@ -67,7 +74,8 @@ impl Current {
     /// This is the life from now on.
     pub(super) fn begin(&self, life: &Life) {
         let standing = life.member.as_ref().map(super::Member::standing);
-        let now = Now { lanes: life.handle(), backing: life.backing().clone(), standing };
+        let table = life.member.as_ref().map(super::Member::table);
+        let now = Now { lanes: life.handle(), backing: life.backing().clone(), standing, table };
         self.set(Present::Life(Arc::new(now)));
     }
 

@@ -9,14 +9,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use granary_cluster::Store as _;
-use granary_cluster::members::{Change, Do, Membership, Out, Terms, View};
+use granary_cluster::members::{Change, Do, Membership, Out, Report, Table, Terms, View};
 use granary_cluster::{Incarnation, RunId};
 use granary_core::{Clock, Error, ErrorKind, Result, Span, Timestamp};
 use granary_engine::{Handle, Lease};
 use granary_store::Redis;
 use tokio::sync::watch;
 
+use super::load::Gauge;
 use super::peers::Ways;
+use super::reach::Reach;
 
 /// The thread looks at the clock at least so often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -31,6 +33,10 @@ pub struct Seat {
     pub address: String,
     /// How long its lease is.
     pub lease: Span,
+    /// How long it may be without the log.
+    pub log_away_max: Span,
+    /// Whether it reaches the log.
+    pub reach: Reach,
     /// The silo's clock.
     pub clock: Arc<dyn Clock>,
     /// The member table.
@@ -63,6 +69,7 @@ enum Wish {
 pub struct Member {
     wishes: Sender<Wish>,
     standing: watch::Receiver<Standing>,
+    table: watch::Receiver<Table>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -72,17 +79,23 @@ impl Member {
         let (wishes, wished) = channel();
         let (told, standing) = watch::channel(Standing::Joining);
         let name = format!("{}-member", seat.name);
-        let body = move || Renewer::new(seat, told).run(&wished);
+        let (read, table) = watch::channel(Table::default());
+        let body = move || Renewer::new(seat, told, read).run(&wished);
         let thread = std::thread::Builder::new().name(name).spawn(body);
         let thread = thread.map_err(|e| {
             Error::new(ErrorKind::Unavailable, format!("the membership's thread cannot be started: {e}"))
         })?;
-        Ok(Member { wishes, standing, thread: Some(thread) })
+        Ok(Member { wishes, standing, table, thread: Some(thread) })
     }
 
     /// How the silo stands, now and later.
     pub fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.clone()
+    }
+
+    /// The member table as last read, with what each silo tells of itself.
+    pub fn table(&self) -> watch::Receiver<Table> {
+        self.table.clone()
     }
 
     /// Takes no more slots from now on.
@@ -112,6 +125,8 @@ struct Renewer {
     terms: Terms,
     machine: Membership,
     told: watch::Sender<Standing>,
+    read: watch::Sender<Table>,
+    gauge: Gauge,
     /// The run of the store's server that has answered last.
     run: Option<RunId>,
     is_stuck: bool,
@@ -119,10 +134,11 @@ struct Renewer {
 }
 
 impl Renewer {
-    fn new(seat: Seat, told: watch::Sender<Standing>) -> Renewer {
-        let terms = Terms::of(seat.lease);
+    fn new(seat: Seat, told: watch::Sender<Standing>, read: watch::Sender<Table>) -> Renewer {
+        let terms = Terms::of(seat.lease).log_away_max(seat.log_away_max);
         let machine = Membership::new(seat.me, &seat.name, &seat.address, terms, seat.clock.now());
-        Renewer { seat, terms, machine, told, run: None, is_stuck: false, is_away: false }
+        let gauge = Gauge::default();
+        Renewer { seat, terms, machine, told, read, gauge, run: None, is_stuck: false, is_away: false }
     }
 
     fn run(mut self, wished: &Receiver<Wish>) {
@@ -144,6 +160,8 @@ impl Renewer {
             return;
         }
         let mut todo = Vec::new();
+        let report = self.report(now);
+        self.machine.report(report, now);
         self.machine.tick(now, &mut todo);
         while !todo.is_empty() {
             for what in std::mem::take(&mut todo) {
@@ -151,13 +169,27 @@ impl Renewer {
                     Do::Ask(change) => self.ask(&change, &mut todo),
                     Do::Members(table) => self.see(View::new(table, self.seat.lanes.slots())),
                     Do::LeaseOver => {
-                        tracing::warn!(silo = %self.seat.name, "the lease is over: no more reads")
+                        self.seat.reads.end();
+                        tracing::warn!(silo = %self.seat.name, "the lease is over: no more reads");
+                    }
+                    Do::Unfit => {
+                        tracing::error!(
+                            silo = %self.seat.name,
+                            "the silo does not reach the log and others do: it stands aside, they take its slots"
+                        );
                     }
                     Do::LeaseBack => tracing::info!(silo = %self.seat.name, "the lease goes on"),
                     Do::Out(why) => self.out(why),
                 }
             }
         }
+    }
+
+    /// What the silo tells of itself.
+    fn report(&mut self, now: Timestamp) -> Report {
+        let lanes = &self.seat.lanes;
+        let reaches_log = self.seat.reach.reaches() && lanes.stats().log_away == 0;
+        Report { reaches_log, load: self.gauge.load(now, || lanes.work()) }
     }
 
     /// A lane that does not begin rounds answers nobody: the silo is no better than dead.
@@ -178,7 +210,14 @@ impl Renewer {
                 if self.run.replace(run).is_some_and(|before| before != run) {
                     self.machine.another_server();
                 }
+                self.read.send_replace(table.clone());
                 self.machine.answered(done, table, self.seat.clock.now(), todo);
+                if todo.contains(&Do::Unfit) {
+                    self.seat.reads.stand_aside(); // before there is a lease again
+                }
+                if let Some(after) = self.machine.read_after() {
+                    self.seat.reads.read(after, self.machine.table().version);
+                }
                 if let Some(until) = self.machine.lease_until() {
                     self.seat.reads.set(until, run);
                 }

@@ -3,6 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `membership` | the thread that keeps the silo a member |
+//! | `reach` | whether the silo reaches the log |
+//! | `load` | how much it has to do |
 //! | `peers` | the way to grains of other silos |
 //! | `current` | the present life, for those who serve its clients |
 //! | `keeper` | one life after the other, until the silo is stopped |
@@ -12,8 +14,10 @@
 
 mod current;
 mod keeper;
+mod load;
 mod membership;
 mod peers;
+mod reach;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +37,7 @@ pub use keeper::{Keeper, Kept, Leaver};
 use membership::{Member, Seat, Standing};
 use peers::Ways;
 pub use peers::table_of;
+use reach::Reach;
 
 /// Between two attempts to reach Redis and Kafka at the start.
 const START_WAIT_MIN: Duration = Duration::from_millis(200);
@@ -116,8 +121,11 @@ impl Mold {
         };
         let _ = tokio::time::timeout(PRODUCERS_MAX, can_publish).await;
         let redis = self.reach(move || Redis::open(options.clone())).await?;
+        let log_away_max = self.settings.silo.kafka_away_max();
         let member = Member::join(Seat {
             me,
+            log_away_max,
+            reach: Reach::watch(external.kafka.clone(), log_away_max)?,
             name: self.assembly.silo.clone(),
             address: self.advertised.clone(),
             lease: self.settings.silo.lease(),

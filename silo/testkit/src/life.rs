@@ -112,8 +112,8 @@ impl Life {
                 match what {
                     Do::Ask(change) => self.ask(&change, now, members, &mut todo),
                     Do::Members(table) => self.see(table),
-                    // the lease itself tells the lanes
-                    Do::LeaseOver | Do::LeaseBack => {}
+                    // the lease itself tells the lanes; the log is never away
+                    Do::LeaseOver | Do::LeaseBack | Do::Unfit => {}
                     Do::Out(why) => out = Some(why),
                 }
             }

@@ -49,6 +49,10 @@ pub enum Mistake {
     BelieveLostRenewals,
     /// A silo takes slots at a server of which its membership has heard nothing yet.
     TakeUnconfirmed,
+    /// A silo that stands aside answers reads until its lease is over by itself.
+    StandAsideWithLease,
+    /// A silo takes from one that stands aside, by its view, without looking at the members again.
+    TakeFromUnfitUnconfirmed,
 }
 
 impl Mistake {
@@ -74,7 +78,7 @@ impl Mistake {
     ];
 
     /// Those of a cluster with time and leases.
-    pub const OF_MEMBERS: [Mistake; 7] = [
+    pub const OF_MEMBERS: [Mistake; 8] = [
         Mistake::Slot(Defect::GiveOpenTransaction),
         Mistake::Slot(Defect::ReinitWithoutReread),
         Mistake::Slot(Defect::SkipMarkerReread),
@@ -82,11 +86,16 @@ impl Mistake {
         Mistake::ReadPastLease,
         Mistake::TakeByPlacement,
         Mistake::JoinOutOfOrder,
+        Mistake::StandAsideWithLease,
     ];
 
     /// The same, but they take a loss of the store or a long wait just when something else goes wrong, too.
-    pub const OF_MEMBERS_RARE: [Mistake; 3] =
-        [Mistake::ForceWithoutLease, Mistake::BelieveLostRenewals, Mistake::TakeUnconfirmed];
+    pub const OF_MEMBERS_RARE: [Mistake; 4] = [
+        Mistake::ForceWithoutLease,
+        Mistake::BelieveLostRenewals,
+        Mistake::TakeUnconfirmed,
+        Mistake::TakeFromUnfitUnconfirmed,
+    ];
 
     /// What a run says that finds it: one of these.
     pub fn shows_as(self) -> &'static [&'static str] {
@@ -106,7 +115,9 @@ impl Mistake {
             | Mistake::JoinOutOfOrder
             | Mistake::ForceWithoutLease
             | Mistake::BelieveLostRenewals
-            | Mistake::TakeUnconfirmed => &["it must see", "may answer reads"],
+            | Mistake::TakeUnconfirmed
+            | Mistake::StandAsideWithLease
+            | Mistake::TakeFromUnfitUnconfirmed => &["it must see", "may answer reads"],
         }
     }
 }

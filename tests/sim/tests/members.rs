@@ -48,7 +48,7 @@ fn every_cluster_holds() {
 }
 
 /// What a cluster has to go through in some of the seeds, or they prove little.
-const PATHS: [&str; 11] = [
+const PATHS: [&str; 15] = [
     "taken by force",
     "given",
     "lease over",
@@ -60,6 +60,10 @@ const PATHS: [&str; 11] = [
     "gone",
     "another server",
     "failover with loss",
+    "stands aside",
+    "comes back",
+    "taken from one that stands aside",
+    "moved by hand",
 ];
 
 #[test]

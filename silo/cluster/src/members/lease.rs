@@ -6,6 +6,8 @@
 //!   can have seen the counter stand still for a lease;
 //! - no two renewals name the same counter: one that was carried out and not answered is not renewed by asking again, since
 //!   the others have seen that counter before;
+//! - a silo ends its own lease before it asks to stand aside, and has one again only by a renewal that found it up: who takes
+//!   its slots meanwhile finds nobody who answers for them;
 //! - another silo's silence grows only from one answer to the next, and by no more than two renewals' time: a store that
 //!   was away, or a machine that slept, makes nobody look dead.
 
@@ -13,7 +15,7 @@ use std::collections::BTreeMap;
 
 use granary_core::{Span, Timestamp};
 
-use super::{Change, Member, Standing, Table};
+use super::{Change, Member, Report, Standing, Table};
 use crate::commit::Incarnation;
 
 /// How long leases are.
@@ -23,12 +25,19 @@ pub struct Terms {
     pub lease: Span,
     /// A lease is renewed so often; a quarter of the lease or less.
     pub renew_every: Span,
+    /// A silo that has not reached the log for so long stands aside while another reaches it; `None`: never.
+    pub log_away_max: Option<Span>,
 }
 
 impl Terms {
     /// A lease of this length, renewed eight times in it.
     pub fn of(lease: Span) -> Terms {
-        Terms { lease, renew_every: Span((lease.ms() / 8).max(1)) }
+        Terms { lease, renew_every: Span((lease.ms() / 8).max(1)), log_away_max: None }
+    }
+
+    /// A silo may be so long without the log.
+    pub fn log_away_max(self, away: Span) -> Terms {
+        Terms { log_away_max: Some(away), ..self }
     }
 }
 
@@ -43,6 +52,9 @@ pub enum Do {
     LeaseOver,
     /// The lease goes on after all.
     LeaseBack,
+    /// The silo stands aside, or may have for a while: others may have taken any slot that it holds. It drops them all, and
+    /// answers no read of what it held until now even when its lease goes on.
+    Unfit,
     /// The silo is no member any more, or will never be one: it drops everything.
     Out(Out),
 }
@@ -93,6 +105,14 @@ pub struct Membership {
     has_just_renewed: bool,
     /// When it was first asked to join: an answer may be to any asking since.
     joins_since: Option<Timestamp>,
+    /// When the question was asked that was answered last.
+    asked_at: Option<Timestamp>,
+    /// By then every lease is over that the present server knows nothing of.
+    settled_at: Option<Timestamp>,
+    /// Since when it does not reach the log.
+    log_away_since: Option<Timestamp>,
+    /// It has asked to stand aside, and no renewal has found it up since.
+    may_be_unfit: bool,
 }
 
 impl Membership {
@@ -105,8 +125,9 @@ impl Membership {
         now: Timestamp,
     ) -> Membership {
         let (name, address) = (name.to_owned(), address.to_owned());
+        let report = Report { reaches_log: true, ..Report::default() }; // until it says otherwise
         Membership {
-            me: Member { incarnation, name, address, counter: 0, standing: Standing::Up },
+            me: Member { incarnation, name, address, counter: 0, standing: Standing::Up, report },
             terms,
             state: State::Joining,
             table: Table::default(),
@@ -118,7 +139,23 @@ impl Membership {
             is_lease_over: false,
             has_just_renewed: false,
             joins_since: None,
+            asked_at: None,
+            settled_at: None,
+            log_away_since: None,
+            may_be_unfit: false,
         }
+    }
+
+    /// What the silo tells of itself from now on.
+    pub fn report(&mut self, report: Report, now: Timestamp) {
+        self.log_away_since = (!report.reaches_log).then(|| self.log_away_since.unwrap_or(now));
+        self.me.report = report;
+    }
+
+    /// The table was read after this time; `None` while it may name a silo as standing aside that has a lease: for a lease
+    /// after a server answered first, which may have lost that this silo has come back.
+    pub fn read_after(&self) -> Option<Timestamp> {
+        self.asked_at.filter(|asked| self.settled_at.is_some_and(|settled| *asked >= settled))
     }
 
     /// Which life this is.
@@ -158,11 +195,16 @@ impl Membership {
             out.push(Do::LeaseOver);
         }
         if self.asked.is_none() && now >= self.ask_at {
-            let change = self.next_change();
+            let change = self.next_change(now);
             match change {
                 Change::Renew { counter, .. } => self.me.counter = counter,
                 Change::Join { .. } => drop(self.joins_since.get_or_insert(now)),
+                Change::Unfit { .. } => {
+                    self.may_be_unfit = true;
+                    self.end_lease(out);
+                }
                 Change::Leave { .. } | Change::Declare { .. } | Change::Go { .. } => {}
+                Change::Fit { .. } | Change::Move { .. } => {}
             }
             self.asked = Some((change.clone(), now));
             out.push(Do::Ask(change));
@@ -185,20 +227,39 @@ impl Membership {
         }
     }
 
-    fn next_change(&self) -> Change {
+    fn next_change(&self, now: Timestamp) -> Change {
         let me = self.me.incarnation;
+        let standing = self.own_row().map(|row| row.standing);
         match self.state {
             State::Joining => Change::Join { member: self.me.clone(), instead_of: self.dead_namesake() },
             State::Going => Change::Go { me },
-            State::Leaving if self.own_row().is_some_and(|row| row.standing == Standing::Up) => {
+            State::Leaving if standing.is_some_and(|standing| standing != Standing::Leaving) => {
                 Change::Leave { me }
             }
-            State::Leaving | State::Member | State::Out => match self.silent() {
-                // Its own lease goes on in between: who has none is in no position to say that others have none.
-                Some((dead, counter)) if self.has_just_renewed => Change::Declare { dead, counter },
-                _ => Change::Renew { me, counter: self.me.counter + 1 },
+            // Its own lease goes on in between: who has none is in no position to say that others have none.
+            State::Leaving | State::Member | State::Out if !self.has_just_renewed => self.renewal(),
+            State::Leaving | State::Member | State::Out => match (self.silent(), standing) {
+                (Some((dead, counter)), _) => Change::Declare { dead, counter },
+                (None, Some(Standing::Up)) if self.must_stand_aside(now) => {
+                    Change::Unfit { me, counter: self.me.counter }
+                }
+                (None, Some(Standing::Unfit)) if self.me.report.reaches_log => {
+                    Change::Fit { me, counter: self.me.counter }
+                }
+                _ => self.renewal(),
             },
         }
+    }
+
+    fn renewal(&self) -> Change {
+        let Member { incarnation: me, counter, report, .. } = &self.me;
+        Change::Renew { me: *me, counter: counter + 1, report: report.clone() }
+    }
+
+    /// The log was away for too long, and not for everybody.
+    fn must_stand_aside(&self, now: Timestamp) -> bool {
+        let (Some(since), Some(most)) = (self.log_away_since, self.terms.log_away_max) else { return false };
+        now.since(since) >= most && self.table.another_reaches_log(self.me.incarnation)
     }
 
     fn own_row(&self) -> Option<&Member> {
@@ -225,9 +286,15 @@ impl Membership {
         }
         let living_namesake = self.living_namesake(&table).cloned();
         self.look(&table, now);
+        let was_fit = self.own_row().is_none_or(|row| row.standing != Standing::Unfit);
         let is_news = !table.names_same(&self.table) || matches!(change, Change::Join { .. });
         self.table = table;
-        self.ask_at = if self.silent().is_some() { now } else { now + self.terms.renew_every };
+        self.asked_at = Some(asked_at);
+        self.settled_at.get_or_insert(now + self.terms.lease + self.terms.renew_every);
+        // between two renewals something else may be asked, but takes none of their time
+        let is_aside = matches!(change, Change::Unfit { .. } | Change::Fit { .. });
+        let hurries = self.silent().is_some() || is_aside;
+        self.ask_at = if hurries { now } else { now + self.terms.renew_every };
         self.has_just_renewed = done && matches!(change, Change::Renew { .. });
         match change {
             Change::Join { .. } if !done => {
@@ -250,9 +317,18 @@ impl Membership {
             Change::Go { .. } => return self.end(Out::Gone, out),
             Change::Renew { .. } if done => self.renewed(asked_at, now, out),
             Change::Renew { .. } | Change::Leave { .. } | Change::Declare { .. } => {}
+            Change::Unfit { .. } | Change::Fit { .. } | Change::Move { .. } => {}
         }
-        if self.own_row().is_none() {
-            return self.end(Out::DeclaredDead, out);
+        let standing = match self.own_row() {
+            Some(row) => row.standing,
+            None => return self.end(Out::DeclaredDead, out),
+        };
+        if standing == Standing::Unfit && was_fit {
+            self.end_lease(out); // asked for, or the store lost the change by which the silo came back
+        }
+        let was_asked = standing != Standing::Up && std::mem::take(&mut self.may_be_unfit);
+        if was_asked || (standing == Standing::Unfit && was_fit) {
+            out.push(Do::Unfit);
         }
         if is_news {
             out.push(Do::Members(self.table.clone()));
@@ -263,6 +339,7 @@ impl Membership {
     /// seen before and is seen again has perhaps moved in between. Everybody's silence counts anew.
     pub fn another_server(&mut self) {
         self.seen.clear();
+        self.settled_at = None;
     }
 
     /// The store has not answered: it is asked anew, the same or what is due by then. A change that was carried out all the
@@ -297,11 +374,24 @@ impl Membership {
     }
 
     fn renewed(&mut self, asked_at: Timestamp, now: Timestamp, out: &mut Vec<Do>) {
+        match self.own_row().map(|row| row.standing) {
+            Some(Standing::Unfit) => return,
+            Some(Standing::Up) => self.may_be_unfit = false, // and what was asked before finds another counter
+            Some(Standing::Leaving) | None => {}
+        }
         let until = asked_at + self.terms.lease;
         self.lease_until = Some(until);
         if self.is_lease_over && now < until {
             self.is_lease_over = false;
             out.push(Do::LeaseBack);
+        }
+    }
+
+    /// No lease, until a renewal finds the silo up.
+    fn end_lease(&mut self, out: &mut Vec<Do>) {
+        self.lease_until = Some(Timestamp::MIN);
+        if !std::mem::replace(&mut self.is_lease_over, true) {
+            out.push(Do::LeaseOver);
         }
     }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lease` | one silo's membership: joining, renewing, seeing others die, noticing its own end |
 //! | `placement` | which member each slot belongs to, and what a silo does about a slot |
+//! | `report` | what a silo tells of itself with each renewal |
 //!
 //! A silo has one lease: its row in the member table, with a counter it keeps raising. Whoever saw a counter stand still
 //! for a whole lease, by its own clock, takes that row out, by compare and set on that very counter. So no clock of
@@ -12,17 +13,27 @@
 //! What depends on it: who works on what, and how soon. What does not: who may write. A slot's row names its owner and
 //! epoch, and those alone decide ([`crate::slot`]); a silo that was wrongly taken for dead writes nothing any more.
 
+#[cfg(test)]
+mod aside;
 mod lease;
 mod placement;
+mod report;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
+use granary_core::SlotId;
 use serde::{Deserialize, Serialize};
 
 use crate::commit::Incarnation;
 
 pub use lease::{Do, Membership, Out, Terms};
 pub use placement::{Placement, Step, View, step, successor};
+pub use report::{BUSIEST_MAX, Load, NoLoad, Report};
+
+/// Slots that may be placed by hand at a time: the others are placed by the rule.
+pub const MOVES_MAX: usize = 256;
 
 /// One life of a silo in the member table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +48,17 @@ pub struct Member {
     pub counter: u64,
     /// Whether it takes slots.
     pub standing: Standing,
+    /// What it tells of itself, renewed with the counter.
+    pub report: Report,
+}
+
+impl Member {
+    /// Whether both are the same but for what each renewal changes.
+    fn is_same(&self, other: &Member) -> bool {
+        let Member { incarnation, name, address, standing, counter: _, report: _ } = self;
+        (incarnation, name, address, standing)
+            == (&other.incarnation, &other.name, &other.address, &other.standing)
+    }
 }
 
 /// Whether a member takes slots.
@@ -44,6 +66,8 @@ pub struct Member {
 pub enum Standing {
     /// It does.
     Up,
+    /// It does not for now: it has not reached the log for long, and another silo does. Its slots are taken, and it fenced.
+    Unfit,
     /// It gives its slots to others and then goes.
     Leaving,
 }
@@ -53,6 +77,8 @@ pub enum Standing {
 pub struct Table {
     /// Raised by each change but renewals.
     pub version: u64,
+    /// Slots that a person has placed, each on the silo of this name: there it is while that one takes slots.
+    pub moves: BTreeMap<SlotId, String>,
     /// The latest life that ever joined: who is not in the table and not later than this is dead.
     pub newest: Incarnation,
     /// The living, ascending by incarnation.
@@ -77,6 +103,31 @@ pub enum Change {
         me: Incarnation,
         /// The counter from now on.
         counter: u64,
+        /// What it tells of itself.
+        report: Report,
+    },
+    /// It has not reached the log for long and stands aside. Refused when no other silo that takes slots reaches the log,
+    /// and when its counter has moved: what was sent long ago says nothing of now.
+    Unfit {
+        /// Who.
+        me: Incarnation,
+        /// The counter that it gave itself last.
+        counter: u64,
+    },
+    /// It reaches the log again. Refused as the last one is.
+    Fit {
+        /// Who.
+        me: Incarnation,
+        /// The counter that it gave itself last.
+        counter: u64,
+    },
+    /// A person places a slot, or leaves it to the rule again. Refused when no member has that name, and when
+    /// [`MOVES_MAX`] others are placed.
+    Move {
+        /// Which.
+        slot: SlotId,
+        /// The name of the silo it is to be on; `None`: wherever the rule puts it.
+        to: Option<String>,
     },
     /// A counter stood still for a whole lease. Refused when it has moved.
     Declare {
@@ -113,12 +164,12 @@ impl Table {
         incarnation <= self.newest && self.member(incarnation).is_none()
     }
 
-    /// Whether both name the same members of the same standing. Versions alone do not tell: after a store has lost its last
+    /// Whether both name the same members of the same standing, and the same slots placed by hand. Versions alone do not tell: after a store has lost its last
     /// writes a version is given a second time, to other members.
     pub fn names_same(&self, other: &Table) -> bool {
-        let same = |(a, b): (&Member, &Member)| Member { counter: b.counter, ..a.clone() } == *b;
         (self.version, self.newest, self.members.len()) == (other.version, other.newest, other.members.len())
-            && self.members.iter().zip(&other.members).all(same)
+            && self.members.iter().zip(&other.members).all(|(a, b)| a.is_same(b))
+            && self.moves == other.moves
     }
 
     fn place(&self, incarnation: Incarnation) -> Result<usize, usize> {
@@ -129,12 +180,17 @@ impl Table {
     pub fn apply(&mut self, change: &Change) -> bool {
         match change {
             Change::Join { member, instead_of } => self.join(member, *instead_of),
-            Change::Renew { me, counter } => {
+            Change::Renew { me, counter, report } => {
                 let Ok(at) = self.place(*me) else { return false };
                 let row = &mut self.members[at];
-                row.counter = row.counter.max(*counter);
+                if row.counter < *counter {
+                    (row.counter, row.report) = (*counter, report.clone());
+                }
                 true
             }
+            Change::Unfit { me, counter } => self.stand(*me, *counter, Standing::Unfit),
+            Change::Fit { me, counter } => self.stand(*me, *counter, Standing::Up),
+            Change::Move { slot, to } => self.move_slot(*slot, to.as_deref()),
             Change::Declare { dead, counter } => {
                 let Ok(at) = self.place(*dead) else { return true };
                 let stands_still = self.members[at].counter == *counter;
@@ -145,7 +201,7 @@ impl Table {
             }
             Change::Leave { me } => {
                 let Ok(at) = self.place(*me) else { return false };
-                if self.members[at].standing == Standing::Up {
+                if self.members[at].standing != Standing::Leaving {
                     self.members[at].standing = Standing::Leaving;
                     self.version += 1;
                 }
@@ -178,6 +234,46 @@ impl Table {
         self.members.insert(at, member.clone());
         self.newest = member.incarnation;
         self.version += 1;
+        true
+    }
+
+    /// Whether another silo that takes slots reaches the log, as it says itself.
+    pub fn another_reaches_log(&self, me: Incarnation) -> bool {
+        let can_take = |other: &Member| other.standing == Standing::Up && other.report.reaches_log;
+        self.members.iter().any(|other| other.incarnation != me && can_take(other))
+    }
+
+    /// Between up and unfit.
+    fn stand(&mut self, me: Incarnation, counter: u64, standing: Standing) -> bool {
+        let Ok(at) = self.place(me) else { return false };
+        let row = &self.members[at];
+        if row.standing == Standing::Leaving || row.counter != counter {
+            return false;
+        }
+        if row.standing == standing {
+            return true;
+        }
+        if standing == Standing::Unfit && !self.another_reaches_log(me) {
+            return false;
+        }
+        self.members[at].standing = standing;
+        self.version += 1;
+        true
+    }
+
+    fn move_slot(&mut self, slot: SlotId, to: Option<&str>) -> bool {
+        let Some(name) = to else {
+            self.version += u64::from(self.moves.remove(&slot).is_some());
+            return true;
+        };
+        let is_full = self.moves.len() >= MOVES_MAX && !self.moves.contains_key(&slot);
+        if is_full || self.named(name).is_none() {
+            return false;
+        }
+        if self.moves.get(&slot).is_none_or(|before| before != name) {
+            self.moves.insert(slot, name.to_owned());
+            self.version += 1;
+        }
         true
     }
 

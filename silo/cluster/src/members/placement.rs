@@ -23,10 +23,13 @@ impl Placement {
     /// slots that had to go elsewhere for the bound. Scores depend on a member's name: a silo that comes back gets what it
     /// had.
     ///
+    /// A slot that a person has placed is where it was sent, while that silo takes slots, and beside its share: no other
+    /// slot moves for it.
+    ///
     /// Sources: Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996); Mirrokni, Thorup and
     /// Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2016).
     pub fn new(table: &Table, slots: u16) -> Placement {
-        let takers: Vec<_> = table.members.iter().filter(|member| member.standing == Standing::Up).collect();
+        let takers = takers(table);
         if takers.is_empty() {
             return Placement { owners: vec![Incarnation(0); usize::from(slots)] };
         }
@@ -43,6 +46,12 @@ impl Placement {
             loads[best] += 1;
             owners.push(takers[best].incarnation);
         }
+        for (slot, name) in &table.moves {
+            let sent_to = takers.iter().find(|taker| taker.name == *name);
+            if let (Some(owner), Some(taker)) = (owners.get_mut(usize::from(slot.0)), sent_to) {
+                *owner = taker.incarnation;
+            }
+        }
         Placement { owners }
     }
 
@@ -55,6 +64,11 @@ impl Placement {
     pub fn slots_of(&self, incarnation: Incarnation) -> impl Iterator<Item = SlotId> {
         (0..).zip(&self.owners).filter(move |(_, owner)| **owner == incarnation).map(|(slot, _)| SlotId(slot))
     }
+}
+
+/// The members that take slots.
+fn takers(table: &Table) -> Vec<&Member> {
+    table.members.iter().filter(|member| member.standing == Standing::Up).collect()
 }
 
 /// What a silo knows of its cluster: one version of the member table, and where it puts the slots.
@@ -77,6 +91,11 @@ impl View {
     pub fn owner(&self, slot: SlotId) -> Option<&Member> {
         self.table.member(self.placement.owner(slot))
     }
+
+    /// Whether this silo stands aside.
+    pub fn is_unfit(&self, silo: Incarnation) -> bool {
+        self.table.member(silo).is_some_and(|member| member.standing == Standing::Unfit)
+    }
 }
 
 /// How well a member suits a slot: an even mix of both, the same on every machine.
@@ -98,6 +117,10 @@ pub enum Step {
     Take,
     /// It waits until the slot's owner gives it.
     Wait,
+    /// Its owner stands aside and cannot give it: it takes it, and fences the owner, once a table that was read after the
+    /// slot's row says so still. Then that owner, at that epoch, answers nothing more for the slot; one that has come back
+    /// since has another epoch.
+    TakeFromUnfit,
 }
 
 /// What `me` does about a slot that it does not hold. `row` is the slot's row, read before the view.
@@ -109,7 +132,10 @@ pub fn step(me: Incarnation, slot: SlotId, row: &SlotRecord, view: &View) -> Ste
         return Step::Stay;
     }
     let is_free = row.owner == me || row.owner == Incarnation(0) || row.txids.ids.is_empty();
-    if is_free || view.table.is_dead(row.owner) { Step::Take } else { Step::Wait }
+    if is_free || view.table.is_dead(row.owner) {
+        return Step::Take;
+    }
+    if view.is_unfit(row.owner) { Step::TakeFromUnfit } else { Step::Wait }
 }
 
 /// To whom `me` gives a slot that it holds, if to anybody.

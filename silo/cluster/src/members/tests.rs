@@ -6,16 +6,23 @@ use super::*;
 use crate::commit::{SlotRecord, TxId};
 
 const LEASE: Span = Span(2_000);
-const SLOTS: u16 = 96;
+pub(super) const SLOTS: u16 = 96;
 /// After the last fault: a silence of one lease, and as much again for each silo that is declared dead.
 const SETTLES_WITHIN_MS: i64 = 20_000;
 
-fn member(number: u64, name: &str, address: &str) -> Member {
+pub(super) fn member(number: u64, name: &str, address: &str) -> Member {
     let (name, address) = (name.to_owned(), address.to_owned());
-    Member { incarnation: Incarnation(number), name, address, counter: 0, standing: Standing::Up }
+    Member {
+        incarnation: Incarnation(number),
+        name,
+        address,
+        counter: 0,
+        standing: Standing::Up,
+        report: Report::default(),
+    }
 }
 
-fn table_of(names: &[&str]) -> Table {
+pub(super) fn table_of(names: &[&str]) -> Table {
     let mut table = Table::default();
     for (i, name) in (1..).zip(names) {
         assert!(table.apply(&Change::Join { member: member(i, name, &i.to_string()), instead_of: None }));
@@ -44,11 +51,11 @@ fn a_name_belongs_to_one_living_silo() {
 fn who_is_declared_dead_cannot_renew() {
     let mut table = table_of(&["a", "b"]);
     let me = Incarnation(1);
-    assert!(table.apply(&Change::Renew { me, counter: 1 }));
+    assert!(table.apply(&Change::Renew { me, counter: 1, report: Report::default() }));
     assert!(!table.apply(&Change::Declare { dead: me, counter: 0 }), "the counter has moved");
     assert!(table.apply(&Change::Declare { dead: me, counter: 1 }));
     assert!(table.apply(&Change::Declare { dead: me, counter: 1 }), "twice is once");
-    assert!(!table.apply(&Change::Renew { me, counter: 2 }));
+    assert!(!table.apply(&Change::Renew { me, counter: 2, report: Report::default() }));
     assert!(!table.apply(&Change::Leave { me }));
 }
 
@@ -82,6 +89,13 @@ fn who_leaves_has_no_share_and_who_comes_back_has_what_it_had() {
     assert_eq!(nobody.owner(granary_core::SlotId(3)), Incarnation(0));
 }
 
+/// A slot's row; whether its owner holds it.
+pub(super) fn row(owner: u64, held: bool) -> SlotRecord {
+    let mut row = SlotRecord { owner: Incarnation(owner), ..SlotRecord::new() };
+    row.txids.ids.extend(held.then_some(TxId { incarnation: Incarnation(owner), lane: 0 }));
+    row
+}
+
 #[test]
 fn a_slot_is_taken_from_nobody_or_the_dead_and_waited_for_from_the_living() {
     let table = {
@@ -92,11 +106,6 @@ fn a_slot_is_taken_from_nobody_or_the_dead_and_waited_for_from_the_living() {
     let view = View::new(table, SLOTS);
     let (me, other) = (Incarnation(1), Incarnation(2));
     let mine = view.placement.slots_of(me).next().unwrap();
-    let row = |owner: u64, held: bool| {
-        let mut row = SlotRecord { owner: Incarnation(owner), ..SlotRecord::new() };
-        row.txids.ids.extend(held.then_some(TxId { incarnation: Incarnation(owner), lane: 0 }));
-        row
-    };
     assert_eq!(step(me, mine, &row(1, false), &view), Step::Take, "given");
     assert_eq!(step(me, mine, &row(0, false), &view), Step::Take, "new");
     assert_eq!(step(me, mine, &row(3, true), &view), Step::Take, "of a dead silo");
@@ -118,7 +127,7 @@ fn a_name_that_lives_elsewhere_is_refused_and_a_dead_ones_is_taken() {
         let mut said = Vec::new();
         for counter in 1..=40 {
             if lives {
-                table.apply(&Change::Renew { me: Incarnation(1), counter });
+                table.apply(&Change::Renew { me: Incarnation(1), counter, report: Report::default() });
             }
             said.clear();
             second.tick(at, &mut said);
@@ -276,7 +285,7 @@ impl World {
                         silo.gives_up_at = now + Span(600);
                     }
                     Do::Out(_) => silo.is_over = true,
-                    Do::Members(_) | Do::LeaseOver | Do::LeaseBack => {}
+                    Do::Members(_) | Do::LeaseOver | Do::LeaseBack | Do::Unfit => {}
                 }
             }
             self.check(i);

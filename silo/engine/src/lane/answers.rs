@@ -22,28 +22,32 @@ impl Lane {
         let keyed = after.options.idempotency_key.is_some();
         let broken = host.broken.borrow().is_some();
         let inside = after.options.inside.is_some();
-        keyed || broken || (!inside && (after.needs > host.stored.get() || !self.may_answer(after)))
+        keyed || broken || (!inside && (after.needs > host.stored.get() || !self.may_answer(host, after)))
     }
 
     /// Whether what a turn saw of the stored state may be told: while the lease holds nobody can have changed it. Asked when
     /// the turn has ended, so that a silo that was stopped in its midst notices.
-    fn may_answer(&self, after: &After) -> bool {
+    fn may_answer(&self, host: &SlotHost, after: &After) -> bool {
         let Some(cluster) = &self.config.cluster else { return true };
         let is_volatile =
             || self.kind(after.info.kind_id).is_some_and(|k| k.options.durability == Durability::Volatile);
         let is_read = after.options.origin == Origin::Call && !after.info.snapshot;
-        !is_read || cluster.lease.holds(self.config.clock.now()) || is_volatile()
+        let is_alone =
+            || cluster.lease.holds(self.config.clock.now()) && cluster.lease.asides() == host.asides.get();
+        !is_read || is_alone() || is_volatile()
     }
 
     /// Lets an answer leave, or holds it.
     pub(super) fn hold(&self, host: &SlotHost, after: &After, answer: Box<dyn Answer>) {
         let is_broken = host.broken.borrow().is_some();
         if !is_broken && (after.needs <= host.stored.get() || after.options.inside.is_some()) {
-            if after.options.inside.is_some() || self.may_answer(after) {
+            if after.options.inside.is_some() || self.may_answer(host, after) {
                 return answer.send();
             }
-            let message =
-                format!("the lease of silo {} is over: it cannot reach its store", self.config.silo);
+            let message = format!(
+                "the lease of silo {} is over: it does not reach its store, or its log",
+                self.config.silo
+            );
             let ran = if after.called_out { Ran::Unknown } else { Ran::No };
             return answer.refuse(Error::new(ErrorKind::Unavailable, message).ran(ran).after(RETRY_AFTER));
         }

@@ -301,6 +301,7 @@ impl Lane {
         inner.is_single_full |= mode.records_max() == 1; // others wait for this one's commit
         host.has_changes.set(true);
         LaneStats::add(&self.mailbox.stats.records, 1);
+        host.work.set(host.work.get() + 1);
         let tells = std::mem::take(&mut inner.effects.tells);
         drop(inner);
         self.tell_all(host, tells);

@@ -13,7 +13,7 @@ use granary_core::call::Origin;
 use granary_core::envelope::Envelope;
 use granary_core::{Error, ErrorKind, GrainId, Ran, SlotId, Span, Timestamp};
 
-use crate::cluster::Passed;
+use crate::cluster::{Cluster, Passed};
 use crate::mailbox::Call;
 use crate::slot::SlotHost;
 
@@ -60,12 +60,23 @@ impl Lane {
         self.view.borrow().clone()
     }
 
+    /// Whether this silo gives up what it has, since it does not reach the log and others do.
+    pub(super) fn stands_aside(&self) -> bool {
+        self.view().is_some_and(|view| view.is_unfit(self.config.me))
+    }
+
     /// Takes the slot, gives it, or leaves it to others, as the view says.
     pub(super) fn place(&self, host: &Rc<SlotHost>) {
         let Some(view) = self.view() else { return };
         let me = self.config.me;
         let holds = host.inner.borrow().machine.phase() != Phase::Off;
-        if view.placement.owner(host.id) == me {
+        if view.is_unfit(me) {
+            if holds {
+                tracing::debug!(slot = %host.id, "slot dropped: the silo stands aside");
+                self.machine(host, |machine, out| machine.give_up(out));
+            }
+            self.is_gone(host); // others take it, and fence whatever is still on its way
+        } else if view.placement.owner(host.id) == me {
             self.comes(host, holds);
         } else if holds {
             if let Some(to) = successor(me, host.id, &view) {
@@ -148,6 +159,13 @@ impl Lane {
                 self.place(host);
                 false
             }
+            Step::TakeFromUnfit => {
+                if self.may_take_from_unfit(host, row, &view, cluster) {
+                    return true;
+                }
+                self.set_alarm(self.now.get() + LOOK_AGAIN_AFTER, Alarm::Take(host.id));
+                false
+            }
             Step::Wait => {
                 let since = host.waits_since.get().unwrap_or(self.now.get());
                 host.waits_since.set(Some(since));
@@ -164,10 +182,29 @@ impl Lane {
         }
     }
 
+    /// Whether the members were read after the row was, and still said that its owner stands aside.
+    fn may_take_from_unfit(&self, host: &SlotHost, row: &SlotRecord, view: &View, cluster: &Cluster) -> bool {
+        let read_at = match host.unfit_owner.get() {
+            Some((owner, epoch, at)) if (owner, epoch) == (row.owner, row.epoch) => at,
+            _ => {
+                let now = self.config.clock.now();
+                host.unfit_owner.set(Some((row.owner, row.epoch, now)));
+                now
+            }
+        };
+        let may = cluster.lease.confirms(view.table.version, read_at);
+        if may {
+            let (slot, owner) = (host.id, row.owner);
+            tracing::info!(%slot, %owner, "its owner does not reach the log: it is taken, and the owner fenced");
+        }
+        may
+    }
+
     /// The slot is another silo's business.
     pub(super) fn is_gone(&self, host: &Rc<SlotHost>) {
         host.here.set(Here::No);
         host.waits_since.set(None);
+        host.unfit_owner.set(None);
         host.gives_at.set(None);
         self.send_away_backlog(host);
     }

@@ -158,6 +158,8 @@ impl Lane {
             Ok((record, run)) if !self.may_take(host, &record, run) => {}
             Ok((record, run)) => {
                 host.waits_since.set(None);
+                host.unfit_owner.set(None);
+                host.asides.set(self.config.cluster.as_ref().map_or(0, |cluster| cluster.lease.asides()));
                 let taken = self.machine(host, |machine, out| machine.take(&record, run, out));
                 if !taken && host.inner.borrow().machine.phase() == Phase::Off {
                     self.take_again(host); // a script of an earlier time is on its way

@@ -55,7 +55,8 @@ impl Lane {
             }
             return;
         }
-        if !matches!(dropped.why, Why::Given(_)) {
+        let is_aside = self.stands_aside();
+        if !matches!(dropped.why, Why::Given(_)) && !is_aside {
             tracing::warn!(slot = %host.id, why = ?dropped.why, "slot dropped");
         }
         if matches!(dropped.why, Why::Fenced | Why::Behind | Why::MarkerAhead) {

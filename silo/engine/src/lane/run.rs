@@ -228,6 +228,7 @@ impl Lane {
     /// What follows a turn that ended by itself: its answer leaves or is held, its origin is told.
     fn after_turn(&self, host: &Rc<SlotHost>, row: u32, mut after: After, ended: Ended) {
         self.count(|s| &s.turns);
+        host.work.set(host.work.get() + 1);
         if let Ended::Held(answer) = ended {
             if let Some(key) = after.options.idempotency_key.clone() {
                 self.store_answer(host, &mut after, &key, &*answer);

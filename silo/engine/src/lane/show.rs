@@ -30,6 +30,7 @@ impl Lane {
         LaneStats::set(&stats.slots_running, running);
         LaneStats::set(&stats.slots_waiting, waiting); // last: who sees that none waits sees the rest, too
         LaneStats::set(&stats.store_away, u64::from(self.is_store_away()));
+        self.show_work();
         let now = self.now.get();
         let feeds = self.feeds.borrow();
         let delay = feeds.iter().filter_map(|feed| feed.reading_since()).map(|at| now.since(at).ms()).max();
@@ -40,5 +41,15 @@ impl Lane {
             let next = feed.next?;
             Some(Stand { source: feed.source.0, partition: feed.partition, next })
         }));
+    }
+
+    fn show_work(&self) {
+        if self.config.cluster.is_none() {
+            return; // nobody moves slots
+        }
+        let running = self.slots.iter().flatten().filter(|host| host.is_running.get());
+        let mut work = self.mailbox.work.lock().unwrap_or_else(PoisonError::into_inner);
+        work.clear();
+        work.extend(running.map(|host| (host.id, host.work.get())));
     }
 }

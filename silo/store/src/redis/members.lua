@@ -1,6 +1,6 @@
 -- Carries out one change of the member table. The rules are those of `Table::apply`; a test compares the two.
 --
--- KEYS: the table, a hash: version, newest, and four fields `<incarnation>/...` of each member.
+-- KEYS: the table, a hash: version, newest, six fields `<incarnation>/...` of each member, and `move/<slot>`.
 -- ARGV: the change, whose it is, and what else it needs.
 -- Answers whether the change was made, and the whole table after it.
 -- Numbers have up to 64 bits, so they stay the text they came as.
@@ -15,11 +15,13 @@ local function less(a, b)
   return a < b
 end
 
+local function raise() redis.call('HINCRBY', key, 'version', 1) end
+
 local function remove(incarnation)
-  for _, field in ipairs({ 'counter', 'standing', 'name', 'address' }) do
+  for _, field in ipairs({ 'counter', 'standing', 'name', 'address', 'log', 'load' }) do
     redis.call('HDEL', key, incarnation .. '/' .. field)
   end
-  redis.call('HINCRBY', key, 'version', 1)
+  raise()
 end
 
 local function namesake(name)
@@ -30,7 +32,12 @@ local function namesake(name)
   end
 end
 
--- counter, standing, name, address, who is replaced, the counter at which that one stood still
+local function report(log, load)
+  set(me, 'log', log)
+  set(me, 'load', load)
+end
+
+-- counter, standing, name, address, who is replaced, the counter at which that one stood still, log, load
 local function join()
   if get(me, 'counter') then return 1 end
   if not less(redis.call('HGET', key, 'newest') or '0', me) then return 0 end
@@ -41,15 +48,19 @@ local function join()
     remove(other)
   end
   for i, field in ipairs({ 'counter', 'standing', 'name', 'address' }) do set(me, field, ARGV[i + 2]) end
+  report(ARGV[9], ARGV[10])
   redis.call('HSET', key, 'newest', me)
-  redis.call('HINCRBY', key, 'version', 1)
+  raise()
   return 1
 end
 
 local function renew()
   local counter = get(me, 'counter')
   if not counter then return 0 end
-  if less(counter, ARGV[3]) then set(me, 'counter', ARGV[3]) end
+  if less(counter, ARGV[3]) then
+    set(me, 'counter', ARGV[3])
+    report(ARGV[4], ARGV[5])
+  end
   return 1
 end
 
@@ -61,12 +72,54 @@ local function declare()
   return 1
 end
 
+local function another_reaches_log()
+  local all = redis.call('HGETALL', key)
+  for i = 1, #all, 2 do
+    local other = string.match(all[i], '^(%d+)/log$')
+    if other and other ~= me and all[i + 1] == 'reaches' and get(other, 'standing') == 'up' then return true end
+  end
+  return false
+end
+
+local function stand(standing)
+  local before = get(me, 'standing')
+  if not before or before == 'leaving' or get(me, 'counter') ~= ARGV[3] then return 0 end
+  if before == standing then return 1 end
+  if standing == 'unfit' and not another_reaches_log() then return 0 end
+  set(me, 'standing', standing)
+  raise()
+  return 1
+end
+
+local function unfit() return stand('unfit') end
+
+local function fit() return stand('up') end
+
+-- The slot, the silo's name or nothing, how many slots may be placed.
+local function move()
+  local field, name, most = 'move/' .. ARGV[2], ARGV[3], tonumber(ARGV[4])
+  if name == '' then
+    if redis.call('HDEL', key, field) == 1 then raise() end
+    return 1
+  end
+  local before, count = redis.call('HGET', key, field), 0
+  for _, other in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(other, 1, 5) == 'move/' then count = count + 1 end
+  end
+  if not before and count >= most or not namesake(name) then return 0 end
+  if before ~= name then
+    redis.call('HSET', key, field, name)
+    raise()
+  end
+  return 1
+end
+
 local function leave()
   local standing = get(me, 'standing')
   if not standing then return 0 end
-  if standing == 'up' then
+  if standing ~= 'leaving' then
     set(me, 'standing', 'leaving')
-    redis.call('HINCRBY', key, 'version', 1)
+    raise()
   end
   return 1
 end
@@ -76,5 +129,7 @@ local function go()
   return 1
 end
 
-local changes = { join = join, renew = renew, declare = declare, leave = leave, go = go }
+local changes = {
+  join = join, renew = renew, declare = declare, unfit = unfit, fit = fit, move = move, leave = leave, go = go,
+}
 return { changes[change](), redis.call('HGETALL', key) }

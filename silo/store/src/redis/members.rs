@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use granary_cluster::Incarnation;
-use granary_cluster::members::{Change, Member, Standing, Table};
-use granary_core::Result;
+use granary_cluster::members::{Change, MOVES_MAX, Member, Report, Standing, Table};
+use granary_core::{Result, SlotId};
 use redis::{Pipeline, Value};
 
 use super::encode::unreadable;
@@ -18,13 +18,21 @@ pub fn change(keys: &Keys, change: &Change) -> Pipeline {
     let command = pipeline.cmd("EVAL").arg(SCRIPT).arg(1).arg(keys.members());
     match change {
         Change::Join { member, instead_of } => {
-            let Member { incarnation, name, address, counter, standing } = member;
+            let Member { incarnation, name, address, counter, standing, report } = member;
             let (replaced, stood_at) = instead_of.unwrap_or((Incarnation(0), 0));
             let numbers = [replaced.0.to_string(), stood_at.to_string()];
             command.arg("join").arg(incarnation.0.to_string()).arg(counter.to_string());
-            command.arg(text(*standing)).arg(name).arg(address).arg(&numbers)
+            command.arg(text(*standing)).arg(name).arg(address).arg(&numbers).arg(&told(report))
         }
-        Change::Renew { me, counter } => command.arg("renew").arg(me.0.to_string()).arg(counter.to_string()),
+        Change::Renew { me, counter, report } => {
+            command.arg("renew").arg(me.0.to_string()).arg(counter.to_string()).arg(&told(report))
+        }
+        Change::Unfit { me, counter } => command.arg("unfit").arg(me.0.to_string()).arg(counter.to_string()),
+        Change::Fit { me, counter } => command.arg("fit").arg(me.0.to_string()).arg(counter.to_string()),
+        Change::Move { slot, to } => {
+            let to = to.as_deref().unwrap_or_default(); // no silo has that name
+            command.arg("move").arg(slot.0).arg(to).arg(MOVES_MAX)
+        }
         Change::Declare { dead, counter } => {
             command.arg("declare").arg(dead.0.to_string()).arg(counter.to_string())
         }
@@ -43,9 +51,13 @@ pub fn answer(value: Value) -> Result<(bool, Table)> {
 
 fn table(fields: &BTreeMap<String, String>) -> Result<Table> {
     let number = |name: &str| fields.get(name).map_or(Ok(0), |text| text.parse().map_err(|_| unreadable()));
-    let mut table =
-        Table { version: number("version")?, newest: Incarnation(number("newest")?), members: vec![] };
+    let (version, newest) = (number("version")?, Incarnation(number("newest")?));
+    let mut table = Table { version, newest, ..Table::default() };
     for (field, name) in fields {
+        if let Some(slot) = field.strip_prefix("move/") {
+            table.moves.insert(SlotId(slot.parse().map_err(|_| unreadable())?), name.clone());
+            continue;
+        }
         let Some(incarnation) = field.strip_suffix("/name") else { continue };
         let of = |what: &str| fields.get(&format!("{incarnation}/{what}")).ok_or_else(unreadable);
         table.members.push(Member {
@@ -53,16 +65,35 @@ fn table(fields: &BTreeMap<String, String>) -> Result<Table> {
             name: name.clone(),
             address: of("address")?.clone(),
             counter: of("counter")?.parse().map_err(|_| unreadable())?,
-            standing: if of("standing")? == text(Standing::Up) { Standing::Up } else { Standing::Leaving },
+            standing: standing(of("standing")?)?,
+            // a silo of an earlier version says nothing of these
+            report: Report {
+                reaches_log: of("log").is_ok_and(|log| log == REACHES),
+                load: of("load").ok().and_then(|load| load.parse().ok()).unwrap_or_default(),
+            },
         });
     }
     table.members.sort_unstable_by_key(|member| member.incarnation);
     Ok(table)
 }
 
+const REACHES: &str = "reaches";
+
+/// The fields `log` and `load`.
+fn told(report: &Report) -> [String; 2] {
+    let log = if report.reaches_log { REACHES } else { "away" };
+    [log.to_owned(), report.load.to_string()]
+}
+
+fn standing(found: &str) -> Result<Standing> {
+    let all = [Standing::Up, Standing::Unfit, Standing::Leaving];
+    all.into_iter().find(|standing| text(*standing) == found).ok_or_else(unreadable)
+}
+
 fn text(standing: Standing) -> &'static str {
     match standing {
         Standing::Up => "up",
+        Standing::Unfit => "unfit",
         Standing::Leaving => "leaving",
     }
 }

@@ -1,14 +1,15 @@
 //! Silos start, end, stop, leave; the store goes away, falls back, or takes its clock for the time.
 
 use granary_cluster::Incarnation;
-use granary_cluster::members::{Membership, Terms};
+use granary_cluster::members::{Change, Membership, Terms};
+use granary_core::SlotId;
 
 use crate::check::Check;
 use crate::silo::Life;
 
 use super::Cluster;
 use super::event::Event;
-use super::plan::{DRIFT_MAX, Fault, LEASE};
+use super::plan::{DRIFT_MAX, Fault, LEASE, LOG_AWAY_MAX};
 use super::shell::Shell;
 use super::time::{Clock, MS, Micros, SECOND};
 
@@ -36,7 +37,7 @@ impl Cluster {
         let drift = random.below(2 * DRIFT_MAX as u64 + 1) as i64 - DRIFT_MAX;
         let clock = Clock { start: random.below(1 << 40) as i64, drift };
         let me = Incarnation(silo as u64 + 1);
-        let terms = Terms::of(LEASE);
+        let terms = Terms::of(LEASE).log_away_max(LOG_AWAY_MAX);
         let (told, at) = (format!("silo-{name}"), address.to_string());
         let membership = Membership::new(me, &told, &at, terms, clock.at(self.now));
         let (slots, run) = (self.plan.scenario.slots, self.world.store.run);
@@ -78,6 +79,18 @@ impl Cluster {
             Fault::CutLog { silo, lasts } => {
                 let Some(silo) = self.pick(silo) else { return Ok(()) };
                 self.shells[silo].cut_log_until = until(now, lasts);
+            }
+            Fault::LoseLog { silo } => {
+                let Some(silo) = self.pick(silo) else { return Ok(()) };
+                self.shells[silo].cut_log_until = Micros::MAX;
+            }
+            Fault::Move { slot, silo } => {
+                let slot = SlotId((slot % u64::from(self.plan.scenario.slots)) as u16);
+                let to = silo.and_then(|silo| self.pick(silo));
+                let to = to.map(|silo| format!("silo-{}", self.shells[silo].name));
+                if self.table.apply(&Change::Move { slot, to }) {
+                    self.walked("moved by hand");
+                }
             }
             Fault::StoreAway { lasts } => self.store_away_until = until(now, lasts),
             Fault::Failover { lag, away } => {

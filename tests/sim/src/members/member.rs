@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use granary_cluster::Incarnation;
-use granary_cluster::members::{Change, Do, Out, View};
+use granary_cluster::members::{Change, Do, Out, Report, Standing, View};
 use granary_core::Timestamp;
 
+use crate::check::Check;
 use crate::scenario::Mistake;
 
 use super::Cluster;
@@ -20,14 +21,16 @@ const DROP_WITHIN: u64 = 30;
 
 impl Cluster {
     /// The membership's time has come.
-    pub(super) fn tick(&mut self, silo: usize) {
+    pub(super) fn tick(&mut self, silo: usize) -> Check {
         if self.shells[silo].tick_at > self.now {
-            return; // an earlier appointment
+            return Ok(()); // an earlier appointment
         }
         let now = self.clock(silo);
+        let report = Report { reaches_log: self.reaches_log(silo), ..Report::default() };
         let mut said = Vec::new();
+        self.shells[silo].membership.report(report, now);
         self.shells[silo].membership.tick(now, &mut said);
-        self.member_says(silo, said);
+        self.member_says(silo, said)
     }
 
     /// When the membership wants to be called next.
@@ -43,7 +46,7 @@ impl Cluster {
         }
     }
 
-    fn member_says(&mut self, silo: usize, said: Vec<Do>) {
+    fn member_says(&mut self, silo: usize, said: Vec<Do>) -> Check {
         for what in said {
             match what {
                 Do::Ask(change) => self.ask(silo, change),
@@ -51,12 +54,29 @@ impl Cluster {
                     self.shells[silo].view = Some(Rc::new(View::new(table, self.plan.scenario.slots)));
                     (0..usize::from(self.plan.scenario.slots)).for_each(|slot| self.place(silo, slot));
                 }
-                Do::LeaseOver => self.walked("lease over"),
+                Do::LeaseOver => {
+                    self.walked("lease over");
+                    if !self.has(Mistake::StandAsideWithLease) {
+                        self.shells[silo].lease_until = Timestamp::MIN;
+                    }
+                }
                 Do::LeaseBack => self.walked("lease back"),
+                Do::Unfit => self.drop_slots(silo)?,
                 Do::Out(why) => self.out(silo, &why),
             }
         }
         self.appoint(silo);
+        Ok(())
+    }
+
+    /// A silo that stands aside drops what it has.
+    fn drop_slots(&mut self, silo: usize) -> Check {
+        self.walked("stands aside");
+        (0..usize::from(self.plan.scenario.slots)).try_for_each(|slot| {
+            let mut out = Vec::new();
+            self.world.silos[silo].seats[slot].slot.give_up(&mut out);
+            self.world.carry_out(silo, slot, out)
+        })
     }
 
     fn out(&mut self, silo: usize, why: &Out) {
@@ -96,6 +116,7 @@ impl Cluster {
         match change {
             Change::Renew { me, .. } if done => drop(self.renewed.insert(*me, now)),
             Change::Join { member, .. } if done => drop(self.renewed.insert(member.incarnation, now)),
+            Change::Fit { .. } if done => self.walked("comes back"),
             _ => {}
         }
         let expired = self.expired(now);
@@ -132,13 +153,14 @@ impl Cluster {
     }
 
     /// Its answer arrives.
-    pub(super) fn hear_table(&mut self, silo: usize, no: u64, told: Told) {
+    pub(super) fn hear_table(&mut self, silo: usize, no: u64, told: Told) -> Check {
         let Told { done, table, run, expired } = told;
         if self.shells[silo].asks != Some(no) {
-            return; // nobody waits for it any more
+            return Ok(()); // nobody waits for it any more
         }
         let now = self.clock(silo);
         let believes = self.has(Mistake::BelieveLostRenewals);
+        let keeps_lease = self.has(Mistake::StandAsideWithLease);
         let shell = &mut self.shells[silo];
         shell.asks = None;
         if std::mem::replace(&mut shell.member_run, run) != run && !believes {
@@ -147,16 +169,17 @@ impl Cluster {
         let mut said = Vec::new();
         shell.membership.answered(done, table, now, &mut said);
         let shell = &mut self.shells[silo];
-        if let Some(until) = shell.membership.lease_until() {
+        let me = shell.membership.me();
+        let is_up = shell.membership.table().member(me).is_some_and(|row| row.standing != Standing::Unfit);
+        if let Some(until) = shell.membership.lease_until().filter(|_| is_up || !keeps_lease) {
             shell.lease_until = until;
         }
-        let me = shell.membership.me();
         if let Some((dead, counter)) = expired.filter(|(dead, _)| *dead != me) {
             self.sent += 1;
             let (at, no, change) = (self.now + self.delay(), self.sent, Change::Declare { dead, counter });
             self.queue.put(at, Event::AskTable { silo, no, change });
         }
-        self.member_says(silo, said);
+        self.member_says(silo, said)
     }
 
     /// There was no answer in time.

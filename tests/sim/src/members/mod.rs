@@ -199,9 +199,9 @@ impl Cluster {
 
     fn dispatch(&mut self, event: Event) -> Check {
         match event {
-            Event::Tick(silo) => self.tick(silo),
+            Event::Tick(silo) => return self.tick(silo),
             Event::AskTable { silo, no, change } => self.ask_table(silo, no, &change),
-            Event::HearTable { silo, no, told } => self.hear_table(silo, no, told),
+            Event::HearTable { silo, no, told } => return self.hear_table(silo, no, told),
             Event::TableSilent { silo, no } => self.table_silent(silo, no),
             Event::Arrive { silo, no, run, script } => return self.arrive(silo, no, run, script),
             Event::Answer { silo, no, reply } => return self.answer(silo, no, reply),

@@ -32,6 +32,9 @@ impl Cluster {
         let Some(view) = self.shells[silo].view.clone() else { return };
         let (me, id) = (self.world.silos[silo].me, SlotId(slot as u16));
         let holds = self.phase(silo, slot) != Phase::Off;
+        if view.is_unfit(me) {
+            return self.is_gone(silo, slot);
+        }
         if view.placement.owner(id) == me {
             return self.comes(silo, slot, holds);
         }
@@ -69,6 +72,7 @@ impl Cluster {
     fn is_gone(&mut self, silo: usize, slot: usize) {
         let place = &mut self.shells[silo].places[slot];
         (place.here, place.gives_at, place.waits_since) = (Here::No, None, None);
+        place.unfit_owner = None;
     }
 
     /// Reads the row of a slot that is to be taken.
@@ -101,6 +105,7 @@ impl Cluster {
             return Ok(());
         }
         self.shells[silo].places[slot].waits_since = None;
+        self.shells[silo].places[slot].unfit_owner = None;
         let mut out = Vec::new();
         let seat = &mut self.world.silos[silo].seats[slot];
         let taken = seat.slot.take(&row, run, &mut out);
@@ -127,6 +132,20 @@ impl Cluster {
             Step::Take => true,
             Step::Stay => {
                 self.place(silo, slot);
+                false
+            }
+            Step::TakeFromUnfit => {
+                let place = &mut self.shells[silo].places[slot];
+                let seen =
+                    place.unfit_owner.filter(|(owner, epoch, _)| (*owner, *epoch) == (row.owner, row.epoch));
+                let (.., read_at) = *place.unfit_owner.insert(seen.unwrap_or((row.owner, row.epoch, now)));
+                let confirmed =
+                    self.shells[silo].membership.read_after().is_some_and(|after| after > read_at);
+                if confirmed || self.has(Mistake::TakeFromUnfitUnconfirmed) {
+                    self.walked("taken from one that stands aside");
+                    return true;
+                }
+                self.queue.put(self.now + LOOK_AGAIN_AFTER, Event::Take { silo, slot });
                 false
             }
             Step::Wait if self.has(Mistake::TakeByPlacement) => true,

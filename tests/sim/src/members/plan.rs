@@ -12,6 +12,8 @@ use super::time::{MS, Micros, SECOND};
 pub const LEASE: Span = Span(2_000);
 /// A slot that its living owner does not give for so long is taken by force, as the engine does.
 pub const WAIT_FOR_GIVE_MAX: Span = Span(20_000);
+/// A silo that has not reached the log for so long stands aside while another reaches it.
+pub const LOG_AWAY_MAX: Span = Span(4_000);
 /// A slot that belongs to another silo by now is given after so long: until that silo has heard of it, too.
 pub const GIVE_AFTER: Span = Span(LEASE.0 / 4 + 50);
 /// Clocks run too fast or too slow by so many millionths at most: twice what a system corrects at a time.
@@ -34,6 +36,10 @@ pub enum Fault {
     CutStore { silo: u64, lasts: Micros },
     /// A silo does not reach the log.
     CutLog { silo: u64, lasts: Micros },
+    /// A silo does not reach the log, and never will.
+    LoseLog { silo: u64 },
+    /// A person places a slot on a silo, or leaves it to the rule.
+    Move { slot: u64, silo: Option<u64> },
     /// The store answers nobody.
     StoreAway { lasts: Micros },
     /// A replica of the store falls behind, and takes over after `lag`.
@@ -109,7 +115,7 @@ fn any_fault(random: &mut Random) -> Fault {
         random.between(100 / scale, max_ms / scale) as Micros * MS
     };
     let (short, long, longer) = (some(3_000), some(8_000), some(30_000));
-    match random.below(16) {
+    match random.below(20) {
         0 | 1 => Fault::Crash { silo, away: long, moves: random.once_in(3) },
         2..=4 => Fault::Pause { silo, lasts: long },
         5 | 6 => Fault::CutStore { silo, lasts: long },
@@ -119,6 +125,8 @@ fn any_fault(random: &mut Random) -> Fault {
         12 => Fault::StoreClock { by_ms: random.between(500, 20_000) as i64 },
         13 => Fault::Join,
         14 => Fault::Leave { silo },
+        15 | 16 => Fault::LoseLog { silo },
+        17 | 18 => Fault::Move { slot: random.below(4), silo: (!random.once_in(3)).then_some(silo) },
         _ => Fault::Twin { silo },
     }
 }

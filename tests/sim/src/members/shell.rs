@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use granary_cluster::members::{Membership, View};
-use granary_cluster::{Incarnation, RunId};
+use granary_cluster::{Epoch, Incarnation, RunId};
 use granary_core::Timestamp;
 
 use super::time::{Clock, Micros};
@@ -29,6 +29,8 @@ pub struct Place {
     pub gives_at: Option<Timestamp>,
     /// Its owner is waited for since then.
     pub waits_since: Option<Timestamp>,
+    /// Its owner stands aside: who, its epoch, and by when the row had said so.
+    pub unfit_owner: Option<(Incarnation, Epoch, Timestamp)>,
     /// Its row is being read.
     pub is_reading: bool,
 }
@@ -94,7 +96,8 @@ impl Shell {
         slots: u16,
         run: RunId,
     ) -> Shell {
-        let place = Place { here: Here::No, gives_at: None, waits_since: None, is_reading: false };
+        let place =
+            Place { here: Here::No, gives_at: None, waits_since: None, unfit_owner: None, is_reading: false };
         Shell {
             name,
             address,
