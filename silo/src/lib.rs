@@ -15,6 +15,7 @@
 //! | [`cli`] | the `granary` command, also for a program with kinds of its own |
 //! | [`config`] | `granary.toml`, the environment, `--set` |
 //! | `life` | one life after the other, each a member of the cluster |
+//! | `placing` | what a silo tells of its cluster's members; slots placed by hand |
 //! | `service` | what a silo does for those who connect |
 //! | `files`, `results`, `clock` | files as sources, files of results, real time |
 
@@ -28,6 +29,7 @@ pub mod demo;
 mod files;
 pub mod gateway;
 mod life;
+mod placing;
 pub mod replay;
 mod results;
 pub mod rewind;

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::gateway::Gateway;
 use crate::life::{Current, Leaver, table_of};
+use crate::placing::{self, Moves};
 
 /// Records handed to one tail before others get their turn.
 const TAIL_RECORDS: usize = 1_024;
@@ -110,11 +111,13 @@ impl Service for SiloService {
         match what {
             "status" => reply.send(self.status()),
             "slots" => reply.send(self.slots()),
+            "members" => reply.send(self.members()),
+            "move" => self.place(arguments, reply),
             "drain" => self.drain(reply),
             "ends" => self.ends(arguments, reply),
             _ => {
                 let message = format!(
-                    "a silo does not know the question `{what}`; it knows: status, slots, drain, ends"
+                    "a silo does not know the question `{what}`; it knows: status, slots, members, move, drain, ends"
                 );
                 reply.send(Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No)));
             }
@@ -159,11 +162,38 @@ impl SiloService {
         let slots = self.current.lanes()?.slots();
         match self.current.view()? {
             Some(view) => table_of(&view, slots).to_bytes(),
-            None => {
-                let message = format!("silo {} has all slots: it is a cluster of one", self.silo);
-                Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No))
-            }
+            None => Err(self.is_alone()),
         }
+    }
+
+    fn is_alone(&self) -> Error {
+        let message = format!("silo {} has all slots: it is a cluster of one", self.silo);
+        Error::new(ErrorKind::NotFound, message).ran(Ran::No)
+    }
+
+    /// What each member tells of itself.
+    fn members(&self) -> Result<Vec<u8>> {
+        let table = self.current.table()?.ok_or_else(|| self.is_alone())?;
+        codec::to_bytes(&placing::members(&table))
+    }
+
+    /// Places slots on a silo, or leaves them to the rule again.
+    fn place(&self, arguments: &[u8], reply: Reply) {
+        let found = || {
+            let moves: Moves = codec::from_bytes(arguments)?;
+            let table = self.current.table()?.ok_or_else(|| self.is_alone())?;
+            let backing = self.current.backing()?;
+            let redis = backing.as_external().ok_or_else(|| self.is_alone())?.redis.clone();
+            Ok((moves, self.current.lanes()?.slots(), table, redis))
+        };
+        let (moves, slots, table, redis) = match found() {
+            Ok(found) => found,
+            Err(error) => return reply.send(Err(error)),
+        };
+        drop(tokio::task::spawn_blocking(move || {
+            let after = placing::carry_out(&moves, slots, &table, &redis);
+            reply.send(after.and_then(|table| codec::to_bytes(&placing::members(&table))));
+        }));
     }
 
     /// Gives the silo's slots to the others and answers how many it still has.

@@ -102,7 +102,7 @@ enum Command {
     Tail(online::TailArguments),
     /// Print how a silo is
     Status(operate::StatusArguments),
-    /// Print which silo has which slot
+    /// Print which silo has which slot, and how busy each is; move slots by hand
     Slots(operate::SlotsArguments),
     /// Have a silo give its slots to the others, so that it can be stopped without anybody noticing
     Drain(operate::DrainArguments),

@@ -63,15 +63,25 @@ impl Kafka {
         Kafka::start_in(&JVM_BRIEF, settings)
     }
 
+    /// A broker of one's own that can be reached by other ways, too: it listens at the first port of each and tells who comes
+    /// there to come to the address that follows.
+    pub fn start_reached_by(ways: &[(u16, String)]) -> Kafka {
+        Kafka::start_by(&JVM_BRIEF, &[], ways)
+    }
+
     /// A broker of one's own as people run it: slower to start, and several times cheaper once it is warm.
     pub fn start_lasting() -> Kafka {
         Kafka::start_in(&JVM_LASTING, &[])
     }
 
     fn start_in(jvm: &[&str], settings: &[(&str, &str)]) -> Kafka {
+        Kafka::start_by(jvm, settings, &[])
+    }
+
+    fn start_by(jvm: &[&str], settings: &[(&str, &str)], ways: &[(u16, String)]) -> Kafka {
         let dir = new_dir("kafka");
         let (port, controller) = (free_port(), free_port());
-        prepare(&dir, port, controller, settings).expect("the broker's directory can be written");
+        prepare(&dir, port, controller, settings, ways).expect("the broker's directory can be written");
         let classes = format!("{}/*", jars().display());
         let rest = [
             "-Dlog4j.configuration=file:log4j.properties",
@@ -157,18 +167,32 @@ fn jars() -> PathBuf {
 /// Retention goes by the records' own times, and those of tests lie years back: nothing is removed unless a topic says so.
 ///
 /// Writes the broker's settings and what formatting its storage would write.
-fn prepare(dir: &Path, port: u16, controller: u16, settings: &[(&str, &str)]) -> std::io::Result<()> {
+fn prepare(
+    dir: &Path,
+    port: u16,
+    controller: u16,
+    settings: &[(&str, &str)],
+    ways: &[(u16, String)],
+) -> std::io::Result<()> {
     let data = dir.join("data");
     fs::create_dir(&data)?;
     fs::write(
         data.join("meta.properties"),
         "version=1\ncluster.id=AAAAAAAAQ0aAAAAAAAAAAQ\nnode.id=1\ndirectory.id=AAAAAAAAQ0aAAAAAAAAAAg\n",
     )?;
+    let each = |way: &dyn Fn(usize, &(u16, String)) -> String| -> String {
+        ways.iter().enumerate().map(|(no, of)| way(no, of)).collect()
+    };
+    let listens = each(&|no, (at, _)| format!(",WAY{no}://127.0.0.1:{at}"));
+    let advertises = each(&|no, (_, address)| format!(",WAY{no}://{address}"));
+    let kinds = each(&|no, _| format!(",WAY{no}:PLAINTEXT"));
     let mut text = format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listens}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertises}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{kinds}
 controller.listener.names=CONTROLLER
 log.dirs={}
 num.network.threads=2

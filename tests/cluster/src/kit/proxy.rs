@@ -1,4 +1,4 @@
-//! A way to Redis that can be cut, and can lead to another server.
+//! A way to a server that can be cut, can lead to another server, and can be shut to those who give a name.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -16,13 +16,16 @@ struct State {
     /// `None` while the way is cut.
     target: Option<String>,
     open: Vec<TcpStream>,
+    /// Who is not let through: whose first words have one of these in them.
+    refused: Vec<String>,
 }
 
 impl Proxy {
     pub fn to(target: String) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let state = Arc::new(Mutex::new(State { target: Some(target), open: Vec::new() }));
+        let state =
+            Arc::new(Mutex::new(State { target: Some(target), open: Vec::new(), refused: Vec::new() }));
         let proxy = Proxy { address, state };
         let accepting = proxy.clone();
         thread::spawn(move || {
@@ -47,12 +50,17 @@ impl Proxy {
         self.lead(Some(target));
     }
 
+    /// Whoever says one of these names first is not let through from now on. All connections end.
+    pub fn refuse(&self, names: &[&str]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.refused = names.iter().map(|name| (*name).to_owned()).collect();
+        end(&mut state);
+    }
+
     fn lead(&self, target: Option<String>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.target = target;
-        for stream in state.open.drain(..) {
-            drop(stream.shutdown(Shutdown::Both));
-        }
+        end(&mut state);
     }
 
     fn connect(&self, from: TcpStream) {
@@ -60,19 +68,31 @@ impl Proxy {
         let Some(to) = state.target.as_ref().and_then(|target| TcpStream::connect(target).ok()) else {
             return;
         };
-        for (reads, writes) in [(&from, &to), (&to, &from)] {
-            let (Ok(reads), Ok(writes)) = (reads.try_clone(), writes.try_clone()) else { return };
-            drop(reads.set_nodelay(true));
-            thread::spawn(move || copy(reads, writes));
-        }
+        let clones = || Some((from.try_clone().ok()?, to.try_clone().ok()?));
+        let (Some((asks, asked)), Some((hears, answers))) = (clones(), clones()) else { return };
+        let refused = state.refused.clone();
+        thread::spawn(move || copy(asks, asked, &refused));
+        thread::spawn(move || copy(answers, hears, &[]));
         state.open.extend([from, to]);
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
+/// All connections end.
+fn end(state: &mut State) {
+    for stream in state.open.drain(..) {
+        drop(stream.shutdown(Shutdown::Both));
+    }
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream, refused: &[String]) {
+    drop(from.set_nodelay(true));
+    drop(to.set_nodelay(true));
     let mut bytes = vec![0; 64 << 10];
+    let mut is_first = true;
     while let Ok(n) = from.read(&mut bytes) {
-        if n == 0 || to.write_all(&bytes[..n]).is_err() {
+        let says = |name: &String| bytes[..n].windows(name.len()).any(|part| part == name.as_bytes());
+        let is_refused = std::mem::take(&mut is_first) && refused.iter().any(says);
+        if n == 0 || is_refused || to.write_all(&bytes[..n]).is_err() {
             break;
         }
     }

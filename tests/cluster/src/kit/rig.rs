@@ -74,6 +74,8 @@ impl std::ops::Deref for Broker {
 pub struct Setup {
     pub partitions: u32,
     pub own_broker: bool,
+    /// Other ways to the broker, which is an own one then: ports, and the addresses that lead there.
+    pub log_ways: Vec<(u16, String)>,
     /// Texts of the pipeline file to be replaced.
     pub pipeline: Vec<(&'static str, String)>,
     /// Lines of the configuration, each with its section.
@@ -88,6 +90,7 @@ impl Default for Setup {
         Setup {
             partitions: 12,
             own_broker: false,
+            log_ways: Vec::new(),
             pipeline: vec![("idle_after: 10s", "idle_after: 1s".into())],
             configuration: Vec::new(),
             redis: Vec::new(),
@@ -102,8 +105,11 @@ impl Rig {
     }
 
     pub fn with(setup: Setup) -> Rig {
-        let kafka =
-            if setup.own_broker { Broker::Own(Kafka::start()) } else { Broker::Shared(Kafka::shared()) };
+        let kafka = match (setup.own_broker, &*setup.log_ways) {
+            (false, []) => Broker::Shared(Kafka::shared()),
+            (true, []) => Broker::Own(Kafka::start()),
+            (_, ways) => Broker::Own(Kafka::start_reached_by(ways)),
+        };
         let redis = Redis::start_with(&setup.redis);
         let cluster = unique("test");
         let (input, output) = (unique("input"), unique("output"));

@@ -16,6 +16,11 @@ pub struct Several<'r> {
 impl<'r> Several<'r> {
     /// So many silos, all ready.
     pub fn start(rig: &'r Rig, count: usize) -> Several<'r> {
+        Several::start_by(rig, count, |_, _| {})
+    }
+
+    /// The same, each with a place as `arrange` leaves it.
+    pub fn start_by(rig: &'r Rig, count: usize, arrange: impl Fn(usize, &mut Place)) -> Several<'r> {
         let mut several = Several { rig, places: vec![], proxies: vec![], silos: vec![] };
         for no in 0..count {
             let proxy = Proxy::to(rig.redis.address());
@@ -24,7 +29,10 @@ impl<'r> Several<'r> {
                 listen: free_address(),
                 gateway: free_address(),
                 redis: format!("redis://{}/0", proxy.address()),
+                log: None,
+                advertise: None,
             });
+            arrange(no, &mut several.places[no]);
             several.proxies.push(proxy);
             several.silos.push(None);
         }
@@ -81,6 +89,21 @@ impl<'r> Several<'r> {
     fn slots_running(&self) -> f64 {
         let each = self.silos.iter().flatten().filter_map(|silo| silo.metric("granary_slots_running"));
         each.sum()
+    }
+
+    /// Waits until every slot runs on one of these silos, for so long.
+    #[track_caller]
+    pub fn until_running_on(&self, silos: &[usize], within: std::time::Duration) {
+        let began = std::time::Instant::now();
+        loop {
+            let each: Vec<_> =
+                silos.iter().filter_map(|no| self.silo(*no).metric("granary_slots_running")).collect();
+            if (each.iter().sum::<f64>() - f64::from(super::rig::SLOTS)).abs() < 0.5 {
+                return;
+            }
+            assert!(began.elapsed() < within, "slots do not run on {silos:?} within {within:?}: {each:?}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 
     /// Waits until every silo that was started is ready and every slot runs on one of them.

@@ -17,6 +17,10 @@ pub struct Place {
     pub gateway: String,
     /// Its own way to Redis.
     pub redis: String,
+    /// Its own way to Kafka, if it has one.
+    pub log: Option<String>,
+    /// Where others find it, if not where it listens.
+    pub advertise: Option<String>,
 }
 
 /// It is killed when dropped.
@@ -73,6 +77,8 @@ impl Silo {
             ("GRANARY__SILO__GATEWAY", &place.gateway),
             ("GRANARY__STORE__URL", &place.redis),
         ];
+        all.extend(place.log.as_deref().map(|log| ("GRANARY__LOG__BROKERS", log)));
+        all.extend(place.advertise.as_deref().map(|at| ("GRANARY__SILO__ADVERTISE", at)));
         all.extend_from_slice(variables);
         let log = rig.directory.path().join(format!("{}.log", place.name));
         Silo::start_in(rig, &place.gateway, log, &all)

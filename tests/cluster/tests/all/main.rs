@@ -10,6 +10,8 @@ mod commands;
 mod inputs;
 mod kills;
 mod outages;
+mod partitions;
+mod placing;
 mod rollback;
 mod sample;
 mod several;

@@ -22,11 +22,20 @@ fn under_load(rig: &Rig, mut between: impl FnMut(u64)) -> granary_streams::injec
 
 /// Three silos under records and calls: `between` is called after each step, `after` when the results are right and the
 /// silos have come to rest. Nothing may be lost, doubled or stale.
-fn three_survive(mut between: impl FnMut(u64, &mut Several<'_>), after: impl FnOnce(&Several<'_>, &Calls)) {
+fn three_survive(between: impl FnMut(u64, &mut Several<'_>), after: impl FnOnce(&Several<'_>, &Calls)) {
     let rig = Rig::new();
-    let mut silos = Several::start(&rig, 3);
+    survive(&rig, Several::start(&rig, 3), between, after);
+}
+
+/// The same with these silos.
+pub(crate) fn survive(
+    rig: &Rig,
+    mut silos: Several<'_>,
+    mut between: impl FnMut(u64, &mut Several<'_>),
+    after: impl FnOnce(&Several<'_>, &Calls),
+) {
     let callers = Callers::begin(&silos.addresses(), Manner::default());
-    let options = under_load(&rig, |step| between(step, &mut silos));
+    let options = under_load(rig, |step| between(step, &mut silos));
     rig.until_right(&options);
     silos.until_settled();
     let calls = callers.end();
