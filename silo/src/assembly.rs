@@ -1,6 +1,7 @@
 //! Puts a silo together: plan, kinds, store and log, lanes.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use granary_streams::{Plan, Slots};
 use crate::backing::Backing;
 use crate::backing::topics::{self, Needed, Role};
 use crate::clock::SystemClock;
+use crate::revisions::{Runs, renumber};
 
 /// The stream alerts go to.
 pub const ALERTS: &str = granary_core::cx::ALERTS;
@@ -48,6 +50,8 @@ pub struct Assembly {
     pub turn_max: Option<Span>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// Steps and kinds of earlier revisions that it goes on without on purpose.
+    pub left_out: BTreeSet<String>,
 }
 
 impl Default for Assembly {
@@ -66,6 +70,7 @@ impl Default for Assembly {
             commit_interval: None,
             turn_max: None,
             clock: Arc::new(SystemClock::start()),
+            left_out: BTreeSet::new(),
         }
     }
 }
@@ -104,25 +109,55 @@ impl Assembly {
 
     /// Starts the lanes, reading sources from the log.
     pub fn start(self, backing: Backing) -> Result<Running> {
-        let config = self.prepare(&backing)?;
+        let (config, _) = self.prepare(&backing)?;
         Running::start(self, config, backing)
     }
 
-    /// The engine's configuration with the sources of the log. Topics that are missing are created; nothing runs yet.
-    pub fn prepare(&self, backing: &Backing) -> Result<Config> {
+    /// The engine's configuration with the sources of the log, by the numbers of the cluster, in which this silo's revision
+    /// is registered. Topics that are missing are created; nothing runs yet.
+    pub fn prepare(&self, backing: &Backing) -> Result<(Config, Runs)> {
         let mut config = self.config(backing)?;
         if let Some(external) = backing.as_external() {
             topics::create(&external.kafka, &self.needed_topics())?;
         }
         config.sources = self.sources(backing)?;
-        let read = config.sources.iter().map(|source| source.topic.clone()).collect();
-        let mut written: Vec<String> = self.streams().into_iter().map(|stream| stream.topic).collect();
-        if let Some(external) = backing.as_external() {
-            config.journal = Some(StreamId(written.len() as u16));
-            written.push(external.kafka.settings().slots_topic());
+        let (runs, mut numbers) = self.register(backing)?;
+        config.program = runs.registered.program;
+        if backing.as_external().is_some() {
+            config.journal = numbers.streams.last().copied();
+        } else {
+            // the embedded store publishes in the step of a commit: no output waits in it to be published by another revision
+            numbers.streams = (0..numbers.streams.len() as u16).map(StreamId).collect();
         }
-        config.producer = backing.producer(written, read);
-        Ok(config)
+        renumber(&mut config, numbers);
+        let read = config.sources.iter().map(|source| source.topic.clone()).collect();
+        config.producer = backing.producer(runs.streams.clone(), read);
+        Ok((config, runs))
+    }
+
+    /// The sources it reads, each by a name of its own, in the order of [`Config::sources`].
+    pub(crate) fn source_names(&self) -> Vec<String> {
+        let planned = || self.plan.iter().flat_map(|plan| &plan.sources);
+        let strays = self.stray_topics().into_iter().zip(planned());
+        let listened = Subscriptions::of(&self.kinds);
+        planned()
+            .map(|source| format!("source {} {}", source.name, source.topic))
+            .chain(strays.map(|(topic, source)| format!("strays {} {topic}", source.name)))
+            .chain(listened.topics().map(|topic| format!("listened {topic}")))
+            .collect()
+    }
+
+    /// The streams it writes, each by a name of its own that ends with its topic, by [`StreamId`].
+    pub(crate) fn stream_names(&self) -> Vec<String> {
+        let outputs = self.outputs();
+        let planned = self.plan.iter().flat_map(|plan| plan.streams());
+        let strays = self.plan.iter().flat_map(|plan| &plan.sources);
+        let words = planned
+            .map(|name| format!("planned {name}"))
+            .chain(strays.map(|source| format!("strays {}", source.name)))
+            .chain(["poisoned".to_owned()])
+            .chain(outputs.named.iter().map(|(name, _)| format!("named {name}")));
+        words.zip(&outputs.streams).map(|(word, stream)| format!("{word} {}", stream.topic)).collect()
     }
 
     /// How many lanes it has.

@@ -32,6 +32,7 @@ mod life;
 mod placing;
 pub mod replay;
 mod results;
+pub mod revisions;
 pub mod rewind;
 pub mod run;
 mod service;

@@ -60,7 +60,14 @@ pub async fn rewind(silo: Silo, wanted: Rewind) -> Result<Rewound> {
         if let Some(external) = backing.as_external() {
             check_alone(&external.redis, settings.silo.lease())?;
         }
-        let config = of.prepare(&backing)?;
+        let (config, runs) = of.prepare(&backing)?;
+        if !runs.registered.outdated.is_empty() {
+            let message = format!(
+                "this program is older than the stored state: {}",
+                runs.registered.outdated.join("; ")
+            );
+            return Err(Error::invalid(message));
+        }
         check_range(&*backing.log, &config.sources, &to)?;
         let stands = stands(&*backing.store, &config, &to)?;
         Ok((backing, config, stands))

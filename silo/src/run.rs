@@ -170,8 +170,13 @@ fn files_of(plan: &Plan, inputs: &[String]) -> Result<Vec<Vec<PathBuf>>> {
 
 /// A store goes on with the pipeline and the files it began with: with others its positions would mean nothing.
 fn check_same_run(store: &Embedded, plan: &Plan, files: &[Vec<PathBuf>]) -> Result<()> {
-    let shapes: Vec<String> =
-        plan.shapes().into_iter().map(|(name, shape)| format!("{name}: {shape}")).collect();
+    let dropped = |drops| if drops == 0 { String::new() } else { format!(" drop_state={drops}") };
+    let shapes: Vec<String> = plan
+        .shapes()
+        .into_iter()
+        .zip(plan.drops())
+        .map(|((name, shape), (_, drops))| format!("{name}: {shape}{}", dropped(drops)))
+        .collect();
     let names: Vec<String> = files.iter().flatten().map(|path| path.display().to_string()).collect();
     let now = format!("pipeline {}\nsteps {}\ninputs {}", plan.name, shapes.join("; "), names.join(" "));
     let Some(before) = store.bookmark("run")? else {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_client::serve::{Feed, Gone, Reply, Service};
-use granary_cluster::{Batch, Log};
+use granary_cluster::members::Member;
+use granary_cluster::{Batch, Log, Program};
 use granary_core::{Clock, Error, ErrorKind, GrainId, Key, Ran, Result, codec, id};
 use granary_kafka::KafkaLog;
 use granary_store::Embedded;
@@ -150,6 +151,13 @@ impl SiloService {
         if let Ok(Some(view)) = self.current.view() {
             let names = view.table.members.iter().map(|member| member.name.clone());
             status.insert("members".into(), names.collect::<Vec<_>>().into());
+            let of = |member: &Member| (member.name.clone(), member.generation.0.into());
+            let generations = view.table.members.iter().map(of).collect::<serde_json::Map<_, _>>();
+            status.insert("generations".into(), generations.into());
+        }
+        if let Some(Program { revision, generation }) = self.gateway.program() {
+            status.insert("revision".into(), revision.0.into());
+            status.insert("generation".into(), generation.0.into());
         }
         for (name, value) in self.current.lanes().map(|lanes| lanes.stats().named()).unwrap_or_default() {
             status.insert(name.into(), value.into());

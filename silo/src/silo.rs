@@ -113,11 +113,10 @@ impl Silo {
         let (settings, assembly) = self.assemble()?;
         let name = assembly.silo.clone();
         let topics = assembly.named_topics();
-        let streams = assembly.streams().into_iter().map(|stream| stream.topic).collect();
         let clock = assembly.clock.clone();
         let listener = listen(&settings.silo.listen).await?;
         let address = listener.local_addr().map_err(|e| unreachable(&settings.silo.listen, &e))?.to_string();
-        let gateway = Gateway::new(name.clone(), streams);
+        let gateway = Gateway::new(name.clone());
         let serving = start_gateway(gateway.clone(), &settings).await?;
         let identity = Identity { cluster: settings.cluster.name.clone(), silo: name.clone() };
         let advertised = advertised(&settings, &address);
@@ -167,6 +166,7 @@ impl Silo {
             silo: settings.silo.name.clone().unwrap_or_else(|| default_name(&settings)),
             lanes: settings.silo.lanes.unwrap_or(0),
             slots: settings.cluster.slots,
+            left_out: settings.cluster.left_out.iter().cloned().collect(),
             plan,
             kinds,
             emits,

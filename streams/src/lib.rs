@@ -7,6 +7,7 @@
 //! | [`builder`] | the Rust builder: the same plan from closures |
 //! | [`plan`] | the one plan that file and builder make |
 //! | [`run`] | the plan at work in the slots of a lane |
+//! | [`numbered`] | a pipeline by the numbers that its sources and streams have in the cluster |
 //! | [`subscribed`] | streams that grains listen to, beside the plan |
 //! | [`inject`] | simulated devices and the exact answer to them |
 //! | [`compare`] | truth against result |
@@ -18,6 +19,7 @@ pub mod compare;
 pub mod decode;
 pub mod file;
 pub mod inject;
+pub mod numbered;
 pub mod plan;
 pub mod run;
 pub mod subscribed;

@@ -21,3 +21,8 @@ pub fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
 pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     rmp_serde::from_slice(bytes).map_err(|e| Error::new(ErrorKind::Codec, format!("cannot decode: {e}")))
 }
+
+/// A value of any shape as a type: how [`Grain::migrate`](crate::Grain::migrate) reads the fields of an earlier version.
+pub fn from_value<T: DeserializeOwned>(value: rmpv::Value) -> Result<T> {
+    rmpv::ext::from_value(value).map_err(|e| Error::new(ErrorKind::Codec, format!("cannot decode: {e}")))
+}

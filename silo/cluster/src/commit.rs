@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use granary_core::{SlotId, Timestamp};
 
+use crate::revision::Program;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
@@ -32,9 +34,14 @@ number!(/// One life of a silo process; a silo declared dead returns as a new on
     Incarnation(u64));
 number!(/// One life of the store's server: a write acknowledged in another life may be gone.
     RunId(u64));
-number!(/// A source of the plan, by its place in it.
+number!(/// A numbered content of what silos run, see [`crate::revision`].
+    RevisionNo(u64));
+number!(/// Revisions that read each other's state are of one generation; a later one has a greater number.
+    Generation(u64));
+number!(/// A source, by its place among all that the cluster ever had.
     SourceId(u16));
-number!(/// An output stream of the plan (a sink's topic, `rejected`, `late`, `poisoned`, ...), by its place in it.
+number!(/// An output stream (a sink's topic, `rejected`, `late`, `poisoned`, ...), by its place among all that the cluster ever
+    /// had.
     StreamId(u16));
 
 impl CommitNo {
@@ -202,6 +209,11 @@ impl Outbox {
         }
     }
 
+    /// Changes streams and causes of the entries from place `from` on.
+    pub fn renumber(&mut self, from: usize, mut renumber: impl FnMut(&mut StreamId, &mut Cause)) {
+        self.entries[from..].iter_mut().for_each(|entry| renumber(&mut entry.stream, &mut entry.cause));
+    }
+
     /// A copy of the entries from place `from` on that `keep` says yes to, in their order.
     pub fn part(&self, from: usize, keep: impl Fn(&Entry) -> bool) -> Outbox {
         let mut part = Outbox::default();
@@ -359,6 +371,9 @@ pub struct SlotRecord {
     pub tries: u32,
     /// The record about to be applied, noted before it while `tries` is 2 or more.
     pub noted: Option<Noted>,
+    /// What its owner runs, as of the last acquire: nobody of an earlier generation takes it any more.
+    #[serde(default)]
+    pub program: Program,
 }
 
 impl SlotRecord {
@@ -374,6 +389,7 @@ impl SlotRecord {
             run: RunId(0),
             tries: 0,
             noted: None,
+            program: Program::default(),
         }
     }
 }

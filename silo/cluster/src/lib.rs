@@ -10,6 +10,7 @@
 //! | [`retry`] | what to do about a record that fails or kills |
 //! | [`pace`] | how often to commit, how long to wait before a repetition |
 //! | [`slots`] | slots, partitions and lanes |
+//! | [`revision`] | what silos run, in numbered revisions, and which of them read each other's state |
 //! | [`members`] | the member table, leases, and which member has which slot |
 //! | [`invariants`] | what must hold, for tests and for metrics |
 //! | [`fail`] | named fail points |
@@ -29,12 +30,13 @@ pub mod positions;
 pub mod producer;
 pub mod replies;
 pub mod retry;
+pub mod revision;
 pub mod slot;
 pub mod slots;
 
 pub use commit::{
-    Cause, Cells, Commit, CommitId, CommitNo, Entry, Epoch, Incarnation, Marker, Noted, Outbox, Position,
-    RunId, SlotRecord, SourceId, StreamId, TxId, TxIds,
+    Cause, Cells, Commit, CommitId, CommitNo, Entry, Epoch, Generation, Incarnation, Marker, Noted, Outbox,
+    Position, RevisionNo, RunId, SlotRecord, SourceId, StreamId, TxId, TxIds,
 };
 #[cfg(feature = "defects")]
 pub use defects::Defect;
@@ -43,3 +45,4 @@ pub use port::{
     Store, StoredOutbox, Verdict,
 };
 pub use producer::{Ended, Producer};
+pub use revision::Program;

@@ -9,6 +9,7 @@ use crate::commit::{
     Cause, Cells, Commit, CommitNo, Epoch, Incarnation, Outbox, Position, RunId, SlotRecord, SourceId,
     StreamId, TxId,
 };
+use crate::revision::Program;
 
 /// One atomic step on one slot's row and cells. Every script but `Acquire` checks owner and epoch.
 #[derive(Clone, Debug)]
@@ -21,6 +22,7 @@ pub enum Script {
         expected: (Incarnation, Epoch),
         epoch: Epoch,
         run: RunId,
+        program: Program,
     },
     /// Commit n.
     Commit(Arc<Commit>),
@@ -65,6 +67,8 @@ pub enum Verdict {
     Fenced,
     /// The stored commit is not `n - 1`.
     Behind,
+    /// A silo of a later generation has owned the slot: this one cannot read its state.
+    Outdated,
 }
 
 /// The answer to one script.

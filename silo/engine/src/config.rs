@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use granary_cluster::{Batch, Incarnation, Log, Pipeline, Producer, Store, StreamId, TxId};
+use granary_cluster::{Batch, Incarnation, Log, Pipeline, Producer, Program, Store, StreamId, TxId};
 use granary_core::{Clock, KindInfo, Result, Span};
 
 use crate::cluster::Cluster;
@@ -91,6 +91,8 @@ pub struct Config {
     pub silo: String,
     /// This life of the silo.
     pub me: Incarnation,
+    /// Which revision it runs.
+    pub program: Program,
     /// Slots of the cluster.
     pub slots: u16,
     /// Lanes of this silo.
@@ -145,6 +147,7 @@ impl Config {
         Config {
             silo: "silo-1".into(),
             me: Incarnation(1),
+            program: Program::default(),
             slots: granary_cluster::slots::SLOTS_DEFAULT,
             lanes: 1,
             kinds,

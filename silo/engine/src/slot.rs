@@ -157,6 +157,8 @@ pub(crate) struct Inner {
     pub leaving: Vec<u32>,
     /// Failing whatever is tried: left alone, loudly.
     pub is_parked: bool,
+    /// A silo of a later generation has owned it: left alone until the placement changes.
+    pub is_outdated: bool,
     /// The pipeline was told that the inputs have ended.
     pub has_ended: bool,
     /// The record being applied, or applied last; `None` when the clock tells.
@@ -176,7 +178,7 @@ impl SlotHost {
         let me = config.me;
         let txid = TxId { incarnation: me, lane };
         let outlet = if config.producer.is_some() { Outlet::Log } else { Outlet::Store };
-        let mut machine = Slot::new(Seat { slot: id, me, txid, outlet });
+        let mut machine = Slot::new(Seat { slot: id, me, txid, outlet, program: config.program });
         machine.set_outbox_bytes_max(config.outbox_bytes_max);
         SlotHost {
             id,
@@ -226,6 +228,7 @@ impl SlotHost {
                 keyed: Keyed::default(),
                 leaving: Vec::new(),
                 is_parked: false,
+                is_outdated: false,
                 has_ended: false,
                 applying: None,
                 next_index: 0,

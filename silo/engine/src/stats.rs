@@ -102,6 +102,8 @@ counters! {
     slots_held,
     /// Slots that belong to this silo and do not run.
     slots_waiting,
+    /// Those of them that a silo of a later generation has owned.
+    slots_outdated,
     /// Invariants of the protocol that were found broken: 0, always.
     invariants_broken,
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::Poll;
 
-use granary_cluster::{Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Outbox, Script, Store, TxId};
+use granary_cluster::{
+    Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Outbox, Program, Script, Store, TxId,
+};
 use granary_core::{Cx, Error, ErrorKind, Grain, GrainId, Key, Result, SlotId, codec, time::hours};
 use granary_engine::{Config, Engine, Handle};
 use granary_macros::grain;
@@ -256,7 +258,18 @@ fn preload(store: &Embedded, keys: &[String], grains: u64) -> Result<()> {
         let (me, epoch) = (Incarnation(1), Epoch(1));
         let txid = TxId { incarnation: me, lane: 0 };
         let expected = (Incarnation(0), Epoch(0));
-        submit(store, Script::Acquire { slot, me, txid, expected, epoch, run: store.run() })?;
+        submit(
+            store,
+            Script::Acquire {
+                slot,
+                me,
+                txid,
+                expected,
+                epoch,
+                run: store.run(),
+                program: Program::default(),
+            },
+        )?;
         let mut state = Vec::new();
         codec::encode_named(&(1_u32, &Counter { total: 0 }), &mut state)?;
         let mut n = CommitNo(0);

@@ -81,7 +81,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let pipeline = PIPELINE.replace("delivery: exactly_once", delivery);
     let assembly = site.assembly(&pipeline, PARTITIONS)?;
     let backing = Backing::open(&site.settings, &assembly)?;
-    let config = assembly.prepare(&backing)?;
+    let (config, _) = assembly.prepare(&backing)?;
     let running = Running::start(assembly, config, backing)?;
     while running.handle().stats().slots_running < u64::from(running.handle().slots()) {
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -114,7 +114,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let late = if options.categories == 1 { "allowed_lateness: 0s" } else { "allowed_lateness: 60s" };
     let assembly = site.assembly(&PIPELINE.replace("allowed_lateness: 60s", late), options.partitions)?;
     let backing = Backing::open(&site.settings, &assembly)?;
-    let config = assembly.prepare(&backing)?;
+    let (config, _) = assembly.prepare(&backing)?;
     let watch = Watch::start();
     let running = Running::start(assembly, config, backing)?;
     // as peers are measured: the clock runs from the first record on, the processor is counted from the start on

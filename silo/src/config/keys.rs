@@ -50,6 +50,7 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("pipelines", Shape::Texts),
     ("cluster.name", Shape::Name),
     ("cluster.slots", Shape::Whole { min: 1, max: 4_096 }),
+    ("cluster.left_out", Shape::Texts),
     ("silo.listen", Shape::Address),
     ("silo.gateway", Shape::Address),
     ("silo.name", Shape::Name),

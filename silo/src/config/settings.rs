@@ -42,11 +42,13 @@ pub struct Cluster {
     pub name: String,
     /// How many slots it has, for ever.
     pub slots: u16,
+    /// Steps and kinds of earlier revisions that this one goes on without on purpose.
+    pub left_out: Vec<String>,
 }
 
 impl Default for Cluster {
     fn default() -> Self {
-        Cluster { name: "dev".into(), slots: 96 }
+        Cluster { name: "dev".into(), slots: 96, left_out: Vec::new() }
     }
 }
 

@@ -33,6 +33,7 @@ const OF_LANES: &[(&str, &str, &str)] = &[
     ("slots_running", "granary_slots_running", "gauge"),
     ("slots_held", "granary_slots_held", "gauge"),
     ("slots_waiting", "granary_slots_waiting", "gauge"),
+    ("slots_outdated", "granary_slots_outdated", "gauge"),
     ("invariants_broken", "granary_invariants_broken_total", "counter"),
     ("reminders", "granary_reminders_total", "counter"),
     ("store_away", "granary_store_away", "gauge"),
@@ -52,9 +53,9 @@ impl Gateway {
     /// Everything, as text.
     pub(super) fn metrics(&self) -> String {
         let mut out = String::with_capacity(8_192);
-        let (handle, log) = match &*self.state() {
+        let (handle, told) = match &*self.state() {
             State::Starting(_) => return out,
-            State::Running(handle, log) => (handle.clone(), log.clone()),
+            State::Running(handle, told) => (handle.clone(), told.clone()),
         };
         let lanes = handle.lane_stats();
         let silo = escape(&self.silo);
@@ -69,17 +70,23 @@ impl Gateway {
                 }
             }
         }
-        self.outputs(&mut out, &silo, &handle);
-        sources(&mut out, &silo, &handle, &*log);
+        for (name, value) in
+            [("revision", told.program.revision.0), ("generation", told.program.generation.0)]
+        {
+            line(&mut out, format_args!("# TYPE granary_{name} gauge"));
+            line(&mut out, format_args!("granary_{name}{{silo=\"{silo}\"}} {value}"));
+        }
+        outputs(&mut out, &silo, &told.streams, &handle);
+        sources(&mut out, &silo, &handle, &*told.log);
         out
     }
+}
 
-    fn outputs(&self, out: &mut String, silo: &str, handle: &Handle) {
-        line(out, format_args!("# TYPE granary_outputs_total counter"));
-        for (topic, count) in self.streams.iter().zip(handle.outputs()) {
-            let topic = escape(topic);
-            line(out, format_args!("granary_outputs_total{{silo=\"{silo}\",topic=\"{topic}\"}} {count}"));
-        }
+fn outputs(out: &mut String, silo: &str, streams: &[String], handle: &Handle) {
+    line(out, format_args!("# TYPE granary_outputs_total counter"));
+    for (topic, count) in streams.iter().zip(handle.outputs()) {
+        let topic = escape(topic);
+        line(out, format_args!("granary_outputs_total{{silo=\"{silo}\",topic=\"{topic}\"}} {count}"));
     }
 }
 

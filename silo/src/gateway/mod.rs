@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use granary_cluster::Log;
+use granary_cluster::{Log, Program};
 use granary_core::{Error, ErrorKind, Result};
 use granary_engine::Handle;
 use http_body_util::Full;
@@ -34,16 +34,27 @@ const CONNECTION_MAX: Duration = Duration::from_secs(600);
 /// What the gateway tells about.
 pub struct Gateway {
     silo: String,
-    /// The topics of output streams, by their numbers.
-    streams: Vec<String>,
     state: RwLock<State>,
+}
+
+/// What there is to tell of a silo that runs, beside its lanes.
+#[derive(Clone)]
+pub struct Told {
+    /// How far topics reach.
+    pub log: Arc<dyn Log>,
+    /// The topics of output streams, by their numbers.
+    pub streams: Vec<String>,
+    /// Which revision the silo runs.
+    pub program: Program,
+    /// Why it owns no slots at present though it is a member, if that is so.
+    pub outdated: Arc<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
 enum State {
     /// The silo does not run yet, for this reason.
     Starting(String),
-    /// The way to the lanes; the log, for how far its topics reach.
-    Running(Handle, Arc<dyn Log>),
+    /// The way to the lanes, and what else there is to tell.
+    Running(Handle, Told),
 }
 
 /// A gateway that serves.
@@ -67,9 +78,9 @@ impl Serving {
 }
 
 impl Gateway {
-    /// For the silo of this name that puts out these topics. It does not run yet.
-    pub fn new(silo: String, streams: Vec<String>) -> Arc<Gateway> {
-        Arc::new(Gateway { silo, streams, state: RwLock::new(State::Starting("the silo starts".into())) })
+    /// For the silo of this name. It does not run yet.
+    pub fn new(silo: String) -> Arc<Gateway> {
+        Arc::new(Gateway { silo, state: RwLock::new(State::Starting("the silo starts".into())) })
     }
 
     /// The silo cannot start yet.
@@ -78,8 +89,16 @@ impl Gateway {
     }
 
     /// The silo runs.
-    pub fn runs(&self, handle: Handle, log: Arc<dyn Log>) {
-        self.set(State::Running(handle, log));
+    pub fn runs(&self, handle: Handle, told: Told) {
+        self.set(State::Running(handle, told));
+    }
+
+    /// Which revision the silo runs; `None` while it does not.
+    pub fn program(&self) -> Option<Program> {
+        match &*self.state() {
+            State::Starting(_) => None,
+            State::Running(_, told) => Some(told.program),
+        }
     }
 
     fn set(&self, state: State) {
@@ -172,9 +191,9 @@ impl Gateway {
     /// Why the silo is not ready; none when it is.
     pub fn reasons(&self) -> Vec<String> {
         let state = self.state();
-        let handle = match &*state {
+        let (handle, told) = match &*state {
             State::Starting(why) => return vec![why.clone()],
-            State::Running(handle, _) => handle,
+            State::Running(handle, told) => (handle, told),
         };
         let stats = handle.stats();
         let mut reasons = Vec::new();
@@ -186,6 +205,11 @@ impl Gateway {
         }
         if stats.parked > 0 {
             reasons.push(format!("slots are parked: {}; see the log", stats.parked));
+        }
+        reasons.extend((told.outdated)());
+        if stats.slots_outdated > 0 {
+            let message = "slots that hold state of a later generation than this silo's";
+            reasons.push(format!("{message}: {}; start silos of the newer program", stats.slots_outdated));
         }
         if stats.slots_waiting > 0 {
             reasons.push(format!("slots that are not open yet: {}", stats.slots_waiting));

@@ -80,7 +80,7 @@ impl Kept {
 async fn begin(mold: &Mold) -> Result<Life> {
     let life = mold.live().await?;
     mold.current.begin(&life);
-    mold.gateway.runs(life.handle(), life.backing().log.clone());
+    mold.gateway.runs(life.handle(), life.told());
     Ok(life)
 }
 

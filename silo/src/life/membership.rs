@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use granary_cluster::Store as _;
 use granary_cluster::members::{Change, Do, Membership, Out, Report, Table, Terms, View};
-use granary_cluster::{Incarnation, RunId};
+use granary_cluster::{Incarnation, Program, RunId};
 use granary_core::{Clock, Error, ErrorKind, Result, Span, Timestamp};
 use granary_engine::{Handle, Lease};
 use granary_store::Redis;
@@ -47,6 +47,10 @@ pub struct Seat {
     pub reads: Arc<Lease>,
     /// The way to other silos.
     pub ways: Arc<Ways>,
+    /// What it runs.
+    pub program: Program,
+    /// Whether the store still knows that: asked when another run of its server answers.
+    pub still_runs: Box<dyn Fn() -> Result<bool> + Send>,
 }
 
 /// How a silo stands to its cluster.
@@ -131,14 +135,18 @@ struct Renewer {
     run: Option<RunId>,
     is_stuck: bool,
     is_away: bool,
+    /// Another run of the store's server has answered since the registry was looked at.
+    is_unsure: bool,
 }
 
 impl Renewer {
     fn new(seat: Seat, told: watch::Sender<Standing>, read: watch::Sender<Table>) -> Renewer {
         let terms = Terms::of(seat.lease).log_away_max(seat.log_away_max);
-        let machine = Membership::new(seat.me, &seat.name, &seat.address, terms, seat.clock.now());
+        let machine = Membership::new(seat.me, &seat.name, &seat.address, terms, seat.clock.now())
+            .of(seat.program.generation);
         let gauge = Gauge::default();
-        Renewer { seat, terms, machine, told, read, gauge, run: None, is_stuck: false, is_away: false }
+        let (run, is_stuck, is_away, is_unsure) = (None, false, false, false);
+        Renewer { seat, terms, machine, told, read, gauge, run, is_stuck, is_away, is_unsure }
     }
 
     fn run(mut self, wished: &Receiver<Wish>) {
@@ -209,6 +217,17 @@ impl Renewer {
                 let run = self.seat.redis.run();
                 if self.run.replace(run).is_some_and(|before| before != run) {
                     self.machine.another_server();
+                    self.is_unsure = true;
+                }
+                if self.is_unsure {
+                    match (self.seat.still_runs)() {
+                        Ok(true) => self.is_unsure = false,
+                        Ok(false) => {
+                            tracing::error!(silo = %self.seat.name, "the store has forgotten this silo's revision: it registers anew, as a new life");
+                            return self.out(Out::DeclaredDead);
+                        }
+                        Err(error) => tracing::warn!(%error, "the registry of revisions cannot be read"),
+                    }
                 }
                 self.read.send_replace(table.clone());
                 self.machine.answered(done, table, self.seat.clock.now(), todo);

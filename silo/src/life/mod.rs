@@ -30,7 +30,8 @@ use granary_store::Redis;
 use crate::assembly::{Assembly, Running};
 use crate::backing::Backing;
 use crate::config::{Settings, StoreKind};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Told};
+use crate::revisions::Runs;
 
 pub use current::Current;
 pub use keeper::{Keeper, Kept, Leaver};
@@ -76,6 +77,7 @@ pub struct Mold {
 pub struct Life {
     running: Running,
     member: Option<Member>,
+    runs: Runs,
 }
 
 impl Mold {
@@ -96,7 +98,7 @@ impl Mold {
     }
 
     async fn begin(&self) -> Result<Life> {
-        let (backing, mut config) = self.prepare().await?;
+        let (backing, mut config, runs) = self.prepare().await?;
         let external = backing.as_external().cloned();
         let ways = Ways::new(&self.settings.cluster.name, &self.assembly.silo, self.assembly.clock.clone());
         let reads = Lease::none();
@@ -110,7 +112,10 @@ impl Mold {
         }
         let me = backing.me;
         let running = Running::start(self.assembly.clone(), config, backing)?;
-        let Some(external) = external else { return Ok(Life { running, member: None }) };
+        let Some(external) = external else { return Ok(Life { running, member: None, runs }) };
+        for why in &runs.registered.outdated {
+            tracing::error!(silo = %self.assembly.silo, %why, "this program is older than what is stored: it joins, and owns no slot");
+        }
         let options = external.member_options.clone();
         // slots wait where they are until this silo can publish for them
         let lanes = u64::from(self.assembly.lanes());
@@ -134,8 +139,13 @@ impl Mold {
             lanes: running.handle(),
             reads,
             ways,
+            program: runs.registered.program,
+            still_runs: Box::new({
+                let (runs, backing) = (runs.clone(), running.backing().clone());
+                move || runs.are_known(&backing)
+            }),
         })?;
-        Ok(Life { running, member: Some(member) })
+        Ok(Life { running, member: Some(member), runs })
     }
 
     /// There is no life at present, for this reason.
@@ -144,12 +154,12 @@ impl Mold {
         self.current.none(why);
     }
 
-    async fn prepare(&self) -> Result<(Backing, granary_engine::Config)> {
+    async fn prepare(&self) -> Result<(Backing, granary_engine::Config, Runs)> {
         let (with, of) = (self.settings.clone(), self.assembly.clone());
         self.reach(move || {
             let backing = Backing::open(&with, &of)?;
-            let config = of.prepare(&backing)?;
-            Ok((backing, config))
+            let (config, runs) = of.prepare(&backing)?;
+            Ok((backing, config, runs))
         })
         .await
     }
@@ -203,6 +213,26 @@ impl Life {
     /// Its store and log.
     pub fn backing(&self) -> &Backing {
         self.running.backing()
+    }
+
+    /// What there is to tell of it, beside its lanes.
+    fn told(&self) -> Told {
+        let program = self.runs.registered.program;
+        let standing = self.member.as_ref().map(Member::standing);
+        let of_registry = self.runs.registered.outdated.first().cloned();
+        let outdated = move || {
+            let latest = standing.as_ref().and_then(|standing| match &*standing.borrow() {
+                Standing::Member(view) => members::eligible(&view.table).map(|m| m.generation).max(),
+                Standing::Joining | Standing::Out(_) => None,
+            });
+            let of_others = latest.filter(|latest| *latest > program.generation).map(|latest| {
+                format!("silos of generation {latest} run, this one is of generation {}", program.generation)
+            });
+            let why = of_registry.clone().or(of_others)?;
+            Some(format!("this silo's program is older than the cluster's, so it owns no slots: {why}"))
+        };
+        let log = self.backing().log.clone();
+        Told { log, streams: self.runs.streams.clone(), program, outdated: Arc::new(outdated) }
     }
 
     /// Comes true when the silo is a member no more.

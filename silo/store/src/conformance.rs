@@ -10,8 +10,9 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use granary_cluster::{
-    Cause, Cells, Commit, CommitId, CommitNo, Epoch, Incarnation, Lookup, Noted, Outbox, Position, Reply,
-    RunId, Script, SlotRecord, SourceId, Store, StreamId, TxId, Verdict,
+    Cause, Cells, Commit, CommitId, CommitNo, Epoch, Generation, Incarnation, Lookup, Noted, Outbox,
+    Position, Program, Reply, RevisionNo, RunId, Script, SlotRecord, SourceId, Store, StreamId, TxId,
+    Verdict,
 };
 use granary_core::{Result, SlotId, Timestamp};
 
@@ -71,7 +72,15 @@ pub fn acquire(store: &dyn Store, slot: SlotId, me: u64) -> Owner {
 
 /// The script that takes a slot.
 pub fn acquire_script(slot: SlotId, owner: Owner, expected: (Incarnation, Epoch)) -> Script {
-    Script::Acquire { slot, me: owner.me, txid: owner.txid, expected, epoch: owner.epoch, run: owner.run }
+    Script::Acquire {
+        slot,
+        me: owner.me,
+        txid: owner.txid,
+        expected,
+        epoch: owner.epoch,
+        run: owner.run,
+        program: Program::default(),
+    }
 }
 
 /// Commit `n` of a slot: these cells (`None` deletes), standing at offset `n` of source 0.
@@ -144,7 +153,7 @@ pub fn check_store<S: Store + ?Sized>(make: impl Fn() -> Arc<S>)
 where
     Arc<S>: AsStore,
 {
-    for check in [ownership, commits, resends, small_scripts, hand_over, cells, batches] {
+    for check in [ownership, generations, commits, resends, small_scripts, hand_over, cells, batches] {
         let store = make();
         check(store.as_store());
     }
@@ -166,6 +175,44 @@ impl AsStore for Arc<dyn Store> {
     fn as_store(&self) -> &dyn Store {
         &**self
     }
+}
+
+/// A slot that a later generation has owned is nobody's of an earlier one, whoever gave it to whom.
+fn generations(store: &dyn Store) {
+    let slot = SlotId(0);
+    let acquire_as = |me: u64, generation: u64, revision: u64| {
+        let row = store.record(slot).expect("a row");
+        let me = Incarnation(me);
+        let owner = Owner {
+            me,
+            epoch: Epoch(row.epoch.0 + 1),
+            run: store.run(),
+            txid: TxId { incarnation: me, lane: 0 },
+        };
+        let mut script = acquire_script(slot, owner, (row.owner, row.epoch));
+        if let Script::Acquire { program, .. } = &mut script {
+            *program = Program { generation: Generation(generation), revision: RevisionNo(revision) };
+        }
+        run_one(store, script).verdict
+    };
+    let stands = || {
+        let Program { generation, revision } = store.record(slot).expect("a row").program;
+        (generation.0, revision.0)
+    };
+    for (me, generation, revision) in [(1, 1, 1), (2, 1, 2), (1, 1, 1), (3, 10, 3), (4, 10, 1)] {
+        assert_eq!(
+            acquire_as(me, generation, revision),
+            Verdict::Done,
+            "both ways within a generation, and on"
+        );
+        assert_eq!(stands(), (generation, revision), "the row names what its owner runs");
+    }
+    let before = store.record(slot).expect("a row");
+    for (me, generation) in [(5, 9), (1, 1), (4, 0)] {
+        assert_eq!(acquire_as(me, generation, 7), Verdict::Outdated, "{me} is of generation {generation}");
+    }
+    assert_eq!(store.record(slot).expect("a row"), before, "nothing was written");
+    assert_eq!(acquire_as(5, 11, 4), Verdict::Done);
 }
 
 fn ownership(store: &dyn Store) {

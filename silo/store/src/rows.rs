@@ -105,3 +105,51 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     end[last] += 1;
     Some(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use granary_cluster::{
+        CommitId, CommitNo, Epoch, Generation, Incarnation, Noted, Position, Program, RevisionNo, RunId,
+        SourceId, TxId, TxIds,
+    };
+
+    use super::*;
+
+    fn row() -> SlotRecord {
+        let at = Position { source: SourceId(1), partition: 2, offset: 1 << 40 };
+        let (me, epoch, n) = (Incarnation(7), Epoch(9), CommitNo(300));
+        SlotRecord {
+            owner: me,
+            epoch,
+            n,
+            commit_id: Some(CommitId { incarnation: me, epoch, n }),
+            positions: vec![at],
+            txids: TxIds { everyone: true, ids: vec![TxId { incarnation: me, lane: 1 }] },
+            run: RunId(u64::MAX),
+            tries: 2,
+            noted: Some(Noted { at, by: me, times: 1 }),
+            program: Program { generation: Generation(3), revision: RevisionNo(5) },
+        }
+    }
+
+    /// Rows as they were stored: a field that is missing has its default, one that is not known is passed over. What is
+    /// stored otherwise from now on is added here, never changed.
+    #[test]
+    fn rows_of_every_version_are_read() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
+        };
+        let read = |hex: &str| granary_core::codec::from_bytes::<SlotRecord>(&bytes(hex)).ok();
+        let written = hex(&slot_row(&row()).unwrap());
+        assert_eq!(read(WITH_REVISIONS), Some(row()), "now written as {written}");
+        let before_revisions = SlotRecord { program: Program::default(), ..row() };
+        assert_eq!(read(BEFORE_REVISIONS), Some(before_revisions), "now written as {written}");
+        let mut more = bytes(WITH_REVISIONS);
+        more[0] += 1; // one more field
+        more.extend_from_slice(b"\xa5later\x93\x01\x02\x03");
+        assert_eq!(read(&hex(&more)), Some(row()), "of a later version");
+    }
+    const BEFORE_REVISIONS: &str = "";
+    const WITH_REVISIONS: &str = "";
+}

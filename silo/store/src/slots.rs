@@ -1,6 +1,6 @@
 //! What one script does to one slot's row: the rules of the commit protocol, without IO.
 //!
-//! Invariant: a script answered `Fenced` or `Behind` changes nothing; a resend of the last commit is `Done`.
+//! Invariant: a script answered `Fenced`, `Behind` or `Outdated` changes nothing; a resend of the last commit is `Done`.
 
 use granary_cluster::{Commit, Incarnation, Noted, RunId, Script, SlotRecord, TxId, Verdict};
 
@@ -8,7 +8,7 @@ use granary_cluster::{Commit, Incarnation, Noted, RunId, Script, SlotRecord, TxI
 /// `Done` and the second value is true; a resend is `Done` and changes nothing.
 pub fn run_script(row: &mut SlotRecord, script: &Script, run: RunId) -> (Verdict, bool) {
     match script {
-        Script::Acquire { me, txid, expected, epoch, run: known, .. } => {
+        Script::Acquire { me, txid, expected, epoch, run: known, program, .. } => {
             if *known != run {
                 return (Verdict::Fenced, false);
             }
@@ -19,8 +19,11 @@ pub fn run_script(row: &mut SlotRecord, script: &Script, run: RunId) -> (Verdict
             if (row.owner, row.epoch) != *expected || *epoch <= row.epoch {
                 return (Verdict::Fenced, false);
             }
+            if program.generation < row.program.generation {
+                return (Verdict::Outdated, false);
+            }
             acquire(row, *me, *txid, run);
-            row.epoch = *epoch;
+            (row.epoch, row.program) = (*epoch, *program);
             (Verdict::Done, true)
         }
         Script::Commit(commit) => run_commit(row, commit, run),

@@ -14,7 +14,7 @@ use super::{Keyed, Of, name_of};
 use crate::file::{Mistakes, is_name};
 use crate::plan::{
     Column, ColumnKind, Delivery, Does, From, MakeCall, Plan, SET_ASIDE, Sink, Step, Target, Tell, VERDICTS,
-    WindowStep,
+    WindowStep, prefix,
 };
 
 /// A window's value, as a grain gets it.
@@ -88,7 +88,7 @@ impl<T: 'static, V: Shown> Results<T, V> {
 
     /// The plan, or everything that is wrong with it.
     pub fn plan(self) -> Result<Plan, Mistakes> {
-        let WindowStream { stream, key, name, by, mut spec, inputs } = self.windows;
+        let WindowStream { stream, key, name, by, mut spec, inputs, drops } = self.windows;
         let mut mistakes = Mistakes::default();
         spec.watermark = stream.watermark;
         for mistake in spec.check() {
@@ -107,7 +107,8 @@ impl<T: 'static, V: Shown> Results<T, V> {
             inputs,
             id,
             gap: None,
-            prefix: format!("w/{name}/").into_bytes().into(),
+            drops,
+            prefix: prefix(&name, drops),
         };
         let does = Does::Window(Box::new(window));
         steps.push(Step { name, from, source: 0, does, columns });

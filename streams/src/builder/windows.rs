@@ -142,6 +142,7 @@ pub struct WindowStream<T> {
     pub(super) spec: Spec,
     /// The columns the aggregates read.
     pub(super) inputs: Vec<usize>,
+    pub(super) drops: u32,
 }
 
 impl<T: 'static> WindowStream<T> {
@@ -152,7 +153,7 @@ impl<T: 'static> WindowStream<T> {
         spec.withdraw = matches!(window, Window::Session { .. });
         spec.dedup = stream.id.map(|_| Dedup { horizon: Horizon::Pane });
         let name = format!("{}-windows", name_of(&stream.topic)).into();
-        WindowStream { stream, key, name, by: Vec::new(), spec, inputs: Vec::new() }
+        WindowStream { stream, key, name, by: Vec::new(), spec, inputs: Vec::new(), drops: 0 }
     }
 
     /// Names the step: its state belongs to the name, and windows are found by it. Unique in a cluster; without it,
@@ -184,6 +185,13 @@ impl<T: 'static> WindowStream<T> {
     /// Windows take late events for ever: their panes, ids and clocks are kept for ever.
     pub fn allowed_lateness_forever(mut self) -> Self {
         self.spec.allowed_lateness = Lateness::Forever;
+        self
+    }
+
+    /// How often the stored state of this step was given up: raise it by one when the step has changed so that its state
+    /// cannot be read any more, and is to begin anew.
+    pub fn drop_state(mut self, times: u32) -> Self {
+        self.drops = times;
         self
     }
 

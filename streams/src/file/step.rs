@@ -57,8 +57,7 @@ impl Scope<'_> {
 }
 
 /// What later versions do in a step.
-const NOT_YET: [&str; 8] =
-    ["pattern", "join", "rank", "rules", "enrich", "deduplicate", "migrate", "drop_state"];
+const NOT_YET: [&str; 7] = ["pattern", "join", "rank", "rules", "enrich", "deduplicate", "migrate"];
 
 /// One step.
 pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Step> {
@@ -83,6 +82,9 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
         let message = "a step is one of `filter`, `map` and `window` (with `aggregates`)".to_owned();
         mistakes.add(node.place, message);
         return None;
+    }
+    if let (false, Some(node)) = (is_window, map.get("drop_state")) {
+        mistakes.add(node.place, "drop_state: only a window step has state".to_owned());
     }
     let columns = from.map(|from| scope.columns(from).to_vec());
     let (does, columns) = match (filter, maps) {

@@ -180,3 +180,22 @@ fn every_shape_change_is_visible() {
     }
     assert_eq!(shape(&changed("topic: boontadata\n", "topic: other\n")), first, "a topic is no shape");
 }
+
+#[test]
+fn a_step_whose_state_is_dropped_has_other_cells() {
+    let prefix = |text: &str| plan(text).steps[0].window().expect("a window step").prefix.to_vec();
+    let dropped = changed("    from: measurements\n", "    from: measurements\n    drop_state: 2\n");
+    assert_eq!((prefix(BOONTADATA), prefix(&dropped)), (b"w/totals/".to_vec(), b"w/totals#2/".to_vec()));
+    let drops = plan(&dropped);
+    assert_eq!(drops.drops().collect::<Vec<_>>(), [("totals", 2)]);
+    assert_ne!(plan(BOONTADATA).text(), drops.text());
+    assert_eq!(plan(BOONTADATA).text(), plan(BOONTADATA).text());
+    let found =
+        mistakes(&changed("    from: measurements\n", "    from: measurements\n    drop_state: yes\n"));
+    assert!(found[0].contains("drop_state: a whole number from 0"), "{found:#?}");
+    let found = mistakes(&changed(
+        "  totals:\n",
+        "  warm: {from: measurements, filter: \"m2 > 1.0\", drop_state: 1}\n  totals:\n",
+    ));
+    assert!(found[0].contains("only a window step has state"), "{found:#?}");
+}

@@ -10,7 +10,7 @@ use granary_window::{
 use super::mistake::Mistakes;
 use super::read::{self, Map};
 use super::yaml::{Node, Value};
-use crate::plan::{Column, ColumnKind, Does, SPAN_MAX, Source, WindowStep};
+use crate::plan::{Column, ColumnKind, Does, SPAN_MAX, Source, WindowStep, prefix};
 use crate::run::INPUTS_MAX;
 
 const TYPES: [&str; 7] = ["tumbling", "hopping", "cumulate", "session", "sliding", "count", "global"];
@@ -20,6 +20,9 @@ const FUNCTIONS: [&str; 12] =
 const RESERVED: [&str; 5] = ["window_start", "window_end", "revision", "reason", "op"];
 /// The largest number of values that `top` and `collect` keep.
 const VALUES_MAX: u64 = 10_000;
+
+/// How often the state of a step may be dropped.
+const DROPS_MAX: u64 = 1_000_000;
 
 /// The window step in `map`. `source` and `columns` are missing when what it reads from could not be read.
 pub(super) fn read(
@@ -42,6 +45,9 @@ pub(super) fn read(
         map.get("accumulation").and_then(|n| read::word(n, "accumulation", &accumulations, mistakes));
     let early = map.get("early").and_then(|node| early(node, mistakes));
     let dedup = map.get("dedup").and_then(|node| dedup(node, columns, mistakes));
+    let drops =
+        map.get("drop_state").and_then(|node| read::number(node, "drop_state", 0..=DROPS_MAX, mistakes));
+    let drops = drops.and_then(|drops| u32::try_from(drops).ok()).unwrap_or(0);
     let keep = map.get("keep").and_then(|node| read::span(node, "keep", mistakes));
     let aggregates_node = map.need("aggregates", mistakes);
     let aggregates = aggregates_node.map(|node| {
@@ -76,13 +82,14 @@ pub(super) fn read(
         let place = window_node.or(aggregates_node).map(|node| node.place);
         mistakes.add(place, format!("{}: {}", mistake.field, mistake.message));
     }
-    let prefix = format!("w/{name}/").into_bytes().into();
+    let prefix = prefix(name, drops);
     Some(Does::Window(Box::new(WindowStep {
         by,
         spec: Arc::new(spec),
         inputs,
         id: id.unwrap_or_default(),
         gap: None,
+        drops,
         prefix,
     })))
 }

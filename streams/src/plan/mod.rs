@@ -194,8 +194,16 @@ pub struct WindowStep {
     pub id: Vec<usize>,
     /// The column of an event's own session gap.
     pub gap: Option<usize>,
-    /// The prefix of its cells' keys.
+    /// How often a person has decided to drop its state.
+    pub drops: u32,
+    /// The prefix of its cells' keys: those it had before its state was dropped have another.
     pub prefix: Box<[u8]>,
+}
+
+/// The prefix of the cells' keys of a window step. No name has a `#`.
+pub(crate) fn prefix(step: &str, drops: u32) -> Box<[u8]> {
+    let name = if drops == 0 { format!("w/{step}/") } else { format!("w/{step}#{drops}/") };
+    name.into_bytes().into()
 }
 
 /// Where results go.

@@ -7,6 +7,24 @@ use granary_window as window;
 use super::{Column, Plan, Step, WindowStep};
 
 impl Plan {
+    /// The plan as a text for people, equal for equal plans. What a closure of the Rust builder does is not in it.
+    pub fn text(&self) -> String {
+        let Plan { name, sources, steps, sinks, streams: _ } = self;
+        let mut text = format!("pipeline {name}\n");
+        let mut part = |what: &str, of: &dyn std::fmt::Debug| {
+            writeln!(text, "{what} {of:?}").expect("writing to a string cannot fail");
+        };
+        sources.iter().for_each(|source| part("source", source));
+        steps.iter().for_each(|step| part("step", step));
+        sinks.iter().for_each(|sink| part("sink", sink));
+        text
+    }
+
+    /// How often the state of each step that has some was dropped.
+    pub fn drops(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.steps.iter().filter_map(|step| Some((&*step.name, step.window()?.drops)))
+    }
+
     /// Name and shape of each step that has state. Two plans agree on a step's state exactly if its shape is equal.
     pub fn shapes(&self) -> Vec<(&str, String)> {
         self.steps.iter().filter_map(|step| Some((&*step.name, shape(self, step, step.window()?)))).collect()

@@ -76,6 +76,55 @@ impl Slow {
     }
 }
 
+/// The next version of the program: the same kind with another state.
+mod next {
+    use granary::core::{Value, codec};
+    use granary::prelude::*;
+
+    /// Adds up what it is told, and counts how often.
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    pub struct Counter {
+        sum: u64,
+        additions: u64,
+    }
+
+    #[derive(Deserialize)]
+    struct First {
+        total: u64,
+    }
+
+    #[grain(version = 2)]
+    impl Counter {
+        fn add(&mut self, n: u64) -> u64 {
+            self.sum += n;
+            self.additions += 1;
+            self.sum
+        }
+
+        fn total(&self) -> u64 {
+            self.sum
+        }
+
+        /// Additions since the state has this version.
+        fn additions(&self) -> u64 {
+            self.additions
+        }
+
+        fn migrate(_from: u32, state: Value) -> Result<Self> {
+            let First { total } = codec::from_value(state)?;
+            Ok(Counter { sum: total, additions: 0 })
+        }
+    }
+}
+
+/// Has this program be its next version.
+const NEXT: &str = "GRANARY_TEST_NEXT";
+
 fn main() -> ExitCode {
-    granary::cli().host::<Counter>().host::<Cold>().host::<Slow>().run()
+    let cli = granary::cli().host::<Cold>().host::<Slow>();
+    if std::env::var_os(NEXT).is_some() {
+        cli.host::<next::Counter>().run()
+    } else {
+        cli.host::<Counter>().run()
+    }
 }

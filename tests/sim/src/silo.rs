@@ -5,7 +5,7 @@ use granary_core::SlotId;
 use granary_cluster::replies::Held;
 use granary_cluster::retry::Culprit;
 use granary_cluster::slot::{Ask, Outlet, Seat, Slot};
-use granary_cluster::{CommitNo, Epoch, Incarnation, TxId};
+use granary_cluster::{CommitNo, Epoch, Incarnation, Program, TxId};
 
 use crate::log::Registration;
 use crate::memory::Memory;
@@ -108,10 +108,10 @@ pub struct Silo {
 
 impl Silo {
     /// A new life that holds nothing.
-    pub fn new(me: Incarnation, slots: u16, outlet: Outlet, generation: u64) -> Silo {
+    pub fn new(me: Incarnation, slots: u16, outlet: Outlet, generation: u64, program: Program) -> Silo {
         let txid = TxId { incarnation: me, lane: 0 };
         let seat = |slot| Seated {
-            slot: Slot::new(Seat { slot: SlotId(slot), me, txid, outlet }),
+            slot: Slot::new(Seat { slot: SlotId(slot), me, txid, outlet, program }),
             memory: Memory::new(u32::from(slot)),
             held: Held::default(),
             culprit: Culprit::default(),

@@ -133,13 +133,17 @@ impl Store {
         };
         match script {
             Script::Acquire { run, .. } if *run != now && !left_out.run => says(Verdict::Fenced),
-            Script::Acquire { me, txid, expected, epoch, .. } => {
+            Script::Acquire { me, txid, expected, epoch, program, .. } => {
                 let record = &mut row.record;
                 let again = (record.owner, record.epoch) == (*me, *epoch) && record.txids.ids.contains(txid);
                 if !again {
                     if (record.owner, record.epoch) != *expected || !may_acquire {
                         return says(Verdict::Fenced);
                     }
+                    if program.generation < record.program.generation {
+                        return says(Verdict::Outdated);
+                    }
+                    record.program = *program;
                     // a server that lost writes may have lost ids: nobody is trusted
                     record.txids.everyone |= record.run != now && !left_out.run;
                     if !record.txids.ids.contains(txid) {

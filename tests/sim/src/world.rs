@@ -7,7 +7,7 @@ use granary_core::error::Ran;
 
 use granary_cluster::retry::Retry;
 use granary_cluster::slot::{Do, Dropped, Heard, Outlet, Why};
-use granary_cluster::{CommitNo, Defect, Epoch, Incarnation, Marker, Reply, Script, TxId};
+use granary_cluster::{CommitNo, Defect, Epoch, Incarnation, Marker, Program, Reply, Script, TxId};
 
 use crate::check::{Check, Checks};
 use crate::log::Log;
@@ -106,11 +106,16 @@ impl World {
 
     /// One more incarnation.
     pub fn start_silo(&mut self) {
+        self.start_silo_of(Program::default());
+    }
+
+    /// The same, of a program.
+    pub fn start_silo_of(&mut self, program: Program) {
         let me = Incarnation(self.silos.len() as u64 + 1);
         let txid = TxId { incarnation: me, lane: 0 };
         let generation = self.log.init(txid);
         self.log.register(txid, generation);
-        let mut silo = Silo::new(me, self.scenario.slots, self.scenario.outlet, generation);
+        let mut silo = Silo::new(me, self.scenario.slots, self.scenario.outlet, generation, program);
         let defect = match self.scenario.mistake {
             Some(Mistake::Slot(defect)) => Some(defect),
             Some(Mistake::SkipRunCheck) => Some(Defect::IgnoreServerRun),

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use granary_core::{Span, Timestamp};
 
 use super::{Change, Member, Report, Standing, Table};
-use crate::commit::Incarnation;
+use crate::commit::{Generation, Incarnation};
 
 /// How long leases are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +124,10 @@ impl Membership {
         terms: Terms,
         now: Timestamp,
     ) -> Membership {
-        let (name, address) = (name.to_owned(), address.to_owned());
+        let (name, address, generation) = (name.to_owned(), address.to_owned(), Generation::default());
         let report = Report { reaches_log: true, ..Report::default() }; // until it says otherwise
         Membership {
-            me: Member { incarnation, name, address, counter: 0, standing: Standing::Up, report },
+            me: Member { incarnation, name, address, counter: 0, standing: Standing::Up, generation, report },
             terms,
             state: State::Joining,
             table: Table::default(),
@@ -144,6 +144,13 @@ impl Membership {
             log_away_since: None,
             may_be_unfit: false,
         }
+    }
+
+    /// The same, running what is of this generation.
+    #[must_use]
+    pub fn of(mut self, generation: Generation) -> Membership {
+        self.me.generation = generation;
+        self
     }
 
     /// What the silo tells of itself from now on.

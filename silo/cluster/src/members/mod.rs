@@ -26,10 +26,10 @@ use std::collections::BTreeMap;
 use granary_core::SlotId;
 use serde::{Deserialize, Serialize};
 
-use crate::commit::Incarnation;
+use crate::commit::{Generation, Incarnation};
 
 pub use lease::{Do, Membership, Out, Terms};
-pub use placement::{Placement, Step, View, step, successor};
+pub use placement::{Placement, Step, View, eligible, step, successor};
 pub use report::{BUSIEST_MAX, Load, NoLoad, Report};
 
 /// Slots that may be placed by hand at a time: the others are placed by the rule.
@@ -48,6 +48,8 @@ pub struct Member {
     pub counter: u64,
     /// Whether it takes slots.
     pub standing: Standing,
+    /// The generation of what it runs: only those of the latest one have slots.
+    pub generation: Generation,
     /// What it tells of itself, renewed with the counter.
     pub report: Report,
 }
@@ -55,9 +57,9 @@ pub struct Member {
 impl Member {
     /// Whether both are the same but for what each renewal changes.
     fn is_same(&self, other: &Member) -> bool {
-        let Member { incarnation, name, address, standing, counter: _, report: _ } = self;
-        (incarnation, name, address, standing)
-            == (&other.incarnation, &other.name, &other.address, &other.standing)
+        let Member { incarnation, name, address, standing, generation, counter: _, report: _ } = self;
+        (incarnation, name, address, standing, generation)
+            == (&other.incarnation, &other.name, &other.address, &other.standing, &other.generation)
     }
 }
 

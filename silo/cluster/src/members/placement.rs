@@ -29,7 +29,7 @@ impl Placement {
     /// Sources: Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996); Mirrokni, Thorup and
     /// Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2016).
     pub fn new(table: &Table, slots: u16) -> Placement {
-        let takers = takers(table);
+        let takers: Vec<_> = eligible(table).collect();
         if takers.is_empty() {
             return Placement { owners: vec![Incarnation(0); usize::from(slots)] };
         }
@@ -66,9 +66,12 @@ impl Placement {
     }
 }
 
-/// The members that take slots.
-fn takers(table: &Table) -> Vec<&Member> {
-    table.members.iter().filter(|member| member.standing == Standing::Up).collect()
+/// The members that slots are placed on: those that take slots, of the latest generation among them. Who is of an earlier one
+/// gives what it has, as one that leaves does.
+pub fn eligible(table: &Table) -> impl Iterator<Item = &Member> {
+    let takers = || table.members.iter().filter(|member| member.standing == Standing::Up);
+    let latest = takers().map(|member| member.generation).max();
+    takers().filter(move |member| Some(member.generation) == latest)
 }
 
 /// What a silo knows of its cluster: one version of the member table, and where it puts the slots.

@@ -1,9 +1,9 @@
 //! Several silos at one table, from a seed: messages are late or lost, silos pause and end, the store is away.
 
-use granary_core::{Span, Timestamp};
+use granary_core::{SlotId, Span, Timestamp};
 
 use super::*;
-use crate::commit::{SlotRecord, TxId};
+use crate::commit::{Generation, SlotRecord, TxId};
 
 const LEASE: Span = Span(2_000);
 pub(super) const SLOTS: u16 = 96;
@@ -12,14 +12,8 @@ const SETTLES_WITHIN_MS: i64 = 20_000;
 
 pub(super) fn member(number: u64, name: &str, address: &str) -> Member {
     let (name, address) = (name.to_owned(), address.to_owned());
-    Member {
-        incarnation: Incarnation(number),
-        name,
-        address,
-        counter: 0,
-        standing: Standing::Up,
-        report: Report::default(),
-    }
+    let (standing, generation, report) = (Standing::Up, Generation(1), Report::default());
+    Member { incarnation: Incarnation(number), name, address, counter: 0, standing, generation, report }
 }
 
 pub(super) fn table_of(names: &[&str]) -> Table {
@@ -94,6 +88,37 @@ pub(super) fn row(owner: u64, held: bool) -> SlotRecord {
     let mut row = SlotRecord { owner: Incarnation(owner), ..SlotRecord::new() };
     row.txids.ids.extend(held.then_some(TxId { incarnation: Incarnation(owner), lane: 0 }));
     row
+}
+
+/// A rolling upgrade, seen from the table: slots are those of the latest generation among who takes slots.
+#[test]
+fn slots_are_placed_on_the_latest_generation() {
+    let of = |number: u64, name: &str, generation| Member {
+        generation: Generation(generation),
+        ..member(number, name, &number.to_string())
+    };
+    let mut table = table_of(&["a", "b", "c"]);
+    let owners = |table: &Table| {
+        let placed = Placement::new(table, SLOTS);
+        let mut owners: Vec<u64> = (0..SLOTS).map(|slot| placed.owner(SlotId(slot)).0).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    };
+    assert_eq!(owners(&table), [1, 2, 3]);
+    table.apply(&Change::Join { member: of(4, "d", 2), instead_of: None });
+    assert_eq!(owners(&table), [4], "others give what they have");
+    let view = View::new(table.clone(), SLOTS);
+    assert_eq!(successor(Incarnation(1), SlotId(7), &view), Some(Incarnation(4)));
+    table.apply(&Change::Join { member: of(5, "a", 2), instead_of: Some((Incarnation(1), 0)) });
+    assert_eq!(owners(&table), [4, 5]);
+    table.apply(&Change::Join { member: of(6, "late", 1), instead_of: None });
+    assert_eq!(owners(&table), [4, 5], "who comes with the old program has none");
+    table.apply(&Change::Leave { me: Incarnation(4) });
+    assert_eq!(owners(&table), [5]);
+    table.apply(&Change::Leave { me: Incarnation(5) });
+    assert_eq!(owners(&table), [2, 3, 6], "what the new ones never had is served meanwhile");
+    assert!(table.names_same(&table.clone()));
 }
 
 #[test]

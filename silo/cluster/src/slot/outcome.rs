@@ -14,7 +14,11 @@ impl Slot {
             return; // the slot was dropped meanwhile; whoever opens it next reads what is stored
         }
         if reply.verdict != Verdict::Done {
-            let why = if reply.verdict == Verdict::Behind { Why::Behind } else { Why::Fenced };
+            let why = match reply.verdict {
+                Verdict::Behind => Why::Behind,
+                Verdict::Outdated => Why::Outdated,
+                Verdict::Fenced | Verdict::Done => Why::Fenced,
+            };
             let unsure = matches!(flight.script, Script::Commit(_)) && flight.sendings > 1;
             return self.drop_as(why, unsure.then(|| self.n.next()), out);
         }

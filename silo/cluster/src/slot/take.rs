@@ -23,9 +23,9 @@ impl Slot {
         let epoch = Epoch(seen.epoch.max(self.epoch_used).0 + 1);
         self.epoch_used = epoch;
         self.phase = Phase::Acquire;
-        let Seat { slot, me, txid, .. } = self.seat;
+        let Seat { slot, me, txid, program, .. } = self.seat;
         let expected = (seen.owner, seen.epoch);
-        self.send(Script::Acquire { slot, me, txid, expected, epoch, run }, out);
+        self.send(Script::Acquire { slot, me, txid, expected, epoch, run, program }, out);
     }
 
     /// Ours. With the embedded store that is all: nobody else can have a transaction open.

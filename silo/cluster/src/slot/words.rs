@@ -8,6 +8,7 @@ use crate::commit::{
     Commit, CommitNo, Epoch, Incarnation, Marker, Noted, Outbox, Position, RunId, SlotRecord, TxId, TxIds,
 };
 use crate::port::{Reply, Script};
+use crate::revision::Program;
 
 /// How outputs get from the outbox to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +139,8 @@ pub enum Why {
     MarkerAhead,
     /// It was given to its successor.
     Given(Incarnation),
+    /// A silo of a later generation has owned it: this one does not read its state, and does not try again.
+    Outdated,
     /// The silo gave it up: its lease ran out, or it is shutting down.
     GivenUp,
 }
@@ -238,4 +241,6 @@ pub struct Seat {
     pub txid: TxId,
     /// How outputs get to the log.
     pub outlet: Outlet,
+    /// What this silo runs.
+    pub program: Program,
 }

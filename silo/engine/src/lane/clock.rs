@@ -48,6 +48,18 @@ impl Entry {
     }
 }
 
+#[test]
+fn journals_of_version_1_are_read() {
+    let entry =
+        |stood: &[(u16, u32, u64)]| Entry { number: 300, stood: stood.to_vec(), input: vec![0xff, 0] };
+    let bytes =
+        b"\x83\xa6number\xcd\x01\x2c\xa5stood\x91\x93\x01\x02\xce\x00\x01\x11\x70\xa5input\x92\xcc\xff\x00";
+    let read: Entry = granary_core::codec::from_bytes(bytes).expect("an entry as version 1 has written it");
+    let written = granary_core::codec::to_bytes(&entry(&[(1, 2, 70_000)])).expect("an entry");
+    assert_eq!(format!("{read:?}"), format!("{:?}", entry(&[(1, 2, 70_000)])), "now written as {written:x?}");
+    assert_eq!(written, bytes, "a new form is added here");
+}
+
 /// What a slot takes again.
 #[derive(Debug)]
 pub(crate) struct Replay {

@@ -53,13 +53,16 @@ impl Lane {
         Error::new(ErrorKind::Moved, message).ran(Ran::No)
     }
 
-    fn backlog(&self, host: &SlotHost, call: Call) {
+    pub(super) fn backlog(&self, host: &SlotHost, call: Call) {
         let mut inner = host.inner.borrow_mut();
-        if !inner.is_parked && !self.is_stopping.get() && inner.backlog.len() < BACKLOG_CALLS_MAX {
+        let is_hopeless = inner.is_parked || inner.is_outdated;
+        if !is_hopeless && !self.is_stopping.get() && inner.backlog.len() < BACKLOG_CALLS_MAX {
             return inner.backlog.push_back(call);
         }
         let why = if inner.is_parked {
             "is parked: it fails whatever is tried, see the log"
+        } else if inner.is_outdated {
+            "holds state of a newer program than this silo's: start silos of the newer program"
         } else {
             "is being opened or closed"
         };

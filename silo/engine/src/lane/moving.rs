@@ -132,6 +132,7 @@ impl Lane {
             }
             (Here::Leaving { .. } | Here::No, _) => {
                 host.here.set(Here::Yes);
+                host.inner.borrow_mut().is_outdated = false;
                 host.waits_since.set(Some(self.now.get()));
                 self.take(host);
             }

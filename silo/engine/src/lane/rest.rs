@@ -69,7 +69,7 @@ impl Lane {
 fn is_unsettled(host: &SlotHost) -> bool {
     let inner = host.inner.borrow();
     let moves = match host.here.get() {
-        Here::Yes => !host.is_running.get() && !inner.is_parked,
+        Here::Yes => !host.is_running.get() && !inner.is_parked && !inner.is_outdated,
         Here::Leaving { .. } => true,
         Here::No => inner.machine.phase() != Phase::Off,
     };

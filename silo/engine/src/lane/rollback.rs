@@ -56,7 +56,11 @@ impl Lane {
             return;
         }
         let is_aside = self.stands_aside();
-        if !matches!(dropped.why, Why::Given(_)) && !is_aside {
+        if dropped.why == Why::Outdated {
+            host.inner.borrow_mut().is_outdated = true;
+            let generation = self.config.program.generation;
+            tracing::error!(slot = %host.id, %generation, "the slot holds state of a later generation: this program is too old for it");
+        } else if !matches!(dropped.why, Why::Given(_)) && !is_aside {
             tracing::warn!(slot = %host.id, why = ?dropped.why, "slot dropped");
         }
         if matches!(dropped.why, Why::Fenced | Why::Behind | Why::MarkerAhead) {
@@ -74,7 +78,11 @@ impl Lane {
         }
         let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
         for call in backlog {
-            refuse(call, gone.clone());
+            if dropped.why == Why::Outdated {
+                self.backlog(host, call); // it says why
+            } else {
+                refuse(call, gone.clone());
+            }
         }
     }
 

@@ -13,11 +13,13 @@ use super::moving::Here;
 impl Lane {
     /// Renews the gauges and where the sources stand.
     pub(super) fn show(&self) {
-        let (mut bytes, mut running, mut held, mut waiting) = (0, 0, 0, 0);
+        let (mut bytes, mut running, mut held, mut waiting, mut outdated) = (0, 0, 0, 0, 0);
         // before the cluster was seen any of them may belong here
         let is_unplaced = self.config.cluster.is_some() && self.view.borrow().is_none();
         for host in self.slots.iter().flatten() {
-            let machine = &host.inner.borrow().machine;
+            let inner = host.inner.borrow();
+            let machine = &inner.machine;
+            outdated += u64::from(inner.is_outdated && host.here.get() == Here::Yes);
             bytes += machine.outbox_bytes();
             let runs = host.is_running.get();
             running += u64::from(runs);
@@ -28,6 +30,7 @@ impl Lane {
         LaneStats::set(&stats.slots_held, held);
         LaneStats::set(&stats.outbox_bytes, bytes as u64);
         LaneStats::set(&stats.slots_running, running);
+        LaneStats::set(&stats.slots_outdated, outdated);
         LaneStats::set(&stats.slots_waiting, waiting); // last: who sees that none waits sees the rest, too
         LaneStats::set(&stats.store_away, u64::from(self.is_store_away()));
         self.show_work();

@@ -87,12 +87,14 @@ impl Call {
         let out = &mut self.arguments;
         match script {
             Script::Commit(commit) => return self.push_commit(keys, commit),
-            Script::Acquire { me, txid, expected, epoch, run, .. } => {
-                head(out, "acquire", 2, 6);
+            Script::Acquire { me, txid, expected, epoch, run, program, .. } => {
+                head(out, "acquire", 2, 8);
                 for number in [me.0, expected.0.0, expected.1.0, epoch.0, run.0] {
                     out.text(number);
                 }
                 out.text(txid_text(txid));
+                out.text(program.generation);
+                out.text(program.revision);
             }
             Script::Note { me, epoch, run, noted, .. } => {
                 head(out, "note", 2, 4);
@@ -192,6 +194,7 @@ fn verdict(answer: &Value) -> Result<Verdict> {
             b"D" => Ok(Verdict::Done),
             b"F" => Ok(Verdict::Fenced),
             b"B" => Ok(Verdict::Behind),
+            b"O" => Ok(Verdict::Outdated),
             _ => Err(unreadable()),
         },
         _ => Err(unreadable()),

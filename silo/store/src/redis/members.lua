@@ -1,9 +1,10 @@
 -- Carries out one change of the member table. The rules are those of `Table::apply`; a test compares the two.
 --
--- KEYS: the table, a hash: version, newest, six fields `<incarnation>/...` of each member, and `move/<slot>`.
+-- KEYS: the table, a hash: version, newest, seven fields `<incarnation>/...` of each member, and `move/<slot>`.
 -- ARGV: the change, whose it is, and what else it needs.
 -- Answers whether the change was made, and the whole table after it.
 -- Numbers have up to 64 bits, so they stay the text they came as.
+local FIELDS = { 'counter', 'standing', 'name', 'address', 'generation', 'log', 'load' }
 local key, change, me = KEYS[1], ARGV[1], ARGV[2]
 
 local function get(incarnation, field) return redis.call('HGET', key, incarnation .. '/' .. field) end
@@ -18,7 +19,7 @@ end
 local function raise() redis.call('HINCRBY', key, 'version', 1) end
 
 local function remove(incarnation)
-  for _, field in ipairs({ 'counter', 'standing', 'name', 'address', 'log', 'load' }) do
+  for _, field in ipairs(FIELDS) do
     redis.call('HDEL', key, incarnation .. '/' .. field)
   end
   raise()
@@ -37,7 +38,7 @@ local function report(log, load)
   set(me, 'load', load)
 end
 
--- counter, standing, name, address, who is replaced, the counter at which that one stood still, log, load
+-- counter, standing, name, address, who is replaced, the counter at which that one stood still, generation, log, load
 local function join()
   if get(me, 'counter') then return 1 end
   if not less(redis.call('HGET', key, 'newest') or '0', me) then return 0 end
@@ -48,7 +49,8 @@ local function join()
     remove(other)
   end
   for i, field in ipairs({ 'counter', 'standing', 'name', 'address' }) do set(me, field, ARGV[i + 2]) end
-  report(ARGV[9], ARGV[10])
+  set(me, 'generation', ARGV[9])
+  report(ARGV[10], ARGV[11])
   redis.call('HSET', key, 'newest', me)
   raise()
   return 1

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use granary_cluster::Incarnation;
 use granary_cluster::members::{Change, MOVES_MAX, Member, Report, Standing, Table};
+use granary_cluster::{Generation, Incarnation};
 use granary_core::{Result, SlotId};
 use redis::{Pipeline, Value};
 
@@ -18,9 +18,9 @@ pub fn change(keys: &Keys, change: &Change) -> Pipeline {
     let command = pipeline.cmd("EVAL").arg(SCRIPT).arg(1).arg(keys.members());
     match change {
         Change::Join { member, instead_of } => {
-            let Member { incarnation, name, address, counter, standing, report } = member;
+            let Member { incarnation, name, address, counter, standing, generation, report } = member;
             let (replaced, stood_at) = instead_of.unwrap_or((Incarnation(0), 0));
-            let numbers = [replaced.0.to_string(), stood_at.to_string()];
+            let numbers = [replaced.0.to_string(), stood_at.to_string(), generation.0.to_string()];
             command.arg("join").arg(incarnation.0.to_string()).arg(counter.to_string());
             command.arg(text(*standing)).arg(name).arg(address).arg(&numbers).arg(&told(report))
         }
@@ -66,6 +66,7 @@ fn table(fields: &BTreeMap<String, String>) -> Result<Table> {
             address: of("address")?.clone(),
             counter: of("counter")?.parse().map_err(|_| unreadable())?,
             standing: standing(of("standing")?)?,
+            generation: Generation(number(&format!("{incarnation}/generation"))?),
             // a silo of an earlier version says nothing of these
             report: Report {
                 reaches_log: of("log").is_ok_and(|log| log == REACHES),

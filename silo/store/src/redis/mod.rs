@@ -132,6 +132,12 @@ impl Redis {
         self.one(server::note(&self.shared.keys, name, text))
     }
 
+    /// Notes something else about the cluster, if this is still what was noted before: whether it was.
+    pub fn replace_note(&self, name: &str, before: Option<&str>, text: &str) -> Result<bool> {
+        let read = self.ask(server::replace_note(&self.shared.keys, name, before, text))?;
+        Ok(matches!(read.values.as_slice(), [redis::Value::Int(1)]))
+    }
+
     fn one(&self, question: Pipeline) -> Result<Option<String>> {
         let read = self.ask(question)?;
         let value = read.values.into_iter().next().ok_or_else(encode::unreadable)?;

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 
 use granary_cluster::{
-    CommitId, CommitNo, Epoch, Incarnation, Noted, Position, RunId, SlotRecord, SourceId, TxId,
+    CommitId, CommitNo, Epoch, Generation, Incarnation, Noted, Position, RevisionNo, RunId, SlotRecord,
+    SourceId, TxId,
 };
 use granary_core::{Error, Result, codec};
 use redis::Value;
@@ -37,6 +38,8 @@ fn set(row: &mut SlotRecord, name: &[u8], value: &[u8]) -> Result<()> {
         b"run" => row.run = run(value)?,
         b"tries" => row.tries = number(value)?,
         b"noted" => row.noted = noted(value)?,
+        b"generation" => row.program.generation = Generation(number(value)?),
+        b"revision" => row.program.revision = RevisionNo(number(value)?),
         // A later version may add fields; the schema's number says when they matter.
         _ => {}
     }
@@ -89,4 +92,51 @@ pub fn number<T: FromStr>(value: &[u8]) -> Result<T> {
 
 fn unreadable_row() -> Error {
     damaged("row of a slot")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fields as version 1 stored them, and with those that came later: read for ever.
+    #[test]
+    fn rows_of_every_version_are_read() {
+        let at = b"\x91\x83\xa6source\x01\xa9partition\x02\xa6offset\xcd\x01\x2c";
+        let first: [(&str, &[u8]); 10] = [
+            ("owner", b"7"),
+            ("epoch", b"18446744073709551615"),
+            ("n", b"300"),
+            ("id", b"7.9.300"),
+            ("positions", at),
+            ("everyone", b"1"),
+            ("ids", b"7.1 8.0"),
+            ("run", b"12"),
+            ("tries", b"2"),
+            ("noted", b"1.2.300 7 1"),
+        ];
+        let later: [(&str, &[u8]); 3] = [("generation", b"3"), ("revision", b"5"), ("unknown", b"x")];
+        let read = |fields: &[(&str, &[u8])]| {
+            let texts = fields.iter().flat_map(|(name, value)| [name.as_bytes(), *value]);
+            from_pairs(Value::Array(texts.map(|text| Value::BulkString(text.to_vec())).collect())).ok()
+        };
+        let position = Position { source: SourceId(1), partition: 2, offset: 300 };
+        let (me, epoch) = (Incarnation(7), Epoch(9));
+        let txid = |incarnation, lane| TxId { incarnation: Incarnation(incarnation), lane };
+        let mut row = SlotRecord {
+            owner: me,
+            epoch: Epoch(u64::MAX),
+            n: CommitNo(300),
+            commit_id: Some(CommitId { incarnation: me, epoch, n: CommitNo(300) }),
+            positions: vec![position],
+            run: RunId(12),
+            tries: 2,
+            noted: Some(Noted { at: position, by: me, times: 1 }),
+            ..SlotRecord::new()
+        };
+        (row.txids.everyone, row.txids.ids) = (true, vec![txid(7, 1), txid(8, 0)]);
+        assert_eq!(read(&first), Some(row.clone()));
+        row.program.generation = Generation(3);
+        row.program.revision = RevisionNo(5);
+        assert_eq!(read(&[&first[..], &later[..]].concat()), Some(row));
+    }
 }

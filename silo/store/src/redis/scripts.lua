@@ -1,4 +1,4 @@
--- Runs scripts on slots, in order, each by itself with its own verdict: D done, F fenced, B behind.
+-- Runs scripts on slots, in order, each by itself with its own verdict: D done, F fenced, B behind, O outdated.
 -- The rules are those of slots.rs; a test compares the two. What is not done has written nothing.
 --
 -- KEYS: for each script the slot's row and its outbox; a commit adds the hashes of its cells.
@@ -44,7 +44,7 @@ local function noted(key)
   return at, by, tonumber(times)
 end
 
--- me, expected owner, expected epoch, epoch, known run, transactional id
+-- me, expected owner, expected epoch, epoch, known run, transactional id, generation, revision
 local function acquire(k, a)
   local key, me, epoch, id = KEYS[k], ARGV[a], ARGV[a + 3], ARGV[a + 5]
   local row = read(key)
@@ -54,6 +54,7 @@ local function acquire(k, a)
   -- a row without its id was given to it: that is no acquire of its own, come before
   if row[OWNER] == me and row[EPOCH] == epoch and is_listed then return whole(key) end
   if row[OWNER] ~= ARGV[a + 1] or row[EPOCH] ~= ARGV[a + 2] or not less(row[EPOCH], epoch) then return 'F' end
+  if less(ARGV[a + 6], redis.call('HGET', key, 'generation') or '0') then return 'O' end
   local everyone = row[EVERYONE]
   if row[RUN] ~= run and row[EPOCH] ~= '0' then everyone = '1' end
   local ids = row[IDS]
@@ -61,7 +62,8 @@ local function acquire(k, a)
   -- only who takes it from another has seen a process end
   local taken = row[OWNER] == me and 0 or 1
   local tries = string.format('%.0f', math.min(tonumber(row[TRIES]) + taken, COUNT_MAX))
-  redis.call('HSET', key, 'owner', me, 'epoch', epoch, 'run', run, 'everyone', everyone, 'ids', ids, 'tries', tries)
+  redis.call('HSET', key, 'owner', me, 'epoch', epoch, 'run', run, 'everyone', everyone, 'ids', ids, 'tries', tries,
+    'generation', ARGV[a + 6], 'revision', ARGV[a + 7])
   -- who acquires again what it had has not ended: it takes back what it noted
   local at, by, times = noted(key)
   if by == me then

@@ -144,6 +144,16 @@ pub fn note(keys: &Keys, name: &str, text: &str) -> Pipeline {
     pipeline
 }
 
+/// Notes something else about the cluster, if what was noted before is still there.
+pub fn replace_note(keys: &Keys, name: &str, before: Option<&str>, text: &str) -> Pipeline {
+    const REPLACE: &str = "if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end \
+        redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) return 1";
+    let mut pipeline = Pipeline::new();
+    let command = pipeline.cmd("EVAL").arg(REPLACE).arg(1).arg(keys.cluster());
+    command.arg(format!("{NOTED}{name}")).arg(before.unwrap_or_default()).arg(text);
+    pipeline
+}
+
 /// A field of what `INFO` answers.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = info.lines().filter_map(|line| line.trim_end().split_once(':'));

@@ -1,7 +1,7 @@
 //! Random changes of the member table on Redis and on the rules: every answer and every table is the same.
 
-use granary_cluster::Incarnation;
 use granary_cluster::members::{BUSIEST_MAX, Change, Load, MOVES_MAX, Member, Report, Standing, Table};
+use granary_cluster::{Generation, Incarnation};
 use granary_core::SlotId;
 
 use super::rules::{Dice, HIGH};
@@ -23,7 +23,8 @@ fn random_change(dice: &mut Dice, table: &Table) -> Change {
             let namesake = table.named(&name).map(|member| (member.incarnation, member.counter));
             let incarnation = Incarnation(newest + dice.roll(3));
             let (counter, standing, report) = (HIGH, Standing::Up, random_report(dice));
-            let member = Member { incarnation, name, address, counter, standing, report };
+            let generation = Generation(HIGH + dice.roll(3));
+            let member = Member { incarnation, name, address, counter, standing, generation, report };
             Change::Join { member, instead_of: namesake.filter(|_| dice.roll(2) == 0) }
         }
         3..=6 => Change::Renew { me: someone, counter: seen + 1, report: random_report(dice) },
@@ -84,7 +85,8 @@ fn as_many_slots_are_placed_by_hand_as_the_rules_allow() {
     };
     let (name, address) = ("silo".to_owned(), "host:1".to_owned());
     let (counter, standing, report) = (0, Standing::Up, Report::default());
-    let member = Member { incarnation: Incarnation(1), name, address, counter, standing, report };
+    let generation = Generation(1);
+    let member = Member { incarnation: Incarnation(1), name, address, counter, standing, generation, report };
     assert!(change(Change::Join { member, instead_of: None }));
     let to = |slot: usize| Change::Move { slot: SlotId(slot as u16), to: Some("silo".to_owned()) };
     assert!((0..MOVES_MAX).all(|slot| change(to(slot))));

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use granary_cluster::{
-    CommitNo, Epoch, Incarnation, Outbox, Position, RunId, Script, SlotRecord, SourceId, Store, TxId, Verdict,
+    CommitNo, Epoch, Generation, Incarnation, Outbox, Position, Program, RevisionNo, RunId, Script,
+    SlotRecord, SourceId, Store, TxId, Verdict,
 };
 use granary_core::{ErrorKind, SlotId};
 use granary_store::conformance::{Owner, commit, emit, run, scan};
@@ -105,7 +106,9 @@ fn random_script(dice: &mut Dice, id: SlotId, slot: &Slot, run: RunId) -> Script
             let txid = TxId { incarnation: me, lane: dice.roll(2) as u16 };
             let first = if row.epoch.0 == 0 { HIGH } else { row.epoch.0 + 1 };
             let expected = (row.owner, Epoch(dice.near(row.epoch.0)));
-            Script::Acquire { slot, me, txid, expected, epoch: Epoch(dice.near(first)), run }
+            let generation = Generation(dice.near(row.program.generation.0.max(HIGH)));
+            let program = Program { generation, revision: RevisionNo(HIGH + dice.roll(9)) };
+            Script::Acquire { slot, me, txid, expected, epoch: Epoch(dice.near(first)), run, program }
         }
         2 => {
             let noted = Position { source: SourceId(1), partition: 2, offset: HIGH + dice.roll(2) };
@@ -192,6 +195,7 @@ fn random_scripts_have_the_same_outcome_as_by_the_rules() {
         }
     }
     assert!(seen[&("commit", "behind")] >= 10, "{seen:?}");
+    assert!(seen[&("acquire", "outdated")] >= 10, "{seen:?}");
 }
 
 /// Changes nothing, whoever owns the slot.
@@ -239,5 +243,6 @@ fn name(verdict: &Verdict) -> &'static str {
         Verdict::Done => "done",
         Verdict::Fenced => "fenced",
         Verdict::Behind => "behind",
+        Verdict::Outdated => "outdated",
     }
 }

@@ -166,6 +166,19 @@ impl Rig {
         fs::write(self.configuration(), text).expect("it can be written");
     }
 
+    /// Another version of the pipeline, as the variable that has a silo run it.
+    pub fn changed_pipeline(&self, name: &str, changes: &[(&str, &str)]) -> (&'static str, String) {
+        let directory = self.directory.path();
+        let mut text = fs::read_to_string(directory.join("pipeline.yaml")).expect("it was written");
+        for (from, to) in changes {
+            assert!(text.contains(from), "the pipeline has no `{from}`");
+            text = text.replace(from, to);
+        }
+        let path = directory.join(name);
+        fs::write(&path, text).expect("it can be written");
+        ("GRANARY__PIPELINES", path.to_string_lossy().into_owned())
+    }
+
     pub fn configuration(&self) -> PathBuf {
         self.directory.path().join("granary.toml")
     }

@@ -31,6 +31,7 @@ impl<'r> Several<'r> {
                 redis: format!("redis://{}/0", proxy.address()),
                 log: None,
                 advertise: None,
+                variables: Vec::new(),
             });
             arrange(no, &mut several.places[no]);
             several.proxies.push(proxy);
@@ -51,6 +52,25 @@ impl<'r> Several<'r> {
 
     pub fn place(&self, no: usize) -> &Place {
         &self.places[no]
+    }
+
+    /// The cluster they are of.
+    pub fn rig(&self) -> &'r Rig {
+        self.rig
+    }
+
+    /// What one is started with from now on, beside its place.
+    pub fn set(&mut self, no: usize, variables: &[(&'static str, String)]) {
+        self.places[no].variables = variables.to_vec();
+    }
+
+    /// Stops one in order and starts it with these variables, and waits until every slot runs.
+    #[track_caller]
+    pub fn roll(&mut self, no: usize, variables: &[(&'static str, String)]) {
+        self.stop(no);
+        self.set(no, variables);
+        self.begin(no);
+        self.until_settled();
     }
 
     /// Starts one and does not wait for it.
@@ -106,13 +126,13 @@ impl<'r> Several<'r> {
         }
     }
 
-    /// Waits until every silo that was started is ready and every slot runs on one of them.
+    /// Waits until every silo that was started is ready, or says that it is outdated, and every slot runs on one of them.
     #[track_caller]
     pub fn until_settled(&self) {
         let began = std::time::Instant::now();
         let slots = f64::from(super::rig::SLOTS);
         loop {
-            let ready = self.silos.iter().flatten().all(Silo::is_ready);
+            let ready = self.silos.iter().flatten().all(|silo| silo.is_ready() || silo.is_outdated());
             if ready && (self.slots_running() - slots).abs() < 0.5 {
                 return;
             }

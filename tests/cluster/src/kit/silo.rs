@@ -21,6 +21,8 @@ pub struct Place {
     pub log: Option<String>,
     /// Where others find it, if not where it listens.
     pub advertise: Option<String>,
+    /// What it is started with, beside these: another program, another pipeline.
+    pub variables: Vec<(&'static str, String)>,
 }
 
 /// It is killed when dropped.
@@ -79,6 +81,7 @@ impl Silo {
         ];
         all.extend(place.log.as_deref().map(|log| ("GRANARY__LOG__BROKERS", log)));
         all.extend(place.advertise.as_deref().map(|at| ("GRANARY__SILO__ADVERTISE", at)));
+        all.extend(place.variables.iter().map(|(name, value)| (*name, value.as_str())));
         all.extend_from_slice(variables);
         let log = rig.directory.path().join(format!("{}.log", place.name));
         Silo::start_in(rig, &place.gateway, log, &all)
@@ -97,6 +100,11 @@ impl Silo {
     /// Whether every slot runs, by its own word.
     pub fn is_ready(&self) -> bool {
         self.get("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// Whether it is of an earlier generation than others, and says so.
+    pub fn is_outdated(&self) -> bool {
+        self.get("/readyz").is_some_and(|answer| answer.contains("so it owns no slots"))
     }
 
     pub fn until_ready(&mut self) {

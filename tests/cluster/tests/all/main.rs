@@ -15,3 +15,4 @@ mod placing;
 mod rollback;
 mod sample;
 mod several;
+mod upgrade;

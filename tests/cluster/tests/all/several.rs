@@ -11,7 +11,7 @@ use granary_cluster_tests::kit::silo::Silo;
 const DEVICES: u32 = 40;
 const MESSAGES: u32 = 120;
 
-fn under_load(rig: &Rig, mut between: impl FnMut(u64)) -> granary_streams::inject::Options {
+pub fn under_load(rig: &Rig, mut between: impl FnMut(u64)) -> granary_streams::inject::Options {
     let options = rig.load(DEVICES, MESSAGES);
     rig.inject_as(&options, Partitioning::Murmur2, |step| {
         std::thread::sleep(Duration::from_millis(300));
@@ -22,7 +22,7 @@ fn under_load(rig: &Rig, mut between: impl FnMut(u64)) -> granary_streams::injec
 
 /// Three silos under records and calls: `between` is called after each step, `after` when the results are right and the
 /// silos have come to rest. Nothing may be lost, doubled or stale.
-fn three_survive(between: impl FnMut(u64, &mut Several<'_>), after: impl FnOnce(&Several<'_>, &Calls)) {
+pub fn three_survive(between: impl FnMut(u64, &mut Several<'_>), after: impl FnOnce(&Several<'_>, &Calls)) {
     let rig = Rig::new();
     survive(&rig, Several::start(&rig, 3), between, after);
 }

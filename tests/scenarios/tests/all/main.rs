@@ -6,6 +6,7 @@ mod activations;
 mod calls;
 mod closing;
 mod commits;
+mod golden;
 mod idle;
 mod keyed;
 mod kinds;

@@ -1,7 +1,7 @@
 //! Silos start, end, stop, leave; the store goes away, falls back, or takes its clock for the time.
 
-use granary_cluster::Incarnation;
 use granary_cluster::members::{Change, Membership, Terms};
+use granary_cluster::{Generation, Incarnation, Program, RevisionNo};
 use granary_core::SlotId;
 
 use crate::check::Check;
@@ -31,7 +31,8 @@ impl Cluster {
             self.queue.put(self.now + START_AGAIN_AFTER, Event::Start { name, address });
             return;
         }
-        self.world.start_silo();
+        let generation = Generation(1 + u64::from(self.plan.upgrade_at.is_some_and(|at| self.now >= at)));
+        self.world.start_silo_of(Program { generation, revision: RevisionNo(generation.0) });
         let silo = self.shells.len();
         let random = &mut self.world.random;
         let drift = random.below(2 * DRIFT_MAX as u64 + 1) as i64 - DRIFT_MAX;
@@ -39,7 +40,7 @@ impl Cluster {
         let me = Incarnation(silo as u64 + 1);
         let terms = Terms::of(LEASE).log_away_max(LOG_AWAY_MAX);
         let (told, at) = (format!("silo-{name}"), address.to_string());
-        let membership = Membership::new(me, &told, &at, terms, clock.at(self.now));
+        let membership = Membership::new(me, &told, &at, terms, clock.at(self.now)).of(generation);
         let (slots, run) = (self.plan.scenario.slots, self.world.store.run);
         self.shells.push(Shell::new(name, address, clock, membership, slots, run));
         self.appoint(silo);

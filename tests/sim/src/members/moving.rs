@@ -167,6 +167,7 @@ impl Cluster {
     pub(super) fn was_dropped(&mut self, silo: usize, slot: usize, why: Why) {
         match why {
             Why::Fenced | Why::Behind | Why::MarkerAhead | Why::GivenUp => self.take_again(silo, slot),
+            Why::Outdated => self.walked("outdated"), // until the placement changes
             Why::Given(_) => {
                 self.walked("given");
                 self.is_gone(silo, slot);

@@ -3,7 +3,7 @@
 use granary_cluster::slot::Outlet;
 use granary_core::Span;
 
-use crate::random::Random;
+use crate::random::{Random, mix};
 use crate::scenario::{Faults, Mistake, Scenario};
 
 use super::time::{MS, Micros, SECOND};
@@ -67,6 +67,8 @@ pub struct Plan {
     pub faults: Vec<(Micros, Fault)>,
     /// When the last fault is over.
     pub calm_at: Micros,
+    /// Silos that start from then on run what is of the next generation.
+    pub upgrade_at: Option<Micros>,
 }
 
 impl Plan {
@@ -97,7 +99,9 @@ impl Plan {
             faults.push((at.min(calm_at - 1), fault));
         }
         let lost_once_in = [0, 200, 50, 20][random.below(4) as usize];
-        Plan { scenario, silos: random.between(1, 3) as usize + 1, lost_once_in, faults, calm_at }
+        // without a draw of its own: runs without an upgrade are what they are without upgrades
+        let upgrade_at = mix(calm_at as u64).is_multiple_of(3).then_some(calm_at / 4);
+        Plan { scenario, silos: random.between(1, 3) as usize + 1, lost_once_in, faults, calm_at, upgrade_at }
     }
 
     /// The same with a mistake.

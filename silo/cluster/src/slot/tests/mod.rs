@@ -9,6 +9,7 @@ use granary_core::{SlotId, Timestamp};
 use super::*;
 use crate::commit::{Marker, SlotRecord, SourceId, StreamId, TxIds};
 use crate::port::{Reply, Verdict};
+use crate::revision::Program;
 
 const ME: Incarnation = Incarnation(7);
 const OTHER: Incarnation = Incarnation(3);
@@ -50,7 +51,16 @@ struct Bench {
 
 impl Bench {
     fn new(outlet: Outlet) -> Bench {
-        Bench { slot: Slot::new(Seat { slot: SlotId(0), me: ME, txid: txid(ME), outlet }), out: Vec::new() }
+        Bench {
+            slot: Slot::new(Seat {
+                slot: SlotId(0),
+                me: ME,
+                txid: txid(ME),
+                outlet,
+                program: Program::default(),
+            }),
+            out: Vec::new(),
+        }
     }
 
     fn hear(&mut self, heard: Heard) -> &mut Self {

@@ -1,0 +1,255 @@
+//! What earlier versions stored, read by this one: cells of grains, reminders, kept answers and panes, under
+//! `tests/data/golden/<version>`, one directory for each version that stored something otherwise than the one before.
+//!
+//! When a test here fails, this version cannot read what a released one has stored. The files are never changed: either the
+//! code learns to read the old form again (a field with a default, a `migrate`), or the change is one that begins a new
+//! generation of state and says how to get there. A form that is stored from now on is *added*, under the next number:
+//! `cargo test -p granary-scenarios --test all golden -- --ignored` writes the directory named by `VERSION` if there is none.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use granary_cluster::Script;
+use granary_core::time::{millis, secs};
+use granary_core::{CatchUp, SlotId};
+use granary_engine::{Config, LogSource, SourceSpec};
+use granary_scenarios::silo::{PARTITIONS, SLOTS};
+use granary_scenarios::{Rig, Silo, eventually};
+use granary_store::{Memory, conformance};
+use granary_streams::Slots;
+
+use crate::kinds::{Bill, Counter, answer, kinds, settle};
+
+/// The number of the forms that this version stores.
+const VERSION: &str = "1";
+
+/// A cell: slot, key, value.
+type Cells = BTreeMap<(u16, Vec<u8>), Vec<u8>>;
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/golden")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+/// The cells of a store but those of counts, which begin anew with each life.
+fn cells(store: &Memory) -> Cells {
+    let mut cells = Cells::new();
+    for slot in 0..SLOTS {
+        for (key, value) in conformance::scan(store, SlotId(slot), b"", None, usize::MAX) {
+            if !key.starts_with(b"c/") {
+                cells.insert((slot, key), value);
+            }
+        }
+    }
+    cells
+}
+
+/// Each file of this name, by its version, on a store of its own.
+fn read(name: &str) -> Vec<(String, Rig)> {
+    let mut versions = Vec::new();
+    for version in fs::read_dir(directory()).unwrap() {
+        let version = version.unwrap();
+        let Ok(text) = fs::read_to_string(version.path().join(name)) else { continue };
+        let rig = crate::rig();
+        let mut slots: BTreeMap<u16, Vec<(Vec<u8>, Vec<u8>)>> = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let [slot, key, value] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            slots.entry(slot.parse().unwrap()).or_default().push((bytes(key), bytes(value)));
+        }
+        for (slot, cells) in slots {
+            let owner = conformance::acquire(&*rig.memory, SlotId(slot), 1);
+            let cells: Vec<(&[u8], Option<&[u8]>)> =
+                cells.iter().map(|(key, value)| (&key[..], Some(&value[..]))).collect();
+            let mut commit = conformance::commit(SlotId(slot), owner, 1, &cells);
+            commit.positions.clear();
+            conformance::run(&*rig.memory, vec![Script::Commit(Arc::new(commit))]).unwrap();
+        }
+        versions.push((version.file_name().to_string_lossy().into_owned(), rig));
+    }
+    assert!(versions.iter().any(|(version, _)| version == VERSION), "{name} of version {VERSION}");
+    versions
+}
+
+/// Writes a file of this version; one that is there stays as it is.
+fn write(name: &str, rig: &Rig) {
+    let file = directory().join(VERSION).join(name);
+    if file.exists() {
+        return println!("{} is there: forms are added, never changed", file.display());
+    }
+    let mut text =
+        format!("# Cells as version {VERSION} stores them: slot, key, value; bytes in hexadecimal.\n");
+    for ((slot, key), value) in cells(&rig.memory) {
+        writeln!(text, "{slot} {} {}", hex(&key), hex(&value)).unwrap();
+    }
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, text).unwrap();
+}
+
+/// Grains with state, an answer kept for its idempotency key, a refusal kept so, a reminder.
+async fn store_grains(rig: &Rig) {
+    let silo = rig.start(kinds());
+    let counter = || silo.handle.grain::<Counter>("c/1");
+    assert_eq!(answer(counter().add(5).idempotency_key("pay-1")).await, Ok(5));
+    assert!(answer(counter().add_and_refuse(2).idempotency_key("pay-2")).await.is_err());
+    assert_eq!(answer(silo.handle.grain::<Counter>("ü%").add(70_000)).await, Ok(70_000));
+    answer(silo.handle.grain::<Bill>("b").remind(10_000, CatchUp::Each)).await.unwrap();
+    silo.stop().await;
+}
+
+#[tokio::test]
+async fn grains_of_every_version_are_read() {
+    for (version, rig) in read("grains.txt") {
+        let silo = rig.start(kinds());
+        let counter = || silo.handle.grain::<Counter>("c/1");
+        assert_eq!(answer(counter().total()).await, Ok(7), "{version}");
+        assert_eq!(
+            answer(counter().add(5).idempotency_key("pay-1")).await,
+            Ok(5),
+            "{version}: the kept answer"
+        );
+        let refused = answer(counter().add_and_refuse(2).idempotency_key("pay-2")).await.unwrap_err();
+        assert!(refused.message().contains("at 7"), "{version}: {refused}");
+        assert_eq!(answer(silo.handle.grain::<Counter>("ü%").total()).await, Ok(70_000), "{version}");
+        assert_eq!(answer(silo.handle.grain::<Bill>("b").sent()).await, Ok(0), "{version}");
+        silo.advance(secs(21));
+        eventually("the reminder fires", || silo.stats().reminders >= 2).await;
+        settle(&silo).await;
+        assert_eq!(answer(silo.handle.grain::<Bill>("b").sent()).await, Ok(2), "{version}");
+        silo.stop().await;
+    }
+}
+
+/// Every sort of window and aggregate there is.
+const PIPELINE: &str = "
+pipeline: golden
+sources:
+  readings:
+    topic: in
+    decode:
+      format: json
+      fields:
+        id: {type: text, chars: 1..20}
+        device: {type: text, chars: 1..20}
+        at: {type: time_ms}
+        m: {type: integer, range: -1000..1000}
+        x: {type: double}
+    id: id
+    key: device
+    event_time: at
+    watermark: {per: key, out_of_orderness: 2s}
+steps:
+  totals:
+    from: readings
+    dedup: {by: id, horizon: pane}
+    window: {type: tumbling, size: 5s}
+    allowed_lateness: forever
+    aggregates:
+      count: count()
+      sum: sum(m)
+      least: min(m)
+      most: max(m)
+      mean: avg(x)
+      spread: variance(x)
+      sorts: distinct(m)
+      oldest: first(m)
+      newest: last(m)
+      top: top(m, 2)
+      all: collect(m, 3)
+  hops:
+    from: readings
+    dedup: {by: id, horizon: pane}
+    window: {type: hopping, size: 10s, slide: 5s}
+    allowed_lateness: 1h
+    aggregates: {total: sum(m), real: sum(x)}
+  visits:
+    from: readings
+    window: {type: session, gap: 3s}
+    allowed_lateness: forever
+    aggregates: {times: count()}
+sinks:
+  out: {from: totals, topic: out}
+  poisoned: {from: hops, topic: poisoned}
+  alerts: {from: visits, topic: alerts}
+";
+
+fn streaming(rig: &Rig) -> Silo {
+    let log = rig.log();
+    rig.start_with(kinds(), |config: &mut Config| {
+        let plan = granary_streams::file::parse(PIPELINE).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let plan = Arc::new(plan);
+        config.sources = vec![SourceSpec {
+            topic: "in".into(),
+            partitions: PARTITIONS,
+            in_place: true,
+            starts: Vec::new(),
+            rewound: Vec::new(),
+            strays: None,
+            open: LogSource::opener(log, "in".into()),
+        }];
+        config.pipeline = Arc::new(move || Box::new(Slots::new(plan.clone(), SLOTS)));
+    })
+}
+
+fn append(rig: &Rig, id: &str, at: i64, m: i64, x: f64) {
+    rig.append("d-7", &format!(r#"{{"id":"{id}","device":"d-7","at":{at},"m":{m},"x":{x}}}"#));
+}
+
+/// Windows that are published, and windows that are open.
+async fn store_panes(rig: &Rig) {
+    let silo = streaming(rig);
+    append(rig, "a", 1_000, 4, 0.1);
+    append(rig, "b", 2_000, -9, 0.2);
+    append(rig, "c", 9_500, 300, 1e100);
+    append(rig, "d", 13_000, 1, -1e100);
+    silo.handle.look();
+    eventually("all is stored", || rig.records_stored() == 4).await;
+    silo.stop().await;
+}
+
+/// What a late event makes of windows that an earlier version has stored, and what its copy does not; the clock goes on.
+#[tokio::test]
+async fn panes_of_every_version_are_read() {
+    for (version, rig) in read("panes.txt") {
+        let silo = streaming(&rig);
+        append(&rig, "b", 2_000, -9, 0.2); // a copy
+        append(&rig, "e", 3_000, 8, 0.3);
+        append(&rig, "f", 17_500, 2, 0.5);
+        silo.handle.look();
+        eventually("all is stored", || rig.records_stored() == 3).await;
+        silo.advance(millis(1));
+        silo.stop().await;
+        let rows = |stream: &str| rig.outputs_by_id(stream);
+        let expected = include_str!("../../../data/golden/panes.expected");
+        let mut found = String::new();
+        for stream in ["out", "poisoned", "alerts"] {
+            for (id, row) in rows(stream) {
+                writeln!(found, "{id} {row}").unwrap();
+            }
+        }
+        assert_eq!(found, expected, "{version}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "writes the corpus of this version, if there is none"]
+async fn write_the_corpus() {
+    let rig = crate::rig();
+    store_grains(&rig).await;
+    write("grains.txt", &rig);
+    let rig = crate::rig();
+    store_panes(&rig).await;
+    write("panes.txt", &rig);
+}
