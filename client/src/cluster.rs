@@ -162,7 +162,13 @@ impl Cluster {
 
     /// An open connection, within the deadline.
     pub(crate) async fn link(self: &Arc<Cluster>, to: To<'_>, course: &Course<'_>) -> Result<Arc<Link>> {
-        let way = lock(&self.routes).way(to);
+        let mut way = lock(&self.routes).way(to);
+        if let (Way::Open(link), false) = (&way, self.sends_once)
+            && link.was_wrong()
+        {
+            let _ = timeout_at(course.deadline, self.refresh(Some(link), self.seen())).await;
+            way = lock(&self.routes).way(to);
+        }
         let silos = match way {
             Way::Open(link) => return Ok(link),
             Way::Unowned(slot) => {

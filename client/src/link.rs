@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::connect::Opened;
 use crate::outgoing::{Outgoing, PORTION_FRAMES, Unsent, lock, others_first};
-use crate::pending::{Missed, Pending};
+use crate::pending::{Missed, NOBODY, Pending};
 
 /// How long answers may take to come once nothing more is asked: as long as a silo takes to drain.
 const LAST_ANSWERS_MAX: Duration = crate::serve::DRAIN_MAX;
@@ -47,6 +47,8 @@ pub(crate) struct Link {
     leaving: AtomicBool,
     /// The silo is not in the table any more.
     retired: AtomicBool,
+    /// A one-way call went to this silo and belonged to another: the table is old.
+    was_wrong: AtomicBool,
     /// How often something has come.
     heard: AtomicU64,
 }
@@ -62,8 +64,14 @@ impl Link {
             alarm: Notify::new(),
             leaving: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            was_wrong: AtomicBool::new(false),
             heard: AtomicU64::new(0),
         }
+    }
+
+    /// Whether a one-way call was for another silo, since this was asked last.
+    pub(crate) fn was_wrong(&self) -> bool {
+        self.was_wrong.load(Ordering::Relaxed) && self.was_wrong.swap(false, Ordering::AcqRel)
     }
 
     /// Whether it takes requests.
@@ -228,6 +236,9 @@ impl Link {
         for _ in 0..PORTION_FRAMES {
             let Some(frame) = decoder.next_frame().map_err(unread)? else { return Ok(false) };
             match frame {
+                Frame::Reply(granary_wire::Reply { id: NOBODY, .. }) => {
+                    self.was_wrong.store(true, Ordering::Release);
+                }
                 Frame::Reply(reply) => {
                     let result = reply.result.map(<[u8]>::to_vec).map_err(|failure| failure.to_error());
                     pending.answer(reply.id, result, wakers);

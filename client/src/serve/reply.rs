@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::connection::Connection;
 use crate::outgoing::Unsent;
+use crate::pending::NOBODY;
 
 /// Answers one request, once. Dropped unanswered, it answers `Closed`, whether it ran unknown.
 pub struct Reply {
@@ -21,8 +22,12 @@ impl Reply {
         Reply { connection, id }
     }
 
-    /// Answers. A peer that has gone misses it.
+    /// Answers. A peer that has gone misses it. Who sent a one-way call hears one thing only: that it went to the wrong
+    /// silo, so that the next one does not.
     pub fn send(mut self, result: Result<Vec<u8>>) {
+        if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::Moved) {
+            self.id.get_or_insert(NOBODY);
+        }
         self.answer(result.as_deref().map_err(Failure::of));
     }
 

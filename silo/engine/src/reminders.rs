@@ -88,9 +88,9 @@ pub(crate) enum Change {
 }
 
 impl Reminders {
-    /// As the slot is opened at `now`.
-    pub fn open(&mut self, now: Timestamp) {
-        *self = Reminders { served_since: now, next: self.next, ..Reminders::default() };
+    /// As the slot is opened: what was due before `served_since` was missed.
+    pub fn open(&mut self, served_since: Timestamp) {
+        *self = Reminders { served_since, next: self.next, ..Reminders::default() };
     }
 
     /// Reads a stored one.

@@ -68,6 +68,8 @@ pub(crate) struct SlotHost {
     pub is_running: Cell<bool>,
     /// Turns of the present record that have not ended: the slot is not sealed before.
     pub stream_turns: Cell<u32>,
+    /// A commit was due while such a turn was under way: it comes before the next record.
+    pub seal_waits: Cell<bool>,
     /// More is due than one step publishes, or nobody has looked yet since the slot was opened: nothing else is applied.
     pub is_closing: Cell<bool>,
     /// The commit that holds the last portion of a closing.
@@ -188,6 +190,7 @@ impl SlotHost {
             stored: Cell::new(0),
             is_running: Cell::new(false),
             stream_turns: Cell::new(0),
+            seal_waits: Cell::new(false),
             is_closing: Cell::new(false),
             closed_in: Cell::new(0),
             has_changes: Cell::new(false),

@@ -245,6 +245,7 @@ impl Lane {
             return Fed::Passed;
         }
         let waits = !host.is_running.get() || host.stream_turns.get() > 0 || host.broken.borrow().is_some();
+        let waits = waits || (host.seal_waits.get() && host.has_changes.get());
         let waits = waits || host.is_closing.get() || self.now.get() < host.paused_until.get();
         if waits || host.is_batch_full(&inner) || inner.machine.is_outbox_full() {
             return Fed::Waits;

@@ -14,7 +14,7 @@ use granary_core::envelope::Envelope;
 use granary_core::{Error, ErrorKind, GrainId, Ran, SlotId, Span, Timestamp};
 
 use crate::cluster::{Cluster, Passed};
-use crate::mailbox::Call;
+use crate::mailbox::{Call, Named};
 use crate::slot::SlotHost;
 
 use super::Lane;
@@ -321,6 +321,18 @@ impl Lane {
                     }
                     Err(error) => answer(Err(error.ran(Ran::No))),
                 }
+            }
+            // Nobody would ask again. Who sent it hears that the slot has moved, if it listens, for the next one.
+            Call::Named(named) if named.options.one_way => {
+                let moved = self.moved(named.slot);
+                let Named { grain, method, arguments, options, reply, .. } = *named;
+                let kind = self.kinds.iter().find(|info| info.name == &*grain.kind);
+                if let Some(method) = kind.and_then(|info| info.method(&method)).map(|entry| entry.info.name)
+                {
+                    let options = options.started(self.now.get()); // with a deadline, that ends its way
+                    cluster.peers.call(Passed { grain, method, arguments, options }, Box::new(|_| {}));
+                }
+                drop(reply.send(Err(moved)));
             }
             call => {
                 let moved = self.moved(call.slot());

@@ -17,10 +17,14 @@ const TRY_AGAIN_AFTER: Span = Span(1_000);
 /// Times a reminder's turn may undo its slot before the occurrence is given up.
 const REMINDER_FAILURES_MAX: u32 = 3;
 
+/// A reminder fires within so much of its due time. What is due for no longer when a slot is opened was not missed: a slot
+/// that moves in order at that moment skips nothing.
+const FIRES_WITHIN: Span = Span(1_000);
+
 impl Lane {
     pub(super) fn load_reminders(&self, host: &SlotHost) -> Result<()> {
         let mut inner = host.inner.borrow_mut();
-        inner.reminders.open(self.now.get());
+        inner.reminders.open(self.now.get() - FIRES_WITHIN);
         let mut broken = None;
         self.config.store.scan(host.id, CELL_PREFIX, None, &mut |_, cell| {
             broken = inner.reminders.load(cell).err();

@@ -49,17 +49,26 @@ impl Lane {
     }
 
     fn may_seal(&self, host: &SlotHost, paced: bool) -> bool {
-        if !host.is_running.get() || host.stream_turns.get() > 0 || host.broken.borrow().is_some() {
+        if !host.is_running.get() || host.broken.borrow().is_some() {
+            return false;
+        }
+        if host.stream_turns.get() > 0 {
+            // The next record is not to come before the commit that is due now, or there would always be one.
+            host.seal_waits.set(host.seal_waits.get() || self.is_due(host, paced));
             return false;
         }
         if host.stirring.get() > 0 && host.put_off.get() < PUT_OFF_ROUNDS_MAX {
             host.put_off.set(host.put_off.get() + 1);
             return false;
         }
+        host.inner.borrow().machine.may_seal() && self.is_due(host, paced)
+    }
+
+    fn is_due(&self, host: &SlotHost, paced: bool) -> bool {
         let inner = host.inner.borrow();
-        let waits = !inner.held.is_empty() || !inner.leaving.is_empty();
+        let waits = !inner.held.is_empty() || !inner.leaving.is_empty() || host.seal_waits.get();
         let leaves = host.here.get() != Here::Yes;
-        inner.machine.may_seal() && (paced || leaves || waits || host.is_batch_full(&inner))
+        paced || leaves || waits || host.is_batch_full(&inner)
     }
 
     /// Slots that applied nothing still move their positions: a restart would else read from the first of them.
@@ -95,6 +104,7 @@ impl Lane {
         inner.records_sealed = std::mem::take(&mut inner.records_open);
         inner.noted = None;
         host.put_off.set(0);
+        host.seal_waits.set(false);
         LaneStats::add(&self.mailbox.stats.cells, cells.len() as u64);
         LaneStats::add(&self.mailbox.stats.outputs, outbox.len() as u64);
         for entry in outbox.entries() {
