@@ -1,6 +1,7 @@
 //! What the tests share: servers, silos, load, and what must hold at the end.
 
 pub mod callers;
+pub mod clock;
 pub mod load;
 pub mod proxy;
 pub mod published;

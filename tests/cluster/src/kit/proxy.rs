@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -10,6 +11,7 @@ use std::thread;
 pub struct Proxy {
     address: String,
     state: Arc<Mutex<State>>,
+    loses_answers: Arc<AtomicBool>,
 }
 
 struct State {
@@ -24,9 +26,8 @@ impl Proxy {
     pub fn to(target: String) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let state =
-            Arc::new(Mutex::new(State { target: Some(target), open: Vec::new(), refused: Vec::new() }));
-        let proxy = Proxy { address, state };
+        let state = State { target: Some(target), open: Vec::new(), refused: Vec::new() };
+        let proxy = Proxy { address, state: Arc::new(Mutex::new(state)), loses_answers: Arc::default() };
         let accepting = proxy.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -57,10 +58,16 @@ impl Proxy {
         end(&mut state);
     }
 
+    /// What is said arrives and is done, and the answers to it are lost, until the way leads somewhere again.
+    pub fn lose_answers(&self) {
+        self.loses_answers.store(true, Ordering::SeqCst);
+    }
+
     fn lead(&self, target: Option<String>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.target = target;
         end(&mut state);
+        self.loses_answers.store(false, Ordering::SeqCst);
     }
 
     fn connect(&self, from: TcpStream) {
@@ -70,9 +77,9 @@ impl Proxy {
         };
         let clones = || Some((from.try_clone().ok()?, to.try_clone().ok()?));
         let (Some((asks, asked)), Some((hears, answers))) = (clones(), clones()) else { return };
-        let refused = state.refused.clone();
-        thread::spawn(move || copy(asks, asked, &refused));
-        thread::spawn(move || copy(answers, hears, &[]));
+        let (refused, is_lost) = (state.refused.clone(), self.loses_answers.clone());
+        thread::spawn(move || copy(asks, asked, &refused, &AtomicBool::new(false)));
+        thread::spawn(move || copy(answers, hears, &[], &is_lost));
         state.open.extend([from, to]);
     }
 }
@@ -84,12 +91,17 @@ fn end(state: &mut State) {
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, refused: &[String]) {
+fn copy(mut from: TcpStream, mut to: TcpStream, refused: &[String], is_lost: &AtomicBool) {
     drop(from.set_nodelay(true));
     drop(to.set_nodelay(true));
     let mut bytes = vec![0; 64 << 10];
-    let mut is_first = true;
+    let (mut is_first, mut has_lost) = (true, false);
     while let Ok(n) = from.read(&mut bytes) {
+        // What comes after a lost answer would be taken for it.
+        has_lost |= is_lost.load(Ordering::SeqCst);
+        if n > 0 && has_lost {
+            continue;
+        }
         let says = |name: &String| bytes[..n].windows(name.len()).any(|part| part == name.as_bytes());
         let is_refused = std::mem::take(&mut is_first) && refused.iter().any(says);
         if n == 0 || is_refused || to.write_all(&bytes[..n]).is_err() {

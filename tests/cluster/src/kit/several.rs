@@ -1,5 +1,9 @@
 //! Several silos of one cluster, each with its own name, addresses and way to Redis.
 
+use std::collections::BTreeMap;
+
+use granary_client::{Client, SlotTable};
+
 use super::PATIENCE;
 use super::proxy::Proxy;
 use super::rig::{Rig, free_address};
@@ -23,25 +27,36 @@ impl<'r> Several<'r> {
     pub fn start_by(rig: &'r Rig, count: usize, arrange: impl Fn(usize, &mut Place)) -> Several<'r> {
         let mut several = Several { rig, places: vec![], proxies: vec![], silos: vec![] };
         for no in 0..count {
-            let proxy = Proxy::to(rig.redis.address());
-            several.places.push(Place {
-                name: format!("silo-{no}"),
-                listen: free_address(),
-                gateway: free_address(),
-                redis: format!("redis://{}/0", proxy.address()),
-                log: None,
-                advertise: None,
-                variables: Vec::new(),
-            });
+            several.add();
             arrange(no, &mut several.places[no]);
-            several.proxies.push(proxy);
-            several.silos.push(None);
         }
         for no in 0..count {
             several.begin(no);
         }
         several.until_settled();
         several
+    }
+
+    /// A place for one more, which does not run yet; its number.
+    pub fn add(&mut self) -> usize {
+        let (no, proxy) = (self.places.len(), Proxy::to(self.rig.redis.address()));
+        self.places.push(Place {
+            name: format!("silo-{no}"),
+            listen: free_address(),
+            gateway: free_address(),
+            redis: format!("redis://{}/0", proxy.address()),
+            log: None,
+            advertise: None,
+            variables: Vec::new(),
+        });
+        self.proxies.push(proxy);
+        self.silos.push(None);
+        no
+    }
+
+    /// How many places there are.
+    pub fn count(&self) -> usize {
+        self.places.len()
     }
 
     /// The addresses that clients are given.
@@ -60,13 +75,14 @@ impl<'r> Several<'r> {
     }
 
     /// What one is started with from now on, beside its place.
-    pub fn set(&mut self, no: usize, variables: &[(&'static str, String)]) {
-        self.places[no].variables = variables.to_vec();
+    pub fn set(&mut self, no: usize, variables: &[(&str, String)]) {
+        self.places[no].variables =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     }
 
     /// Stops one in order and starts it with these variables, and waits until every slot runs.
     #[track_caller]
-    pub fn roll(&mut self, no: usize, variables: &[(&'static str, String)]) {
+    pub fn roll(&mut self, no: usize, variables: &[(&str, String)]) {
         self.stop(no);
         self.set(no, variables);
         self.begin(no);
@@ -103,6 +119,51 @@ impl<'r> Several<'r> {
 
     pub fn mend(&self, no: usize) {
         self.proxies[no].lead_to(self.rig.redis.address());
+    }
+
+    /// All ways to Redis lead there from now on.
+    pub fn lead_all_to(&self, address: &str) {
+        self.proxies.iter().for_each(|proxy| proxy.lead_to(address.to_owned()));
+    }
+
+    /// The slot table as this silo answers it; `None` when it does not answer.
+    pub fn table_of(&self, no: usize) -> Option<SlotTable> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let address = &self.places[no].listen;
+            let client = Client::connect(address.as_str()).await.ok()?;
+            SlotTable::from_bytes(&client.ask_silo(address, "slots", &[]).await.ok()?).ok()
+        })
+    }
+
+    /// Waits until the silos that run say the same of who has which slot, and each runs the slots that it has by that word;
+    /// what they say.
+    #[track_caller]
+    pub fn until_agreed(&self) -> SlotTable {
+        let began = std::time::Instant::now();
+        loop {
+            let running: Vec<usize> = (0..self.count()).filter(|no| self.runs(*no)).collect();
+            let tables: Vec<_> = running.iter().map(|no| self.table_of(*no)).collect();
+            let counts: Vec<_> =
+                running.iter().map(|no| self.silo(*no).metric("granary_slots_running")).collect();
+            let is_as_told = |table: &SlotTable| {
+                let owned = |no: usize| {
+                    let of = table.silos.iter().position(|silo| silo.address == self.places[no].listen);
+                    table.owners.iter().filter(|owner| owner.map(usize::from) == of && of.is_some()).count()
+                };
+                table.silos.len() == running.len()
+                    && table.owners.iter().all(Option::is_some)
+                    && running.iter().zip(&counts).all(|(no, count)| *count == Some(owned(*no) as f64))
+            };
+            if let Some(Some(first)) = tables.first()
+                && tables.iter().all(|table| table.as_ref() == Some(first))
+                && is_as_told(first)
+            {
+                return first.clone();
+            }
+            assert!(began.elapsed() < PATIENCE, "the silos do not agree: {counts:?}, {tables:?}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 
     /// Slots that run, on the silos that answer.

@@ -22,7 +22,7 @@ pub struct Place {
     /// Where others find it, if not where it listens.
     pub advertise: Option<String>,
     /// What it is started with, beside these: another program, another pipeline.
-    pub variables: Vec<(&'static str, String)>,
+    pub variables: Vec<(String, String)>,
 }
 
 /// It is killed when dropped.
@@ -81,7 +81,7 @@ impl Silo {
         ];
         all.extend(place.log.as_deref().map(|log| ("GRANARY__LOG__BROKERS", log)));
         all.extend(place.advertise.as_deref().map(|at| ("GRANARY__SILO__ADVERTISE", at)));
-        all.extend(place.variables.iter().map(|(name, value)| (*name, value.as_str())));
+        all.extend(place.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         all.extend_from_slice(variables);
         let log = rig.directory.path().join(format!("{}.log", place.name));
         Silo::start_in(rig, &place.gateway, log, &all)
@@ -157,6 +157,11 @@ impl Silo {
     /// Ends it as `kill -9` does.
     pub fn kill(self) {
         drop(self);
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn signal(&self, signal: &str) {

@@ -16,10 +16,10 @@ use tokio::task::JoinSet;
 
 const SILOS: usize = 3;
 /// The arguments of a method that takes none.
-const NOTHING: [u64; 0] = [];
+pub const NOTHING: [u64; 0] = [];
 
 /// A call by names, typed where it is made.
-async fn call<R: DeserializeOwned>(
+pub async fn call<R: DeserializeOwned>(
     client: &Client,
     grain: &str,
     method: &str,
@@ -31,30 +31,30 @@ async fn call<R: DeserializeOwned>(
     codec::from_bytes(&answer)
 }
 
-fn within(timeout_ms: u64) -> Options {
+pub fn within(timeout_ms: u64) -> Options {
     Options { timeout: Some(Span(timeout_ms)), ..Options::default() }
 }
 
 /// The silo that has the grain, by its number.
-fn silo_of(client: &Client, silos: &Several<'_>, grain: &str) -> usize {
+pub fn silo_of(client: &Client, silos: &Several<'_>, grain: &str) -> usize {
     let table = client.slots().expect("a cluster of several silos has a table");
     let key = grain.split_once('/').unwrap().1;
     let address = &table.owner(table.slot_of(key)).expect("every slot has an owner").address;
-    (0..SILOS).find(|no| silos.place(*no).listen == *address).expect("one of these silos")
+    (0..silos.count()).find(|no| silos.place(*no).listen == *address).expect("one of these silos")
 }
 
 /// A grain of this kind on that silo.
-fn grain_on(client: &Client, silos: &Several<'_>, kind: &str, no: usize) -> String {
+pub fn grain_on(client: &Client, silos: &Several<'_>, kind: &str, no: usize) -> String {
     let mut names = (0..).map(|n| format!("{kind}/on-{no}-{n}"));
     names.find(|name| silo_of(client, silos, name) == no).unwrap()
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
 /// A client whose calls go on while the test does something else.
-fn client_of(silos: &Several<'_>) -> (Runtime, Client) {
+pub fn client_of(silos: &Several<'_>) -> (Runtime, Client) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let client = runtime.block_on(Client::connect(silos.addresses())).unwrap();
     (runtime, client)
@@ -168,6 +168,66 @@ async fn a_full_queue_refuses(silos: &Several<'_>) {
     assert_eq!(call::<u64>(&client, slow, "total", NOTHING, within(5_000)).await, Ok(done));
 }
 
+/// Scenario 24: reads of a grain overlap, and none overlaps with a writer.
+async fn reads_overlap_and_keep_writers_out(silos: &Several<'_>) {
+    let slow = "Slow/read";
+    let mut clients = Vec::new();
+    for no in 0..SILOS {
+        clients.push(Client::connect(silos.place(no).listen.as_str()).await.unwrap());
+    }
+    let look = |n: usize| {
+        let client = clients[n % SILOS].clone();
+        async move { call::<u64>(&client, slow, "look", 400u64, within(10_000)).await }
+    };
+    assert_eq!(look(0).await, Ok(0));
+    let began = Instant::now();
+    let mut looks: JoinSet<_> = (0..10).map(look).collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let writes = {
+        let client = clients[0].clone();
+        tokio::spawn(async move { call::<u64>(&client, slow, "add", (1, 400), within(10_000)).await })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut later: JoinSet<_> = (0..10).map(look).collect();
+    while let Some(seen) = looks.join_next().await {
+        assert_eq!(seen.unwrap(), Ok(0), "before the writer");
+    }
+    assert!(began.elapsed() < Duration::from_millis(1_500), "ten reads at once: {:?}", began.elapsed());
+    assert_eq!(writes.await.unwrap(), Ok(1));
+    assert!(began.elapsed() >= Duration::from_millis(800), "the writer waits for the reads");
+    while let Some(seen) = later.join_next().await {
+        assert_eq!(seen.unwrap(), Ok(1), "after the writer, or not at all before its end");
+    }
+}
+
+/// Scenario 26: a turn that never ends is ended after its kind's `turn_max`; who waited behind it is answered by a fresh
+/// activation, which has nothing of that turn.
+async fn a_stuck_turn_is_ended(client: &Client) {
+    let brief = "Brief/stuck";
+    assert_eq!(call(client, brief, "add", 1u64, within(5_000)).await, Ok(1));
+    let began = Instant::now();
+    let stuck = {
+        let client = client.clone();
+        tokio::spawn(async move { call::<()>(&client, brief, "hang", NOTHING, within(30_000)).await })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut queued = JoinSet::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        queued.spawn(async move { call::<u64>(&client, brief, "add", 1u64, within(30_000)).await });
+    }
+    let mut totals = Vec::new();
+    while let Some(total) = queued.join_next().await {
+        totals.push(total.unwrap().unwrap());
+    }
+    totals.sort_unstable();
+    assert_eq!(totals, (2..=21).collect::<Vec<_>>(), "each once, and nothing of the stuck turn");
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(8), "{took:?}");
+    let error = stuck.await.unwrap().expect_err("it was ended");
+    assert_eq!(error.did_run(), Some(Ran::No), "{error}");
+}
+
 #[test]
 fn calls_on_three_silos() {
     let rig = Rig::new();
@@ -178,6 +238,8 @@ fn calls_on_three_silos() {
         a_ring_over_silos_is_refused(&silos, &client).await;
         an_expired_call_never_runs(&client).await;
         a_cancelled_call_never_runs(&client).await;
+        reads_overlap_and_keep_writers_out(&silos).await;
+        a_stuck_turn_is_ended(&client).await;
         a_full_queue_refuses(&silos).await;
     });
     silos.stop_all();

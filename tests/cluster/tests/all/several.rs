@@ -28,7 +28,7 @@ pub fn three_survive(between: impl FnMut(u64, &mut Several<'_>), after: impl FnO
 }
 
 /// The same with these silos.
-pub(crate) fn survive(
+pub fn survive(
     rig: &Rig,
     mut silos: Several<'_>,
     mut between: impl FnMut(u64, &mut Several<'_>),
@@ -69,6 +69,24 @@ fn a_silo_that_stands_still_past_its_lease_comes_back_as_another() {
     three_survive(between, |silos, _| {
         assert!(silos.silo(2).log().contains("declared dead"), "it learns that it was taken for dead");
     });
+}
+
+/// Fault 8: a silo that stands still for less than its lease keeps its slots, and nobody notices but by a pause.
+#[test]
+fn a_silo_that_stands_still_for_less_than_its_lease_keeps_its_slots() {
+    let mut before = None;
+    let between = |step, silos: &mut Several<'_>| {
+        if step == 3 {
+            before = Some(silos.until_agreed());
+            silos.silo(2).signal("STOP");
+            std::thread::sleep(Duration::from_millis(1_000));
+            silos.silo(2).signal("CONT");
+        }
+        if step == 6 {
+            assert_eq!(Some(silos.until_agreed()), before.take(), "no slot moved, and no life ended");
+        }
+    };
+    three_survive(between, |_, calls| calls.must_not_have_failed());
 }
 
 /// A silo that is cut off from Redis loses its slots to those that are not, and gets its share back.

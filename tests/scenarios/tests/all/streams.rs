@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use granary_core::time::millis;
+use granary_core::time::{millis, mins};
 use granary_scenarios::pipeline::Teller;
 use granary_scenarios::{Fault, Faults, Rig, SOON, Silo, eventually};
 
-use crate::kinds::{Counter, Tally, answer, kinds};
+use crate::kinds::{Counter, Tally, answer, kinds, settle};
 
 const TAKE: Teller = Teller { kind: "Tally", method: "take", elsewhere: None };
 
@@ -204,6 +204,28 @@ async fn a_store_that_cannot_be_read_poisons_nothing() {
     silo.stop().await;
     assert_eq!(rig.outputs("poisoned"), Vec::<String>::new());
     assert_eq!(rig.outputs("out").len(), 8, "each record once");
+}
+
+/// Scenario 50: the grain that is told has left memory again and again; the next record finds it, and nothing is missed.
+#[tokio::test]
+async fn a_grain_that_has_left_memory_is_told_the_next_record() {
+    let rig = crate::rig();
+    let silo = rig.start_streaming(kinds(), TAKE, |_| {});
+    let mut expected = Vec::new();
+    for round in 0..4 {
+        expected.push(format!("event {round}"));
+        rig.append("k-1", &expected[round]);
+        silo.handle.look();
+        until_seen(&silo, "k-1", round + 1).await;
+        assert_eq!(seen(&silo, "k-1").await, expected);
+        let left = silo.stats().deactivated;
+        for _ in 0..18 {
+            silo.advance(mins(1));
+            settle(&silo).await;
+        }
+        eventually("the idle grain has left", || silo.stats().deactivated > left).await;
+    }
+    silo.stop().await;
 }
 
 /// A record's turn and its in-slot calls are one commit, and calls from outside do not part them.
