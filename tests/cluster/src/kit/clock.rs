@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Stands before the C library's own functions. What the machine counts since its own start goes on as it is.
+/// Stands before the C library's own function. What the machine counts since its own start goes on as it is; so do waits
+/// until a time, whose end the kernel judges by the right clock.
 const WRONG_CLOCK: &str = r#"
     #define _GNU_SOURCE
-    #include <pthread.h>
     #include <stdlib.h>
     #include <sys/syscall.h>
-    #include <sys/time.h>
     #include <time.h>
     #include <unistd.h>
     static long wrong_s(void) {
@@ -20,26 +19,6 @@ const WRONG_CLOCK: &str = r#"
         long failed = syscall(SYS_clock_gettime, clock, now);
         if (clock == CLOCK_REALTIME) now->tv_sec += wrong_s();
         return failed;
-    }
-    int gettimeofday(struct timeval *now, void *zone) {
-        struct timespec precise;
-        long failed = clock_gettime(CLOCK_REALTIME, &precise);
-        now->tv_sec = precise.tv_sec;
-        now->tv_usec = precise.tv_nsec / 1000;
-        return failed;
-    }
-    time_t time(time_t *to) {
-        struct timespec precise;
-        clock_gettime(CLOCK_REALTIME, &precise);
-        if (to) *to = precise.tv_sec;
-        return precise.tv_sec;
-    }
-    /* Who waits until a time of this clock names it to the kernel, which knows the right one. */
-    int pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex, const struct timespec *until) {
-        struct timespec right = *until;
-        if (right.tv_sec < 1000000000) return pthread_cond_clockwait(cond, mutex, CLOCK_MONOTONIC, until);
-        right.tv_sec -= wrong_s();
-        return pthread_cond_clockwait(cond, mutex, CLOCK_REALTIME, &right);
     }
 "#;
 

@@ -114,7 +114,7 @@ fn due_during_an_outage(silos: &mut Several<'_>, runtime: &Runtime, client: &Cli
     let (skip, once, each) = (n("skip"), n("once"), n("each"));
     let passed = (set.elapsed().as_millis() / PERIOD.as_millis()) as u32;
     println!("of {passed} occurrences: skip {skip}, once {once}, each {each}");
-    assert_eq!(each, passed, "all of them");
+    assert!((passed - 1..=passed).contains(&each), "all of them; the last one may be on its way");
     // Once for each time that nobody served their slots: slots may move again while silos come back.
     assert!(skip < once && once < skip + 4, "the missed ones once");
     assert!(once + 2 <= each, "and not at all");
