@@ -167,7 +167,9 @@ impl Cluster {
             && link.was_wrong()
         {
             let _ = timeout_at(course.deadline, self.refresh(Some(link), self.seen())).await;
-            way = lock(&self.routes).way(to);
+            let mut routes = lock(&self.routes);
+            routes.follow_all(&link.address);
+            way = routes.way(to);
         }
         let silos = match way {
             Way::Open(link) => return Ok(link),

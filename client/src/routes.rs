@@ -227,6 +227,17 @@ impl Routes {
         asked.zip(&table.owners).map(|(stays, owner)| stays.or(*owner)).collect()
     }
 
+    /// The silo at `address` has given slots, it did not say which: it is asked for none that belongs to another.
+    pub(crate) fn follow_all(&mut self, address: &str) {
+        let Some(table) = &self.table else { return };
+        for (asked, owner) in self.asked.iter_mut().zip(&table.owners) {
+            let silo = asked.map(|silo| &self.known[self.places[usize::from(silo)]].silo);
+            if silo.is_some_and(|silo| silo.address == address) {
+                *asked = *owner;
+            }
+        }
+    }
+
     /// A request for this key was refused by the silo at `address`, or reached none. From now on the slot's owner is asked;
     /// whether that is another silo.
     pub(crate) fn follow(&mut self, to: To<'_>, address: Option<&str>) -> bool {

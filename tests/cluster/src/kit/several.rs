@@ -1,7 +1,5 @@
 //! Several silos of one cluster, each with its own name, addresses and way to Redis.
 
-use std::collections::BTreeMap;
-
 use granary_client::{Client, SlotTable};
 
 use super::PATIENCE;
