@@ -74,7 +74,8 @@ fn check(moves: &Moves, slots: u16, table: &Table) -> Result<()> {
     let unknown = moves.to.as_ref().filter(|name| table.named(name).is_none());
     match unknown {
         Some(name) => {
-            let known: Vec<&str> = table.members.iter().map(|member| member.name.as_str()).collect();
+            let mut known: Vec<&str> = table.members.iter().map(|member| member.name.as_str()).collect();
+            known.sort_unstable();
             let message = format!("there is no silo `{name}`; there are: {}", known.join(", "));
             Err(Error::invalid(message).ran(Ran::No))
         }

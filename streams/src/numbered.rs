@@ -211,8 +211,8 @@ mod tests {
     const PIPELINE: &str = "
 pipeline: p
 sources:
-  a: {topic: a, decode: {format: json, fields: {k: {type: text}, at: {type: time_ms}}}, key: k, event_time: at}
-  b: {topic: b, decode: {format: json, fields: {k: {type: text}, at: {type: time_ms}}}, key: k, event_time: at}
+  a: {topic: a, decode: {format: json, fields: {k: {type: text}, at: {type: time_ms}}}, key: k, event_time: at, watermark: {per: key, out_of_orderness: 1s}}
+  b: {topic: b, decode: {format: json, fields: {k: {type: text}, at: {type: time_ms}}}, key: k, event_time: at, watermark: {per: key, out_of_orderness: 1s}}
 sinks:
   first: {from: a, topic: t1}
   second: {from: b, topic: t2}

@@ -47,7 +47,7 @@ pub struct Told {
     /// Which revision the silo runs.
     pub program: Program,
     /// Why it owns no slots at present though it is a member, if that is so.
-    pub outdated: Arc<dyn Fn() -> Option<String> + Send + Sync>,
+    pub owns_none: Arc<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
 enum State {
@@ -206,7 +206,7 @@ impl Gateway {
         if stats.parked > 0 {
             reasons.push(format!("slots are parked: {}; see the log", stats.parked));
         }
-        reasons.extend((told.outdated)());
+        reasons.extend((told.owns_none)());
         if stats.slots_outdated > 0 {
             let message = "slots that hold state of a later generation than this silo's";
             reasons.push(format!("{message}: {}; start silos of the newer program", stats.slots_outdated));

@@ -220,7 +220,15 @@ impl Life {
         let program = self.runs.registered.program;
         let standing = self.member.as_ref().map(Member::standing);
         let of_registry = self.runs.registered.outdated.first().cloned();
-        let outdated = move || {
+        let me = self.running.backing().me;
+        let owns_none = move || {
+            let is_unfit = standing.as_ref().is_some_and(|standing| match &*standing.borrow() {
+                Standing::Member(view) => view.is_unfit(me),
+                Standing::Joining | Standing::Out(_) => false,
+            });
+            if is_unfit {
+                return Some("this silo does not reach Kafka and others do: it stands aside".to_owned());
+            }
             let latest = standing.as_ref().and_then(|standing| match &*standing.borrow() {
                 Standing::Member(view) => members::eligible(&view.table).map(|m| m.generation).max(),
                 Standing::Joining | Standing::Out(_) => None,
@@ -232,7 +240,7 @@ impl Life {
             Some(format!("this silo's program is older than the cluster's, so it owns no slots: {why}"))
         };
         let log = self.backing().log.clone();
-        Told { log, streams: self.runs.streams.clone(), program, outdated: Arc::new(outdated) }
+        Told { log, streams: self.runs.streams.clone(), program, owns_none: Arc::new(owns_none) }
     }
 
     /// Comes true when the silo is a member no more.

@@ -161,7 +161,7 @@ mod tests {
         let now = encode(&marker).unwrap();
         assert_eq!(decode(7, MARKER).ok(), Some(marker), "now written as {now}");
     }
-    const MARKER: &str = "";
+    const MARKER: &str = "1 3 12/1 AAIDwIQ9AAUCAQD///////////8B//8DAf////8Pfw";
 
     #[test]
     fn as_many_positions_fit_as_promised_and_more_are_refused() {

@@ -244,6 +244,8 @@ impl Lane {
             row.called_out = true;
         }
         if !options.one_way {
+            // nobody waits for the turn after that, so it does not wait longer itself
+            options.deadline = options.deadline.into_iter().chain(row.options.deadline).min();
             let chain = row.chain();
             if chain.depth >= CHAIN_DEPTH_MAX {
                 let message = format!("{CHAIN_DEPTH_MAX} grains wait for one another: {chain}");

@@ -181,8 +181,8 @@ steps:
     aggregates: {times: count()}
 sinks:
   out: {from: totals, topic: out}
-  poisoned: {from: hops, topic: poisoned}
-  alerts: {from: visits, topic: alerts}
+  second: {from: hops, topic: poisoned}
+  third: {from: visits, topic: alerts}
 ";
 
 fn streaming(rig: &Rig) -> Silo {
