@@ -121,9 +121,14 @@ impl Lane {
     }
 
     fn comes(&self, host: &Rc<SlotHost>, holds: bool) {
-        host.gives_at.set(None);
+        let gives_at = host.gives_at.take();
         match (host.here.get(), holds) {
             (Here::Yes, _) => {}
+            (Here::Leaving { .. }, true) if self.may_be_taken(gives_at) => {
+                host.here.set(Here::Yes);
+                self.machine(host, |machine, out| machine.give_up(out));
+                self.take_again(host);
+            }
             (Here::Leaving { .. }, true) => {
                 host.here.set(Here::Yes);
                 self.rewind_feeds(host);
@@ -137,6 +142,12 @@ impl Lane {
                 self.take(host);
             }
         }
+    }
+
+    /// Whether a slot that was to be given from that time on may have been taken by force: it is not gone on with unread.
+    fn may_be_taken(&self, gives_at: Option<Timestamp>) -> bool {
+        let Some(cluster) = &self.config.cluster else { return false };
+        gives_at.is_some_and(|at| self.now.get().since(at) >= Span(cluster.take_after.ms() / 2))
     }
 
     /// What to do about a slot of which this lane wants to know whether it may take it. True: take it.

@@ -21,19 +21,19 @@ use crate::inputs::{message, write};
 /// had and its publication had not (45), or a silo that is dead still had in hand (42), shows in no result.
 #[test]
 fn windows_equal_the_truth_while_silos_are_killed_again_and_again() {
-    const CYCLE: u64 = 130;
+    const CYCLE: u64 = 80;
     let rig = Rig::new();
     let mut silos = Several::start(&rig, 3);
-    let options = rig.load(200, 500);
+    let options = rig.load(200, 300);
     let began = Instant::now();
     let mut kills = 0;
     rig.inject_as(&options, Partitioning::Murmur2, |step| {
         std::thread::sleep(Duration::from_millis(20));
         let no = (step / CYCLE % 3) as usize;
-        if step % CYCLE == 30 {
+        if step % CYCLE == 15 {
             silos.kill(no);
             kills += 1;
-        } else if step % CYCLE == 110 {
+        } else if step % CYCLE == 65 {
             silos.begin(no);
         }
     });
@@ -75,7 +75,7 @@ fn sent(options: &Options) -> BTreeMap<String, Vec<String>> {
 fn slots_move_in_the_middle_of_batches() {
     let rig = listening();
     let mut silos = Several::start(&rig, 3);
-    let options = rig.load(30, 900);
+    let options = rig.load(30, 400);
     let sent = sent(&options);
     let total: usize = sent.values().map(Vec::len).sum();
     let records = |silos: &Several<'_>| -> f64 {
