@@ -110,14 +110,14 @@ fn due_during_an_outage(silos: &mut Several<'_>, runtime: &Runtime, client: &Cli
     until("the outage is over", || n("once") >= 2);
     let on_time = n("skip");
     until("back on the schedule", || n("skip") > on_time);
-    // Now an occurrence is just over, and the next one far enough.
-    let (skip, once, each) = (n("skip"), n("once"), n("each"));
-    let passed = (set.elapsed().as_millis() / PERIOD.as_millis()) as u32;
+    let passed = || (set.elapsed().as_millis() / PERIOD.as_millis()) as u32;
+    until("all of them", || n("each") >= passed());
+    // The one that is asked last has the most of them, since occurrences go on.
+    let (skip, once, each, passed) = (n("skip"), n("once"), n("each"), passed());
     println!("of {passed} occurrences: skip {skip}, once {once}, each {each}");
-    assert!((passed - 1..=passed).contains(&each), "all of them; the last one may be on its way");
+    assert!(each <= passed, "none of them twice");
     // Once for each time that nobody served their slots: slots may move again while silos come back.
-    assert!(skip < once && once < skip + 4, "the missed ones once");
-    assert!(once + 2 <= each, "and not at all");
+    assert!(skip < once && once < each, "the missed ones not at all, once, each");
 }
 
 /// Lateness of so many percent, in milliseconds.
