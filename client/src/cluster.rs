@@ -52,7 +52,7 @@ impl Drop for Cluster {
 impl Cluster {
     pub(crate) fn new(seeds: &[String], us: Introduction, sends_once: bool) -> Arc<Cluster> {
         let own = (us.role == Role::Silo).then(|| us.name.clone());
-        let routes = Routes::of_seeds(seeds, own);
+        let routes = Routes::of_seeds(seeds, own, sends_once);
         let connections = watch::Sender::new(routes.connections());
         Arc::new(Cluster {
             us,

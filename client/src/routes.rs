@@ -109,6 +109,8 @@ pub(crate) struct Routes {
     asked: Vec<Option<u16>>,
     /// The silo that this is the client of, if it is one's: it knows by itself what it has given.
     own: Option<String>,
+    /// Refusals are not followed: whoever uses the client says by the table where to ask.
+    sends_once: bool,
     known: Vec<Known>,
     /// For each silo of the table its place in `known`.
     places: Vec<usize>,
@@ -116,9 +118,9 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn of_seeds(seeds: &[String], own: Option<String>) -> Routes {
+    pub(crate) fn of_seeds(seeds: &[String], own: Option<String>, sends_once: bool) -> Routes {
         let known = seeds.iter().map(|seed| Known { silo: Silo::new(seed, Why::Seed), link: None }).collect();
-        Routes { known, own, ..Routes::default() }
+        Routes { known, own, sends_once, ..Routes::default() }
     }
 
     pub(crate) fn table(&self) -> Option<&Arc<SlotTable>> {
@@ -210,9 +212,8 @@ impl Routes {
 
     /// Whom to ask by this table: who was asked before, as long as it is one of the silos.
     fn asked_by(&self, table: &SlotTable) -> Vec<Option<u16>> {
-        let Some(before) = self.table.as_ref().filter(|before| before.slots == table.slots) else {
-            return table.owners.clone();
-        };
+        let before = self.table.as_ref().filter(|before| before.slots == table.slots && !self.sends_once);
+        let Some(before) = before else { return table.owners.clone() };
         let stays: Vec<Option<u16>> = before
             .silos
             .iter()

@@ -7,6 +7,7 @@ use crate::slot::{Blame, SlotHost};
 use super::Lane;
 use super::alarms::Alarm;
 use super::deliver::refuse;
+use super::moving::Here;
 
 /// A store that has not answered for so long is away: durable calls are refused before they run.
 const STORE_AWAY_AFTER: Span = Span(1_000);
@@ -62,7 +63,7 @@ impl Lane {
                 self.count(|s| &s.timed_out);
                 held.answer.refuse(self.not_stored_in_time(host, held.call, now.since(held.since)));
             }
-            if !host.is_running.get() {
+            if !host.is_running.get() || host.here.get() != Here::Yes {
                 self.check_backlog(host);
             }
         }
