@@ -122,8 +122,8 @@ impl Cluster {
                 Err(error) => (error, None),
             };
             let address = asked.as_ref().map(|link| link.address.as_str());
-            let is_known = !self.sends_once && lock(&self.routes).follow(to, address);
-            if !(is_known && course.goes_on(&error)) {
+            let may_follow = course.goes_on(&error) && !self.sends_once;
+            if !(may_follow && lock(&self.routes).follow(to, address)) {
                 self.go_on(&mut course, error, asked.as_ref(), seen).await?;
                 lock(&self.routes).follow(to, address);
             }

@@ -230,13 +230,17 @@ impl Routes {
 
     /// The silo at `address` has given slots, it did not say which: it is asked for none that belongs to another.
     pub(crate) fn follow_all(&mut self, address: &str) {
-        let Some(table) = &self.table else { return };
-        for (asked, owner) in self.asked.iter_mut().zip(&table.owners) {
-            let silo = asked.map(|silo| &self.known[self.places[usize::from(silo)]].silo);
-            if silo.is_some_and(|silo| silo.address == address) {
-                *asked = *owner;
+        let Some(table) = self.table.clone() else { return };
+        for (slot, owner) in table.owners.iter().enumerate() {
+            if self.asked[slot].is_some_and(|silo| self.address_of(silo) == address) {
+                self.asked[slot] = *owner;
             }
         }
+    }
+
+    /// Where the silo at this place of the table is asked.
+    fn address_of(&self, silo: u16) -> &str {
+        &self.known[self.places[usize::from(silo)]].silo.address
     }
 
     /// A request for this key was refused by the silo at `address`, or reached none. From now on the slot's owner is asked;
@@ -247,7 +251,7 @@ impl Routes {
         let was = std::mem::replace(&mut self.asked[slot], table.owners[slot]);
         match (self.asked[slot], address) {
             (None, _) => false,
-            (Some(now), Some(address)) => self.known[self.places[usize::from(now)]].silo.address != address,
+            (Some(now), Some(address)) => self.address_of(now) != address,
             (now, None) => now != was,
         }
     }
