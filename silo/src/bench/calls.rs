@@ -12,7 +12,7 @@ use crate::config::{Settings, StoreDurability};
 
 use super::Figure;
 use super::callers::{all_of, on_a_thread};
-use super::servers::Site;
+use super::servers::{Servers, Site};
 use super::silos::{Note, Silos};
 
 /// Grains that are called.
@@ -37,16 +37,13 @@ pub struct Options {
     pub durability: StoreDurability,
     /// Grains that are met cold; none when 0.
     pub cold: u64,
-    /// Kafka's brokers and the address of Redis; the embedded store without.
-    pub servers: Option<(String, String)>,
+    /// Kafka and Redis; the embedded store without.
+    pub servers: Option<Servers>,
 }
 
 /// Measures, telling figures.
 pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
-    let site = match &options.servers {
-        Some((brokers, redis)) => Some(Site::new(brokers, redis, options.lanes)?),
-        None => None,
-    };
+    let site = options.servers.as_ref().map(Site::new).transpose()?;
     let mut settings = site.as_ref().map_or_else(Settings::default, |site| site.settings.clone());
     settings.silo.lanes = (options.lanes > 0).then_some(options.lanes);
     settings.store.durability = options.durability;

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::Figure;
 use super::callers::{Took, all_of, between, on_a_thread, panicked, sleep_until};
 use super::latency::{self, PARTITIONS, PIPELINE, Sent};
-use super::servers::Site;
+use super::servers::{Servers, Site};
 use super::silos::{Note, Silos};
 
 /// Callers; each has grains of its own, and one call under way.
@@ -34,17 +34,13 @@ pub struct Options {
     pub events: u32,
     /// Calls a second.
     pub calls: u32,
-    /// Lanes of each silo; one per core when 0.
-    pub lanes: u16,
-    /// Kafka's brokers.
-    pub brokers: String,
-    /// The address of Redis.
-    pub redis: String,
+    /// Where.
+    pub servers: Servers,
 }
 
 /// Measures, telling figures; an error when something was lost or done twice.
 pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
-    let site = Site::new(&options.brokers, &options.redis, options.lanes)?;
+    let site = Site::new(&options.servers)?;
     for topic in [&site.input, &site.output] {
         site.kafka.create(topic, PARTITIONS)?;
     }

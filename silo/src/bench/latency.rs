@@ -12,7 +12,7 @@ use crate::assembly::Running;
 use crate::backing::Backing;
 
 use super::callers::panicked;
-use super::servers::Site;
+use super::servers::{Servers, Site};
 use super::{Figure, Watch};
 
 /// One message in eleven is an alert.
@@ -61,19 +61,15 @@ pub struct Options {
     pub warm_up: Duration,
     /// Then so long.
     pub measured: Duration,
-    /// Lanes; one per core when 0.
-    pub lanes: u16,
     /// Alerts leave before their commit.
     pub eager: bool,
-    /// Kafka's brokers.
-    pub brokers: String,
-    /// The address of Redis.
-    pub redis: String,
+    /// Where.
+    pub servers: Servers,
 }
 
 /// Measures, telling figures.
 pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
-    let site = Site::new(&options.brokers, &options.redis, options.lanes)?;
+    let site = Site::new(&options.servers)?;
     for topic in [&site.input, &site.output] {
         site.kafka.create(topic, PARTITIONS)?;
     }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::Figure;
 use super::callers::{Took, all_of, between, on_a_thread, panicked, sleep_until};
-use super::servers::Site;
+use super::servers::{Servers, Site};
 use super::silos::{Note, Silos};
 
 /// Silos, all of which are restarted.
@@ -30,17 +30,13 @@ const PAUSE: Duration = Duration::from_secs(3);
 pub struct Options {
     /// Calls a second: a durable write and a read in turn.
     pub calls: u32,
-    /// Lanes of each silo; one per core when 0.
-    pub lanes: u16,
-    /// Kafka's brokers.
-    pub brokers: String,
-    /// The address of Redis.
-    pub redis: String,
+    /// Where.
+    pub servers: Servers,
 }
 
 /// Measures, telling figures; an error when a call failed or a grain is not as its last answered write left it.
 pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
-    let site = Site::new(&options.brokers, &options.redis, options.lanes)?;
+    let site = Site::new(&options.servers)?;
     let mut silos = Silos::start(&site.settings, None, SILOS).await?;
     let began = Instant::now();
     let is_over = Arc::new(AtomicBool::new(false));

@@ -17,6 +17,20 @@ use super::load::{Load, Sums};
 use super::streams::PIPELINE;
 use super::{Figure, Watch};
 
+/// Where to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Servers {
+    /// Lanes of each silo; one per core when not given
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub lanes: u16,
+    /// Kafka's brokers, host:port
+    #[arg(long)]
+    pub brokers: String,
+    /// The address of Redis
+    #[arg(long)]
+    pub redis: String,
+}
+
 /// What to measure, and where.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -26,14 +40,10 @@ pub struct Options {
     pub devices: u64,
     /// Categories of a device: 1 or 4.
     pub categories: u64,
-    /// Lanes; one per core when 0.
-    pub lanes: u16,
     /// Partitions of the input.
     pub partitions: u32,
-    /// Kafka's brokers.
-    pub brokers: String,
-    /// The address of Redis.
-    pub redis: String,
+    /// Where.
+    pub servers: Servers,
 }
 
 /// Nothing takes longer, or something is wrong.
@@ -51,15 +61,16 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub fn new(brokers: &str, redis: &str, lanes: u16) -> Result<Site> {
+    pub fn new(servers: &Servers) -> Result<Site> {
+        let Servers { lanes, brokers, redis } = servers;
         let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
         let cluster = format!("bench-{}-{since}", std::process::id());
         let mut settings = Settings::default();
         settings.cluster.name.clone_from(&cluster);
         (settings.store.kind, settings.log.kind) = (StoreKind::Redis, LogKind::Kafka);
-        settings.store.url = Some(redis.into());
-        settings.log.brokers = Some(brokers.into());
-        settings.silo.lanes = Some(if lanes > 0 { lanes } else { crate::assembly::cores() });
+        settings.store.url = Some(redis.as_str().into());
+        settings.log.brokers = Some(brokers.clone());
+        settings.silo.lanes = Some(if *lanes > 0 { *lanes } else { crate::assembly::cores() });
         let kafka = Arc::new(KafkaLog::new(granary_kafka::Settings::new(&cluster, brokers))?);
         let (input, output) = (format!("{cluster}-in"), format!("{cluster}-out"));
         Ok(Site { kafka, settings, input, output })
@@ -95,7 +106,7 @@ impl Drop for Site {
 
 /// Measures, telling figures; an error when the results are not right.
 pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
-    let site = Site::new(&options.brokers, &options.redis, options.lanes)?;
+    let site = Site::new(&options.servers)?;
     site.kafka.create(&site.input, options.partitions)?;
     let load = Load { events: options.events, devices: options.devices, categories: options.categories };
     let mut append = |batches: &mut [Batch]| {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use granary_core::Result;
 
+use crate::bench::servers::Servers;
 use crate::bench::{Figure, calls, failover, grains, latency, rolling, servers, silos, streams};
 use crate::config::StoreDurability;
 
@@ -74,30 +75,16 @@ pub(crate) enum BenchArguments {
         /// Calls a second
         #[arg(long, default_value_t = 5_000)]
         calls: u32,
-        /// Lanes of each silo; one per core when not given
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
-        lanes: u16,
-        /// Kafka's brokers, host:port
-        #[arg(long)]
-        brokers: String,
-        /// The address of Redis
-        #[arg(long)]
-        redis: String,
+        #[command(flatten)]
+        servers: Servers,
     },
     /// Whether callers notice that three silos are restarted, one after the other
     Rolling {
         /// Calls a second, half of them durable writes
         #[arg(long, default_value_t = 20_000)]
         calls: u32,
-        /// Lanes of each silo; one per core when not given
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
-        lanes: u16,
-        /// Kafka's brokers, host:port
-        #[arg(long)]
-        brokers: String,
-        /// The address of Redis
-        #[arg(long)]
-        redis: String,
+        #[command(flatten)]
+        servers: Servers,
     },
     /// A silo of a measurement
     #[command(hide = true)]
@@ -110,18 +97,11 @@ pub(crate) enum BenchArguments {
         /// Seconds that are measured, after 10 that are not
         #[arg(long, default_value_t = 15)]
         seconds: u64,
-        /// Lanes; one per core when not given
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
-        lanes: u16,
         /// Alerts leave before their commit
         #[arg(long)]
         eager: bool,
-        /// Kafka's brokers, host:port
-        #[arg(long)]
-        brokers: String,
-        /// The address of Redis
-        #[arg(long)]
-        redis: String,
+        #[command(flatten)]
+        servers: Servers,
     },
 }
 
@@ -147,15 +127,8 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
             BenchArguments::Streams { events, devices, lanes, brokers, redis, partitions, categories } => {
                 match brokers.zip(redis) {
                     Some((brokers, redis)) => {
-                        let options = servers::Options {
-                            events,
-                            devices,
-                            categories,
-                            lanes,
-                            partitions,
-                            brokers,
-                            redis,
-                        };
+                        let servers = Servers { lanes, brokers, redis };
+                        let options = servers::Options { events, devices, categories, partitions, servers };
                         servers::run(options, tell).await?;
                     }
                     None => streams::run(streams::Options { events, devices, lanes }, tell).await?,
@@ -166,20 +139,21 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
                     "everysec" => StoreDurability::Everysec,
                     _ => StoreDurability::Fsync,
                 };
-                let (measured, servers) = (Duration::from_secs(seconds), brokers.zip(redis));
+                let servers = brokers.zip(redis).map(|(brokers, redis)| Servers { lanes, brokers, redis });
+                let measured = Duration::from_secs(seconds);
                 let options = calls::Options { silos, lanes, measured, durability, cold, servers };
                 calls::run(options, tell).await?;
             }
-            BenchArguments::Failover { events, calls, lanes, brokers, redis } => {
-                failover::run(failover::Options { events, calls, lanes, brokers, redis }, tell).await?;
+            BenchArguments::Failover { events, calls, servers } => {
+                failover::run(failover::Options { events, calls, servers }, tell).await?;
             }
-            BenchArguments::Rolling { calls, lanes, brokers, redis } => {
-                rolling::run(rolling::Options { calls, lanes, brokers, redis }, tell).await?;
+            BenchArguments::Rolling { calls, servers } => {
+                rolling::run(rolling::Options { calls, servers }, tell).await?;
             }
             BenchArguments::Serve => silos::serve().await?,
-            BenchArguments::Latency { rate, seconds, lanes, eager, brokers, redis } => {
+            BenchArguments::Latency { rate, seconds, eager, servers } => {
                 let (warm_up, measured) = (Duration::from_secs(10), Duration::from_secs(seconds));
-                let options = latency::Options { rate, warm_up, measured, lanes, eager, brokers, redis };
+                let options = latency::Options { rate, warm_up, measured, eager, servers };
                 latency::run(options, tell).await?;
             }
         }
