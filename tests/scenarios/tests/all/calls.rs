@@ -7,8 +7,8 @@ use granary_core::{ErrorKind, Key, Ran};
 use granary_scenarios::{Rig, Silo, eventually, soon};
 
 use crate::kinds::{
-    Brief, Counter, Doc, Ring, Spinner, answer, at_gate, holds_lane, joined, kinds, let_go, open, send,
-    settle,
+    Brief, Counter, Doc, OUTSIDE, Ring, Spinner, answer, at_gate, holds_lane, joined, kinds, let_go, open,
+    send, settle,
 };
 
 fn start() -> (Rig, Silo) {
@@ -130,15 +130,15 @@ async fn a_queued_call_that_expires_never_runs() {
 async fn a_deadline_abandons_the_reply_and_not_the_turn() {
     let (_rig, silo) = start();
     let counter = || silo.handle.grain::<Counter>("c");
-    let call = send(counter().add_around(1, "g".into()).timeout(secs(1)));
-    at_gate(&silo, "g", 1).await;
+    let call = send(counter().add_around_outside(1).timeout(secs(1)));
+    soon("the turn waits", OUTSIDE.0.notified()).await;
     silo.advance(secs(2));
     let error = joined(call).await.unwrap_err();
     assert_eq!((error.kind(), error.did_run()), (ErrorKind::Timeout, Some(Ran::Unknown)));
-    for part in ["Counter/c.add_around", "running for 2.0s", "silo-1", "the turn goes on"] {
+    for part in ["Counter/c.add_around_outside", "running for 2.0s", "silo-1", "the turn goes on"] {
         assert!(error.message().contains(part), "`{part}` in {error}");
     }
-    open(&silo, "g").await;
+    OUTSIDE.1.notify_one();
     assert_eq!(answer(counter().total()).await, Ok(2));
     silo.stop().await;
 }

@@ -8,7 +8,7 @@ mod told;
 use granary_core::{Call, Grain, GrainId, Key, KindInfo, Method, Result, Span};
 use granary_engine::Handle;
 
-pub use called::{Brief, Counter, Doc, Ring, Spinner, holds_lane, let_go};
+pub use called::{Brief, Counter, Doc, OUTSIDE, Ring, Spinner, holds_lane, let_go};
 pub use gate::Gate;
 pub use timed::{Bill, Ticker};
 pub use told::{Guest, HOOKS, Tally};
