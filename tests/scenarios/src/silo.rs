@@ -66,6 +66,19 @@ impl Rig {
         }
     }
 
+    /// The topic `in` as a source.
+    pub fn input(&self) -> SourceSpec {
+        SourceSpec {
+            topic: "in".into(),
+            partitions: PARTITIONS,
+            in_place: true,
+            starts: Vec::new(),
+            rewound: Vec::new(),
+            strays: None,
+            open: LogSource::opener(self.log(), "in".into()),
+        }
+    }
+
     /// Starts a silo that hosts these kinds, in a life of its own.
     pub fn start(&self, kinds: Vec<&'static KindInfo>) -> Silo {
         self.start_with(kinds, |_| {})
@@ -135,19 +148,11 @@ impl Rig {
         plant: impl FnOnce(&Faults),
         set: impl FnOnce(&mut Config),
     ) -> Silo {
-        let log = self.log();
+        let input = self.input();
         let faults = Faults::of(self.memory.clone());
         plant(&faults);
         self.start_on(faults, kinds, |config| {
-            config.sources = vec![SourceSpec {
-                topic: "in".into(),
-                partitions: PARTITIONS,
-                in_place: true,
-                starts: Vec::new(),
-                rewound: Vec::new(),
-                strays: None,
-                open: LogSource::opener(log, "in".into()),
-            }];
+            config.sources = vec![input];
             config.pipeline = teller.maker(SLOTS);
             set(config);
         })

@@ -144,7 +144,7 @@ fn one_generation_reads_one_state() {
         (dice >> 11) % sides
     };
     let mut registry = Registry::default();
-    let mut read: BTreeMap<u64, (BTreeMap<String, StepState>, BTreeMap<String, u32>)> = BTreeMap::new();
+    let mut read = BTreeMap::new();
     let (mut ran, mut refused) = (0, 0);
     for _ in 0..5_000 {
         let mut wanted = Content { plan: roll(2).to_string(), ..Content::default() };

@@ -99,9 +99,15 @@ impl Default for Setup {
     }
 }
 
+impl Default for Rig {
+    fn default() -> Rig {
+        Rig::with(Setup::default())
+    }
+}
+
 impl Rig {
     pub fn new() -> Rig {
-        Rig::with(Setup::default())
+        Rig::default()
     }
 
     pub fn with(setup: Setup) -> Rig {

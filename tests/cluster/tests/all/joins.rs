@@ -45,7 +45,8 @@ fn silos_join_stop_and_die_and_agree_after_each_change() {
     let manner = Manner { is_keyed: true, ..Manner::default() };
     let callers = Callers::begin(&silos.addresses(), manner);
     let fourth = silos.add();
-    let changes: [(&str, &dyn Fn(&mut Several<'_>)); 6] = [
+    type Change<'a> = &'a dyn Fn(&mut Several<'_>);
+    let changes: [(&str, Change); 6] = [
         ("a fourth joins", &|silos| silos.begin(fourth)),
         ("one stops", &|silos| silos.stop(0)),
         ("one is killed", &|silos| silos.kill(1)),

@@ -6,9 +6,9 @@ use granary_client::Client;
 use granary_cluster_tests::kit::proxy::Proxy;
 use granary_cluster_tests::kit::rig::{Rig, Setup, free_address};
 use granary_cluster_tests::kit::several::Several;
-use granary_core::call::Options;
-use granary_core::{Error, ErrorKind, GrainId, Result, Span, codec};
+use granary_core::{Error, ErrorKind, Result};
 
+use super::calls::{call, client_of, grain_on, within};
 use super::several::survive;
 
 const SILOS: usize = 3;
@@ -48,27 +48,10 @@ fn a_silo_cut_off_from_kafka_loses_its_slots_and_gets_them_back() {
     });
 }
 
-/// A call by names.
-async fn call(client: &Client, grain: &str, method: &str, arguments: impl serde::Serialize) -> Result<u64> {
-    let grain = GrainId::parse(grain).unwrap();
-    let options = Options { timeout: Some(Span(3_000)), ..Options::default() };
-    let answer = client.call(&grain, method, &codec::to_bytes(&arguments)?, options).await?;
-    codec::from_bytes(&answer)
-}
-
-/// One grain on each silo, by the keys of kind `Slow`.
-fn one_on_each(client: &Client, silos: &Several<'_>) -> Vec<String> {
-    let table = client.slots().expect("a cluster of several silos has a table");
-    let is_on = |key: &String, no: usize| {
-        let owner = table.owner(table.slot_of(key)).expect("every slot has an owner");
-        owner.name == silos.place(no).name
-    };
-    (0..SILOS).map(|no| (0..).map(|n| format!("on-{no}-{n}")).find(|key| is_on(key, no)).unwrap()).collect()
-}
-
 /// Asks the grain on the first silo to call the one on the second.
-async fn relay(client: &Client, keys: &[String], from: usize, to: usize) -> Result<u64> {
-    call(client, &format!("Slow/{}", keys[from]), "relay", [vec![keys[to].clone()]]).await
+async fn relay(client: &Client, grains: &[String], from: usize, to: usize) -> Result<u64> {
+    let (_, key) = grains[to].split_once('/').unwrap();
+    call(client, &grains[from], "relay", [vec![key]], within(3_000)).await
 }
 
 fn must_fail_typed(relayed: Result<u64>, began: Instant) {
@@ -88,9 +71,8 @@ fn two_silos_that_do_not_reach_each_other_serve_everybody_else() {
         ways[no].lead_to(place.listen.clone());
         place.advertise = Some(ways[no].address().to_owned());
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let client = runtime.block_on(Client::connect(silos.addresses())).unwrap();
-    let keys = one_on_each(&client, &silos);
+    let (runtime, client) = client_of(&silos);
+    let grains: Vec<String> = (0..SILOS).map(|no| grain_on(&client, &silos, "Slow", no)).collect();
     let before = client.slots().unwrap().version;
     let between = |step, _: &mut Several<'_>| match step {
         3 => {
@@ -99,20 +81,21 @@ fn two_silos_that_do_not_reach_each_other_serve_everybody_else() {
         }
         6 => runtime.block_on(async {
             let began = Instant::now();
-            must_fail_typed(relay(&client, &keys, 0, 1).await, began);
+            must_fail_typed(relay(&client, &grains, 0, 1).await, began);
             let began = Instant::now();
-            must_fail_typed(relay(&client, &keys, 1, 0).await, began);
+            must_fail_typed(relay(&client, &grains, 1, 0).await, began);
             for (from, to) in [(0, 2), (1, 2), (2, 0), (2, 1)] {
-                assert_eq!(relay(&client, &keys, from, to).await, Ok(1), "from {from} to {to}");
+                assert_eq!(relay(&client, &grains, from, to).await, Ok(1), "from {from} to {to}");
             }
-            for key in &keys {
-                call(&client, &format!("Slow/{key}"), "add", (1, 0)).await.expect("clients reach it");
+            for grain in &grains {
+                let added = call::<u64>(&client, grain, "add", (1, 0), within(3_000));
+                added.await.expect("clients reach it");
             }
         }),
         9 => ways.iter().for_each(|way| way.refuse(&[])),
         12 => runtime.block_on(async {
             for (from, to) in [(0, 1), (1, 0)] {
-                assert_eq!(relay(&client, &keys, from, to).await, Ok(1), "from {from} to {to}");
+                assert_eq!(relay(&client, &grains, from, to).await, Ok(1), "from {from} to {to}");
             }
         }),
         _ => {}

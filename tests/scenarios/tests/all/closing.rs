@@ -9,7 +9,7 @@ use granary_core::id::{positive_murmur2, slot_of};
 use granary_core::time::millis;
 use granary_core::{Result, Timestamp};
 use granary_engine::config::OpenSource;
-use granary_engine::{Config, LogSource, Source, SourceSpec};
+use granary_engine::{Config, Source};
 use granary_scenarios::silo::{PARTITIONS, SLOTS};
 use granary_scenarios::{Faults, Rig, Silo, eventually};
 use granary_streams::{Slots, file};
@@ -86,21 +86,14 @@ fn start(rig: &Rig, finite: bool) -> Silo {
 fn start_doomed(rig: &Rig, finite: bool, plant: impl FnOnce(&Faults)) -> Silo {
     let log: Arc<dyn Log> = rig.memory.clone();
     let plan = Arc::new(file::parse(PIPELINE).unwrap_or_else(|mistakes| panic!("{mistakes}")));
-    let ending: OpenSource = {
-        let log = log.clone();
-        Arc::new(move |partition| Ok(Box::new(Finite { log: log.clone(), partition })))
-    };
+    let ending: OpenSource = Arc::new(move |partition| Ok(Box::new(Finite { log: log.clone(), partition })));
     rig.start_planted_with(Vec::new(), plant, |config: &mut Config| {
         config.finite = finite;
-        config.sources = vec![SourceSpec {
-            topic: "in".into(),
-            partitions: PARTITIONS,
-            in_place: true,
-            starts: Vec::new(),
-            rewound: Vec::new(),
-            strays: None,
-            open: if finite { ending } else { LogSource::opener(log, "in".into()) },
-        }];
+        let mut input = rig.input();
+        if finite {
+            input.open = ending;
+        }
+        config.sources = vec![input];
         config.pipeline = Arc::new(move || Box::new(Slots::new(plan.clone(), SLOTS)));
     })
 }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use granary_cluster::Script;
 use granary_core::time::{millis, secs};
 use granary_core::{CatchUp, SlotId};
-use granary_engine::{Config, LogSource, SourceSpec};
-use granary_scenarios::silo::{PARTITIONS, SLOTS};
+use granary_engine::Config;
+use granary_scenarios::silo::SLOTS;
 use granary_scenarios::{Rig, Silo, eventually};
 use granary_store::{Memory, conformance};
 use granary_streams::Slots;
@@ -64,15 +64,14 @@ fn read(name: &str) -> Vec<(String, Rig)> {
         let version = version.unwrap();
         let Ok(text) = fs::read_to_string(version.path().join(name)) else { continue };
         let rig = crate::rig();
-        let mut slots: BTreeMap<u16, Vec<(Vec<u8>, Vec<u8>)>> = BTreeMap::new();
+        let mut slots: BTreeMap<u16, Vec<_>> = BTreeMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let [slot, key, value] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
             slots.entry(slot.parse().unwrap()).or_default().push((bytes(key), bytes(value)));
         }
         for (slot, cells) in slots {
             let owner = conformance::acquire(&*rig.memory, SlotId(slot), 1);
-            let cells: Vec<(&[u8], Option<&[u8]>)> =
-                cells.iter().map(|(key, value)| (&key[..], Some(&value[..]))).collect();
+            let cells: Vec<_> = cells.iter().map(|(key, value)| (&key[..], Some(&value[..]))).collect();
             let mut commit = conformance::commit(SlotId(slot), owner, 1, &cells);
             commit.positions.clear();
             conformance::run(&*rig.memory, vec![Script::Commit(Arc::new(commit))]).unwrap();
@@ -186,19 +185,10 @@ sinks:
 ";
 
 fn streaming(rig: &Rig) -> Silo {
-    let log = rig.log();
     rig.start_with(kinds(), |config: &mut Config| {
         let plan = granary_streams::file::parse(PIPELINE).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let plan = Arc::new(plan);
-        config.sources = vec![SourceSpec {
-            topic: "in".into(),
-            partitions: PARTITIONS,
-            in_place: true,
-            starts: Vec::new(),
-            rewound: Vec::new(),
-            strays: None,
-            open: LogSource::opener(log, "in".into()),
-        }];
+        config.sources = vec![rig.input()];
         config.pipeline = Arc::new(move || Box::new(Slots::new(plan.clone(), SLOTS)));
     })
 }
