@@ -1,6 +1,6 @@
 //! One request: how long it may take, whether it may be sent again, and what is said when it did not succeed.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use granary_core::call::Options;
@@ -80,13 +80,15 @@ pub(crate) struct Course<'w> {
     pub(crate) attempts: u32,
     /// It has perhaps run.
     may_have_run: bool,
+    /// Why the attempts so far were gone on from, as the last one said.
+    reason: Option<Error>,
 }
 
 impl<'w> Course<'w> {
     pub(crate) fn new(what: &'w What<'w>, timeout: Span, is_idempotent: bool) -> Course<'w> {
         let now = Instant::now();
         let deadline = now.checked_add(timeout.into()).unwrap_or(now + FAR);
-        Course { what, timeout, deadline, is_idempotent, attempts: 0, may_have_run: false }
+        Course { what, timeout, deadline, is_idempotent, attempts: 0, may_have_run: false, reason: None }
     }
 
     /// The time that is left to the other side.
@@ -112,7 +114,11 @@ impl<'w> Course<'w> {
             error.kind(),
             ErrorKind::Moved | ErrorKind::Fenced | ErrorKind::Closed | ErrorKind::Unavailable
         );
-        may_repeat && is_passing
+        let goes_on = may_repeat && is_passing;
+        if goes_on {
+            self.reason = Some(error.clone());
+        }
+        goes_on
     }
 
     /// How long to wait before the next attempt; `None` when the deadline has come.
@@ -133,7 +139,11 @@ impl<'w> Course<'w> {
         if self.attempts <= 1 || error.kind() == ErrorKind::Rejected {
             return error;
         }
-        let message = format!("{} (attempt {})", error.message(), self.attempts);
+        let mut message = format!("{} (attempt {})", error.message(), self.attempts);
+        // That the last of several attempts came too late does not say what held the others up.
+        if let (ErrorKind::Timeout, Some(reason)) = (error.kind(), &self.reason) {
+            let _ = write!(message, "; before that: {}: {}", reason.kind().name(), reason.message());
+        }
         let mut told = Error::new(error.kind(), message);
         if let Some(ran) = error.did_run() {
             told = told.ran(ran);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use granary_client::{Client, SiloEntry, SlotTable};
 use granary_core::call::{Chain, Options};
 use granary_core::time::{Span, millis, secs};
-use granary_core::{Context, ErrorKind, GrainId, Ran, Result, codec};
+use granary_core::{Context, Error, ErrorKind, GrainId, Ran, Result, codec};
 use kit::{Cluster, SLOTS, in_slot, lock, until};
 
 async fn call(client: &Client, slot: u16, method: &str) -> Result<Vec<u8>> {
@@ -182,6 +182,24 @@ async fn what_has_perhaps_run_is_not_repeated_without_a_key() {
     assert_eq!((error.kind(), error.did_run()), (ErrorKind::Timeout, Some(Ran::Unknown)));
     assert!(error.message().contains("closed: the call was dropped"), "the last reason: {error}");
     assert!(cluster.world.count("drop") > 3);
+}
+
+#[tokio::test]
+async fn who_is_late_hears_what_held_it_up() {
+    let cluster = Cluster::start(1);
+    let client = Client::connect(cluster.seed()).await.unwrap();
+    let late = tokio::spawn(async move { call(&client, 0, "keep").await });
+    let answers =
+        [(ErrorKind::Unavailable, "the store is away"), (ErrorKind::Timeout, "it came after its deadline")];
+    for (kind, why) in answers {
+        until(|| !lock(&cluster.world.kept).is_empty(), "the call is there").await;
+        let answer = lock(&cluster.world.kept).pop().unwrap();
+        answer.send(Err(Error::new(kind, why).ran(Ran::No))).unwrap();
+    }
+    let error = late.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.did_run()), (ErrorKind::Timeout, Some(Ran::No)));
+    let whole = "it came after its deadline (attempt 2); before that: unavailable: the store is away";
+    assert_eq!(error.message(), whole);
 }
 
 #[tokio::test]

@@ -124,7 +124,6 @@ fn redis_loses_the_last_changes_of_membership() {
 /// Scenario 19: all silos are without Redis for four leases. No slot moves, nothing is published, calls are refused, what
 /// memory can answer by name is answered, and all goes on by itself.
 #[test]
-#[ignore = "failed in one of two runs beside three other tests, not understood yet"]
 fn without_redis_nothing_moves_and_all_resumes() {
     let rig = Rig::new();
     let silos = Several::start(&rig, 3);
