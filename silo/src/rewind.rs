@@ -117,7 +117,7 @@ impl Source for Silent {
 
 /// No silo of the cluster lives: who stands in the member table is watched for a lease. The dead are taken out of it.
 fn check_alone(redis: &Redis, lease: Span) -> Result<()> {
-    let nobody = Change::Renew { me: Incarnation(0), counter: 0, report: Report::default() }; // refused, and answered with the table
+    let nobody = Change::Renew { me: Incarnation(0), counter: 0, report: Report::default(), version_min: 0 }; // refused, and answered with the table
     let members = || redis.change_members(&nobody).map(|(_, table)| table.members);
     let before = members()?;
     if before.is_empty() {

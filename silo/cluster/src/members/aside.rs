@@ -13,7 +13,12 @@ fn says(reaches_log: bool) -> Report {
 }
 
 fn renew(table: &mut Table, me: u64, counter: u64, reaches_log: bool) {
-    assert!(table.apply(&Change::Renew { me: Incarnation(me), counter, report: says(reaches_log) }));
+    assert!(table.apply(&Change::Renew {
+        me: Incarnation(me),
+        counter,
+        report: says(reaches_log),
+        version_min: 0
+    }));
 }
 
 #[test]

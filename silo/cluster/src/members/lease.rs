@@ -113,6 +113,9 @@ pub struct Membership {
     log_away_since: Option<Timestamp>,
     /// It has asked to stand aside, and no renewal has found it up since.
     may_be_unfit: bool,
+    /// The store's server is another one than the last time, and may have given known versions of the table again: no renewal
+    /// has raised it above them since.
+    is_other_server: bool,
 }
 
 impl Membership {
@@ -143,6 +146,7 @@ impl Membership {
             settled_at: None,
             log_away_since: None,
             may_be_unfit: false,
+            is_other_server: false,
         }
     }
 
@@ -260,7 +264,8 @@ impl Membership {
 
     fn renewal(&self) -> Change {
         let Member { incarnation: me, counter, report, .. } = &self.me;
-        Change::Renew { me: *me, counter: counter + 1, report: report.clone() }
+        let version_min = if self.is_other_server { self.table.version + 1 } else { 0 };
+        Change::Renew { me: *me, counter: counter + 1, report: report.clone(), version_min }
     }
 
     /// The log was away for too long, and not for everybody.
@@ -294,6 +299,9 @@ impl Membership {
         let living_namesake = self.living_namesake(&table).cloned();
         self.look(&table, now);
         let was_fit = self.own_row().is_none_or(|row| row.standing != Standing::Unfit);
+        if matches!(change, Change::Renew { version_min, .. } if done && version_min > self.table.version) {
+            self.is_other_server = false;
+        }
         let is_news = !table.names_same(&self.table) || matches!(change, Change::Join { .. });
         self.table = table;
         self.asked_at = Some(asked_at);
@@ -343,10 +351,12 @@ impl Membership {
     }
 
     /// The next answer comes from another server than the last one, which may have lost its last writes: a counter that was
-    /// seen before and is seen again has perhaps moved in between. Everybody's silence counts anew.
+    /// seen before and is seen again has perhaps moved in between. Everybody's silence counts anew, and the
+    /// next renewal raises the table's version above all that were known.
     pub fn another_server(&mut self) {
         self.seen.clear();
         self.settled_at = None;
+        self.is_other_server = true;
     }
 
     /// The store has not answered: it is asked anew, the same or what is due by then. A change that was carried out all the

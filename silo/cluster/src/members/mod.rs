@@ -107,6 +107,9 @@ pub enum Change {
         counter: u64,
         /// What it tells of itself.
         report: Report,
+        /// The table has at least this version afterwards: versions known to a living silo are not given again after a
+        /// store has lost its last writes.
+        version_min: u64,
     },
     /// It has not reached the log for long and stands aside. Refused when no other silo that takes slots reaches the log,
     /// and when its counter has moved: what was sent long ago says nothing of now.
@@ -167,7 +170,7 @@ impl Table {
     }
 
     /// Whether both name the same members of the same standing, and the same slots placed by hand. Versions alone do not tell: after a store has lost its last
-    /// writes a version is given a second time, to other members.
+    /// writes a version may be given a second time, to other members, before a silo renews that knew the first.
     pub fn names_same(&self, other: &Table) -> bool {
         (self.version, self.newest, self.members.len()) == (other.version, other.newest, other.members.len())
             && self.members.iter().zip(&other.members).all(|(a, b)| a.is_same(b))
@@ -182,8 +185,9 @@ impl Table {
     pub fn apply(&mut self, change: &Change) -> bool {
         match change {
             Change::Join { member, instead_of } => self.join(member, *instead_of),
-            Change::Renew { me, counter, report } => {
+            Change::Renew { me, counter, report, version_min } => {
                 let Ok(at) = self.place(*me) else { return false };
+                self.version = self.version.max(*version_min);
                 let row = &mut self.members[at];
                 if row.counter < *counter {
                     (row.counter, row.report) = (*counter, report.clone());

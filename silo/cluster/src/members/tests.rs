@@ -45,11 +45,11 @@ fn a_name_belongs_to_one_living_silo() {
 fn who_is_declared_dead_cannot_renew() {
     let mut table = table_of(&["a", "b"]);
     let me = Incarnation(1);
-    assert!(table.apply(&Change::Renew { me, counter: 1, report: Report::default() }));
+    assert!(table.apply(&Change::Renew { me, counter: 1, report: Report::default(), version_min: 0 }));
     assert!(!table.apply(&Change::Declare { dead: me, counter: 0 }), "the counter has moved");
     assert!(table.apply(&Change::Declare { dead: me, counter: 1 }));
     assert!(table.apply(&Change::Declare { dead: me, counter: 1 }), "twice is once");
-    assert!(!table.apply(&Change::Renew { me, counter: 2, report: Report::default() }));
+    assert!(!table.apply(&Change::Renew { me, counter: 2, report: Report::default(), version_min: 0 }));
     assert!(!table.apply(&Change::Leave { me }));
 }
 
@@ -152,7 +152,12 @@ fn a_name_that_lives_elsewhere_is_refused_and_a_dead_ones_is_taken() {
         let mut said = Vec::new();
         for counter in 1..=40 {
             if lives {
-                table.apply(&Change::Renew { me: Incarnation(1), counter, report: Report::default() });
+                table.apply(&Change::Renew {
+                    me: Incarnation(1),
+                    counter,
+                    report: Report::default(),
+                    version_min: 0,
+                });
             }
             said.clear();
             second.tick(at, &mut said);
@@ -230,6 +235,34 @@ fn a_version_that_is_given_twice_is_news() {
         one.answered(true, lost.clone(), at, &mut said);
         assert_eq!(said.contains(&Do::Members(lost.clone())), is_news);
     }
+}
+
+/// Clients take the table of the highest version: what they know has to be older than what is so.
+#[test]
+fn versions_that_were_known_are_not_given_again() {
+    let (mut at, mut said) = (Timestamp(0), Vec::new());
+    let mut table = table_of(&["b"]);
+    let mut one = Membership::new(Incarnation(2), "a", "here", Terms::of(LEASE), at);
+    one.tick(at, &mut said);
+    table.apply(&Change::Join { member: member(2, "a", "here"), instead_of: None });
+    let mut lost = table.clone();
+    table.apply(&Change::Join { member: member(3, "c", "3"), instead_of: None });
+    one.answered(true, table.clone(), at, &mut said);
+    lost.apply(&Change::Join { member: member(4, "d", "4"), instead_of: None });
+    let mut versions = Vec::new();
+    for is_other_server in [true, false, false] {
+        at = one.wakes_at();
+        said.clear();
+        one.tick(at, &mut said);
+        let Some(Do::Ask(renewal)) = said.first().cloned() else { panic!("{said:?}") };
+        if is_other_server {
+            one.another_server(); // while a renewal is on its way that was sent before
+        }
+        let done = lost.apply(&renewal);
+        one.answered(done, lost.clone(), at, &mut said);
+        versions.push(lost.version);
+    }
+    assert_eq!((table.version, &versions[..]), (3, &[3, 4, 4][..]), "raised once, by the next renewal");
 }
 
 /// Numbers from a seed.

@@ -56,9 +56,11 @@ local function join()
   return 1
 end
 
+-- counter, log, load, the least version
 local function renew()
   local counter = get(me, 'counter')
   if not counter then return 0 end
+  if less(redis.call('HGET', key, 'version') or '0', ARGV[6]) then redis.call('HSET', key, 'version', ARGV[6]) end
   if less(counter, ARGV[3]) then
     set(me, 'counter', ARGV[3])
     report(ARGV[4], ARGV[5])

@@ -24,8 +24,9 @@ pub fn change(keys: &Keys, change: &Change) -> Pipeline {
             command.arg("join").arg(incarnation.0.to_string()).arg(counter.to_string());
             command.arg(text(*standing)).arg(name).arg(address).arg(&numbers).arg(&told(report))
         }
-        Change::Renew { me, counter, report } => {
-            command.arg("renew").arg(me.0.to_string()).arg(counter.to_string()).arg(&told(report))
+        Change::Renew { me, counter, report, version_min } => {
+            let numbers = [me.0.to_string(), counter.to_string()];
+            command.arg("renew").arg(&numbers).arg(&told(report)).arg(version_min.to_string())
         }
         Change::Unfit { me, counter } => command.arg("unfit").arg(me.0.to_string()).arg(counter.to_string()),
         Change::Fit { me, counter } => command.arg("fit").arg(me.0.to_string()).arg(counter.to_string()),

@@ -27,7 +27,12 @@ fn random_change(dice: &mut Dice, table: &Table) -> Change {
             let member = Member { incarnation, name, address, counter, standing, generation, report };
             Change::Join { member, instead_of: namesake.filter(|_| dice.roll(2) == 0) }
         }
-        3..=6 => Change::Renew { me: someone, counter: seen + 1, report: random_report(dice) },
+        3..=6 => Change::Renew {
+            me: someone,
+            counter: seen + 1,
+            report: random_report(dice),
+            version_min: (table.version + dice.roll(8)).saturating_sub(5),
+        },
         7 => Change::Declare { dead: someone, counter: seen },
         8 => Change::Leave { me: someone },
         9..=11 => Change::Unfit { me: someone, counter: seen },
