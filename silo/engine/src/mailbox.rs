@@ -16,6 +16,7 @@ use granary_core::{GrainId, Key, KindId, Result, SlotId, Span};
 use tokio::sync::{Notify, oneshot};
 
 use crate::lane::rest::Rest;
+use crate::reminders::Reminders;
 use crate::stats::LaneStats;
 use crate::watch::Pulse;
 
@@ -69,6 +70,8 @@ pub(crate) enum Word {
     Row(SlotId, Result<(SlotRecord, RunId)>),
     /// The row and outbox a slot asked for.
     Record(SlotId, Ask, Result<Stored>),
+    /// What fires in a slot that is being opened, for its opening of this number, and the store's run.
+    Reminders(SlotId, u64, Result<(Reminders, RunId)>),
     /// The marker a slot asked for.
     Marker(SlotId, Ask, Result<Option<Marker>>),
     /// What a slot has to take again of the clock's inputs.

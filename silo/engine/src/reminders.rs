@@ -88,9 +88,9 @@ pub(crate) enum Change {
 }
 
 impl Reminders {
-    /// As the slot is opened: what was due before `served_since` was missed.
-    pub fn open(&mut self, served_since: Timestamp) {
-        *self = Reminders { served_since, next: self.next, ..Reminders::default() };
+    /// Those of the slot's next opening, to be loaded: what was due before `served_since` was missed.
+    pub fn opening(&self, served_since: Timestamp) -> Reminders {
+        Reminders { served_since, next: self.next, ..Reminders::default() }
     }
 
     /// Reads a stored one.
@@ -209,8 +209,7 @@ mod tests {
     }
 
     fn firings(catch_up: CatchUp, due: i64, back_at: i64, until: i64) -> Vec<i64> {
-        let mut reminders = Reminders::default();
-        reminders.open(Timestamp(back_at));
+        let mut reminders = Reminders::default().opening(Timestamp(back_at));
         reminders.set(reminder(due, 10, catch_up));
         let mut fired = Vec::new();
         for now in back_at..=until {

@@ -15,6 +15,7 @@ use crate::answers::Answers;
 use crate::config::Config;
 use crate::keyed::Keyed;
 use crate::lane::clock::Replay;
+use crate::lane::keep::Kept;
 use crate::lane::moving::Here;
 use crate::mailbox::Call;
 use crate::reminders::Reminders;
@@ -64,10 +65,14 @@ pub(crate) struct SlotHost {
     pub open_commit: Cell<u64>,
     /// The last acknowledged commit.
     pub stored: Cell<u64>,
+    /// How often it was opened: what was read for an opening that is past is not its own.
+    pub opening: Cell<u64>,
     /// Records may be applied and calls run.
     pub is_running: Cell<bool>,
     /// Turns of the present record that have not ended: the slot is not sealed before.
     pub stream_turns: Cell<u32>,
+    /// Records that came while such a turn was under way.
+    pub kept: RefCell<Kept>,
     /// A commit was due while such a turn was under way: it comes before the next record.
     pub seal_waits: Cell<bool>,
     /// More is due than one step publishes, or nobody has looked yet since the slot was opened: nothing else is applied.
@@ -188,8 +193,10 @@ impl SlotHost {
             dirty: RefCell::default(),
             open_commit: Cell::new(1),
             stored: Cell::new(0),
+            opening: Cell::new(0),
             is_running: Cell::new(false),
             stream_turns: Cell::new(0),
+            kept: RefCell::default(),
             seal_waits: Cell::new(false),
             is_closing: Cell::new(false),
             closed_in: Cell::new(0),

@@ -86,10 +86,18 @@ impl Lane {
                 if self.suspect.holder() == Some(*taker) {
                     return true; // should the process end, no record of another slot has to do with it
                 }
-                waiting = Some(*taker);
+                if taker != slot || !self.keeps(*taker, &record) {
+                    waiting = Some(*taker);
+                }
             }
         }
         waiting.is_some()
+    }
+
+    /// Whether a record that its slot cannot take now is kept for it.
+    fn keeps(&self, slot: SlotId, record: &Record<'_>) -> bool {
+        let Some(host) = self.slot(slot).filter(|host| self.may_keep_for(host)) else { return false };
+        matches!(self.keep(&host, record), Fed::Passed)
     }
 
     /// Lets the pipeline look at the records from the `i`-th of the chunk on.

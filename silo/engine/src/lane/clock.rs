@@ -110,6 +110,7 @@ impl Lane {
         let now = self.now.get();
         for host in self.slots.iter().flatten() {
             let at_end = self.feeds.borrow().iter().filter(|f| f.feeds(host.id)).all(|f| f.is_idle());
+            let at_end = at_end && host.kept.borrow().is_empty();
             let mut inner = host.inner.borrow_mut();
             let is_free = host.is_running.get() && host.here.get() == Here::Yes && !host.is_closing.get();
             let is_full = host.is_batch_full(&inner) || inner.machine.is_outbox_full();

@@ -4,8 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use granary_cluster::retry::Caution;
-use granary_cluster::slot::{Do, Heard, Opened, Slot};
+use granary_cluster::slot::{Do, Heard, Slot};
 use granary_cluster::{CommitNo, Reply, Script, fail};
 use granary_core::{Result, SlotId};
 
@@ -15,7 +14,6 @@ use crate::stats::LaneStats;
 
 use super::Lane;
 use super::alarms::Alarm;
-use super::moving::Here;
 
 impl Lane {
     /// Lets a slot's machine decide something.
@@ -132,56 +130,6 @@ impl Lane {
     pub(super) fn resend(&self, slot: SlotId) {
         if let Some(host) = self.slot(slot) {
             self.machine(&host, |machine, out| machine.hear(Heard::ScriptUnknown, out));
-        }
-    }
-
-    fn opened(&self, host: &Rc<SlotHost>, opened: &Opened) {
-        let named = host.named_lost.replace(CommitNo(0));
-        self.must_hold_that(host, |watch| watch.opened(opened.n, Some(named)));
-        let mut inner = host.inner.borrow_mut();
-        inner.positions.clone_from(&opened.positions);
-        let fresh = Caution::new(opened);
-        // a rollback opens the slot again: what it was careful about stays
-        if inner.caution.is_none() || opened.tries > 0 {
-            inner.caution = Some(fresh);
-        }
-        inner.noted = None;
-        (inner.records_open, inner.records_sealed, inner.is_single_full) = (0, 0, false);
-        host.stored.set(opened.n.0);
-        host.run.set(inner.machine.run());
-        host.open_commit.set(inner.machine.open_commit().0);
-        drop(inner);
-        if !self.open_reminders(host) {
-            return; // the slot opens when they can be read
-        }
-        host.is_running.set(true);
-        host.is_closing.set(true); // perhaps: the pipeline knows
-        host.closed_in.set(0);
-        host.has_changes.set(false);
-        self.begin_positions(host);
-        self.begin_replay(host);
-        let backlog = std::mem::take(&mut host.inner.borrow_mut().backlog);
-        let positions = &opened.positions;
-        tracing::debug!(slot = %host.id, n = %opened.n, epoch = %opened.epoch, ?positions, "slot open");
-        if host.here.get() == Here::Yes {
-            self.rewind_feeds(host);
-        }
-        self.local.borrow_mut().extend(backlog);
-    }
-
-    /// Reads the slot's reminders; when the store cannot be read, the slot is opened again in a while.
-    fn open_reminders(&self, host: &Rc<SlotHost>) -> bool {
-        let Err(error) = self.load_reminders(host) else { return true };
-        let wait = self.store_backoff.borrow_mut().failed();
-        tracing::warn!(slot = %host.id, %error, "the reminders of the slot cannot be read; trying again in {wait:?}");
-        self.set_alarm(self.now.get() + millis(wait), Alarm::Reopen(host.id));
-        false
-    }
-
-    /// Opens a slot whose reminders could not be read.
-    pub(super) fn reopen(&self, host: &Rc<SlotHost>) {
-        if !host.is_running.get() {
-            self.machine(host, |machine, out| machine.rollback(out));
         }
     }
 

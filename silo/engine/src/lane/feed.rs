@@ -7,6 +7,7 @@ use granary_cluster::slots::Slots;
 use granary_cluster::{Batch, Cause, Position, Record, SourceId, fail};
 use granary_core::{SlotId, Timestamp};
 
+use crate::cluster::Cluster;
 use crate::config::{READ_BYTES_MAX, Source};
 use crate::slot::{Blame, Inner, SlotHost};
 use crate::stats::LaneStats;
@@ -153,20 +154,27 @@ impl Lane {
 
     /// Hands records to slots; true when there are more that could be handed out now.
     pub(super) fn feed(&self) -> bool {
-        if self.is_stopping.get() || self.is_finished.get() {
+        if self.is_stopping.get() || self.is_finished.get() || !self.may_store() {
             return false;
         }
+        let mut more = self.feed_kept();
         let mut feeds = std::mem::take(&mut *self.feeds.borrow_mut());
-        let mut more = false;
         for feed in &mut feeds {
             more |= self.feed_from(feed);
         }
         let all_ended = self.config.finite && feeds.iter().all(|feed| feed.has_ended);
         *self.feeds.borrow_mut() = feeds;
-        if all_ended && !more {
+        if all_ended && !more && self.slots_keeping().is_empty() {
             return self.end_inputs();
         }
         more
+    }
+
+    /// Whether the store answers, as far as is known, and has slots of this silo. Records stay in the log until it does: they
+    /// could only wait in memory.
+    fn may_store(&self) -> bool {
+        let has_lease = |cluster: &Cluster| cluster.lease.holds(self.now.get());
+        !self.is_store_away() && self.config.cluster.as_ref().is_none_or(has_lease)
     }
 
     pub(super) fn refill(&self, feed: &mut Feed, next: u64) -> bool {
@@ -199,6 +207,7 @@ impl Lane {
             return self.stray(feed, record, at);
         }
         match self.slots.get(usize::from(slot.0)).and_then(Option::as_ref) {
+            Some(host) if !host.kept.borrow().is_empty() => self.keep(host, record),
             Some(host) => self.feed_slot(host, record, at, Self::apply),
             None => Fed::Passed,
         }
@@ -208,6 +217,9 @@ impl Lane {
     fn stray(&self, feed: &Feed, record: &Record<'_>, at: Position) -> Fed {
         let slots = Slots::new(self.config.slots).expect("a cluster has at least one slot");
         let Some(host) = self.slot(slots.host(feed.partition)) else { return Fed::Passed };
+        if !host.kept.borrow().is_empty() {
+            return Fed::Waits; // the slot is not to stand behind what is kept for it
+        }
         let stream = self.config.sources[feed.source.0 as usize].strays;
         let key = self.pipeline.borrow().routed_key(record);
         self.feed_slot(&host, record, at, |_, _, inner, record, at| {
@@ -229,7 +241,7 @@ impl Lane {
     }
 
     /// Gives a record to a slot if it can take it now.
-    fn feed_slot(
+    pub(super) fn feed_slot(
         &self,
         host: &Rc<SlotHost>,
         record: &Record<'_>,
@@ -237,10 +249,7 @@ impl Lane {
         apply: impl FnOnce(&Lane, &Rc<SlotHost>, &mut Inner, &Record<'_>, Position) -> Result<(), Fault>,
     ) -> Fed {
         let mut inner = host.inner.borrow_mut();
-        if inner.is_parked
-            || host.here.get() != Here::Yes
-            || (host.is_running.get() && at.offset < offset(&inner.positions, at.source, at.partition))
-        {
+        if inner.is_parked || host.here.get() != Here::Yes || is_applied(host, &inner, at) {
             LaneStats::add(&self.mailbox.stats.skipped, 1);
             return Fed::Passed;
         }
@@ -317,7 +326,7 @@ impl Lane {
             return positions; // what passes it by is another's
         }
         for feed in self.feeds.borrow().iter().filter(|feed| feed.feeds(host.id)) {
-            let Some(next) = feed.next else { continue };
+            let Some(next) = self.passed(host, feed) else { continue };
             let at = Position { source: feed.source, partition: feed.partition, offset: next };
             if next > offset(&positions, at.source, at.partition) {
                 set_offset_to(&mut positions, at);
@@ -332,11 +341,10 @@ impl Lane {
     }
 
     pub(super) fn is_lagging_at(&self, host: &SlotHost, positions: &[Position]) -> bool {
-        self.feeds
-            .borrow()
-            .iter()
-            .filter(|feed| feed.feeds(host.id))
-            .any(|feed| feed.next.is_some_and(|next| next > offset(positions, feed.source, feed.partition)))
+        self.feeds.borrow().iter().filter(|feed| feed.feeds(host.id)).any(|feed| {
+            let next = self.passed(host, feed);
+            next.is_some_and(|next| next > offset(positions, feed.source, feed.partition))
+        })
     }
 
     /// Partitions that feed no slot of this lane any more are not read until one of theirs is opened.
@@ -354,6 +362,11 @@ impl Lane {
 
 pub(super) fn cause(at: Position, index: u32) -> Cause {
     Cause { source: at.source, partition: at.partition, offset: at.offset, index }
+}
+
+/// Whether the slot has taken the record at this place before.
+pub(super) fn is_applied(host: &SlotHost, inner: &Inner, at: Position) -> bool {
+    host.is_running.get() && at.offset < offset(&inner.positions, at.source, at.partition)
 }
 
 /// How many outputs the record applied last has caused.

@@ -9,10 +9,11 @@
 //! | `answers` | answers held until their commit, and kept under idempotency keys |
 //! | `commit`, `seal`, `rollback`, `spare` | carries out what the slots' machines decide; seals; goes back; memory used again |
 //! | `eager` | streams whose entries leave before their commit |
+//! | `opening` | a slot is opened and runs |
 //! | `moving` | slots are taken from other silos and given to them |
 //! | `publish` | an external log: fencing, markers, transactions, trimming |
-//! | `reads` | rows, outboxes and cells from the store |
-//! | `feed`, `chunk`, `apply` | records from sources to slots, and what they do there |
+//! | `reads`, `reader` | rows, outboxes and cells from the store; the threads that read for the lane |
+//! | `feed`, `chunk`, `keep`, `apply` | records from sources to slots, or kept for them, and what they do there |
 //! | `clock` | steps that no record causes, and their journal |
 //! | `closing` | what falls due in a mass, a portion at a time |
 //! | `alarms`, `reminding`, `idle` | what is due when; reminders; activations that leave |
@@ -41,9 +42,12 @@ mod feed;
 mod host;
 mod idle;
 mod invariants;
+pub(crate) mod keep;
 mod limits;
 pub(crate) mod moving;
+mod opening;
 mod publish;
+mod reader;
 mod reads;
 mod reminding;
 pub(crate) mod rest;
@@ -82,7 +86,8 @@ use alarms::{Alarm, Alarms, TICK_EVERY};
 pub(crate) use deliver::refuse;
 use feed::Feed;
 use publish::{Publisher, RENEW_EVERY};
-use reads::{Fetched, Reader};
+use reader::Reader;
+use reads::Fetched;
 pub(crate) use route::Route;
 use route::panic_message;
 use spare::Spare;
@@ -127,9 +132,10 @@ pub(crate) struct Lane {
     store_backoff: RefCell<Backoff>,
     now: Cell<Timestamp>,
     started: Timestamp,
-    /// With an external log: its producer, and a thread for long reads of the store.
+    /// With an external log: its producer, and threads for long reads of the store and for very long ones.
     publisher: Option<RefCell<Publisher>>,
     reader: Option<Reader>,
+    scanner: Option<Reader>,
     run_seen: Cell<RunId>,
     /// No slot begins to leave before.
     leaves_next: Cell<Timestamp>,
@@ -156,6 +162,9 @@ pub(crate) struct Lane {
     is_tick_due: Cell<bool>,
     /// Memory is short: clean activations idle for so many seconds leave.
     cut_s: Cell<Option<u64>>,
+    /// Slots for which records are kept, and how much memory those take.
+    keeping: RefCell<Vec<SlotId>>,
+    kept_bytes: Cell<usize>,
     /// When the next pass over all tables begins; `None` while one is under way.
     sweep_at: Cell<Option<Timestamp>>,
 }
@@ -171,6 +180,11 @@ impl Lane {
             .map(|slot| mine(slot).then(|| Rc::new(SlotHost::new(SlotId(slot), index, &config))))
             .collect();
         let (interval_min, interval_max) = config.commit_interval;
+        let start_reader = |of: &str| {
+            let name = format!("{}-{of}-{index}", config.silo);
+            let is_external = config.producer.is_some();
+            is_external.then(|| Reader::start(name, config.store.clone(), mailbox.clone()))
+        };
         let lane = Rc::new(Lane {
             me: OnceCell::new(),
             index,
@@ -192,10 +206,8 @@ impl Lane {
             now: Cell::new(now),
             started: now,
             publisher: publish::publisher_of(&config, index),
-            reader: config.producer.is_some().then(|| {
-                let name = format!("{}-reads-{index}", config.silo);
-                Reader::start(name, config.store.clone(), mailbox.clone())
-            }),
+            reader: start_reader("reads"),
+            scanner: start_reader("scans"),
             run_seen: Cell::new(config.store.run()),
             leaves_next: Cell::new(Timestamp::MIN),
             view: RefCell::default(),
@@ -212,6 +224,8 @@ impl Lane {
             is_finished: Cell::new(false),
             is_tick_due: Cell::new(false),
             cut_s: Cell::new(None),
+            keeping: RefCell::default(),
+            kept_bytes: Cell::new(0),
             sweep_at: Cell::new(None),
             config,
             route,

@@ -240,6 +240,7 @@ impl Lane {
                     inner.positions.sort_unstable();
                     inner.positions = self.positions_of(host, &inner.positions);
                 }
+                self.forget_kept(host);
                 self.now.get()
             }
         };

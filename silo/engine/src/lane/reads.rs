@@ -1,18 +1,16 @@
-//! Reads of the store. Rows and outboxes of slots behind an external log are read on a thread of their own, so that a
-//! store that is away does not hold the lane up; cells are read on the lane, those surely needed together.
+//! Reads of the store: rows and outboxes as the lane asks its reading threads for them, cells on the lane itself, those
+//! surely needed together.
 
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use granary_cluster::slot::{Ask, Heard, Phase, Stored};
-use granary_cluster::{Lookup, RunId, SlotRecord, Store};
+use granary_cluster::{Lookup, RunId, SlotRecord};
 use granary_core::{Durability, Error, ErrorKind, Key, KindId, Result, SlotId, Span};
 use hashbrown::HashMap;
 
 use crate::keyed;
-use crate::mailbox::{Call, Mailbox, Word};
+use crate::mailbox::Call;
 use crate::slot::SlotHost;
 use crate::stats::LaneStats;
 use crate::table::hash_of;
@@ -21,6 +19,7 @@ use super::alarms::Alarm;
 use super::commit::millis;
 use super::deliver::grain_cell;
 use super::moving::Here;
+use super::reader::{Task, stored};
 use super::{CALLS_PER_ROUND, Lane};
 
 /// A slot that was lost is taken again after this.
@@ -30,94 +29,6 @@ const TAKE_AGAIN_AFTER: Span = Span(50);
 const PAUSE_TIMES: u32 = 4;
 /// But not for longer than this.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// Slots whose rows are read together.
-const TOGETHER_MAX: usize = 256;
-/// Outboxes read together: each may be as large as an outbox gets.
-const OUTBOXES_TOGETHER_MAX: usize = 8;
-const OTHER_RUN: &str = "the store's server was another one while the slot was read";
-
-/// What the reading thread is asked for.
-enum Task {
-    /// The row of a slot that is to be taken.
-    Row(SlotId),
-    /// The row and outbox of a slot.
-    Record(SlotId, Ask),
-}
-
-/// The reading thread of one lane.
-pub(super) struct Reader {
-    tasks: Option<mpsc::Sender<Task>>,
-    store: Arc<dyn Store>,
-    mailbox: Arc<Mailbox>,
-}
-
-impl Reader {
-    pub fn start(name: String, store: Arc<dyn Store>, mailbox: Arc<Mailbox>) -> Reader {
-        let (tasks, asked) = mpsc::channel();
-        let (on_store, to) = (store.clone(), mailbox.clone());
-        let body = move || {
-            while let Ok(first) = asked.recv() {
-                let others = std::iter::from_fn(|| asked.try_recv().ok()).take(TOGETHER_MAX - 1);
-                carry_out(std::iter::once(first).chain(others), &*on_store, &to);
-            }
-        };
-        let started = std::thread::Builder::new().name(name).spawn(body);
-        if let Err(error) = &started {
-            tracing::error!(%error, "the reading thread cannot be started: the lane reads by itself");
-        }
-        Reader { tasks: started.is_ok().then_some(tasks), store, mailbox }
-    }
-
-    fn ask(&self, task: Task) {
-        let unasked = match &self.tasks {
-            Some(tasks) => tasks.send(task).err().map(|error| error.0),
-            None => Some(task),
-        };
-        if let Some(task) = unasked {
-            carry_out(std::iter::once(task), &*self.store, &self.mailbox);
-        }
-    }
-}
-
-/// Reads for several slots at once: a slot that moves waits for round trips, and many move together.
-fn carry_out(tasks: impl Iterator<Item = Task>, store: &dyn Store, mailbox: &Mailbox) {
-    let (mut rows, mut records) = (Vec::new(), Vec::new());
-    for task in tasks {
-        match task {
-            Task::Row(slot) => rows.push(slot),
-            Task::Record(slot, ask) => records.push((slot, ask)),
-        }
-    }
-    if !rows.is_empty() {
-        let run = store.run();
-        for (slot, row) in rows.iter().zip(store.records(&rows)) {
-            mailbox.tell(Word::Row(*slot, row.map(|record| (record, run))));
-        }
-    }
-    for records in records.chunks(OUTBOXES_TOGETHER_MAX) {
-        let run = store.run();
-        let slots: Vec<SlotId> = records.iter().map(|(slot, _)| *slot).collect();
-        let found = store.records_with_outboxes(&slots);
-        let is_of_run = store.run() == run;
-        for ((slot, ask), found) in records.iter().zip(found) {
-            let stored = found.and_then(|(record, outbox)| {
-                let stored = Stored { record, outbox, run };
-                is_of_run.then_some(stored).ok_or_else(|| Error::new(ErrorKind::Unavailable, OTHER_RUN))
-            });
-            mailbox.tell(Word::Record(*slot, *ask, stored));
-        }
-    }
-}
-
-/// Row and outbox, under one run of the store's server.
-fn stored(store: &dyn Store, slot: SlotId, run: RunId) -> Result<Stored> {
-    let (record, outbox) = (store.record(slot)?, store.outbox(slot)?);
-    if store.run() == run {
-        return Ok(Stored { record, outbox, run });
-    }
-    Err(Error::new(ErrorKind::Unavailable, OTHER_RUN))
-}
 
 /// Cells looked up before they are needed, by slot and key. They hold for as long as nothing of their slots is applied.
 pub(super) type Fetched = HashMap<Vec<u8>, Option<Vec<u8>>, foldhash::fast::FixedState>;

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use granary_cluster::Cells;
 use granary_core::call::Origin;
-use granary_core::{Error, ErrorKind, KindId, Ran, Result, Span};
+use granary_core::{Error, ErrorKind, KindId, Ran, Span};
 
-use crate::reminders::{CELL_PREFIX, Change, Reminder};
+use crate::reminders::{Change, Reminder};
 use crate::slot::SlotHost;
 
 use super::Lane;
@@ -17,25 +17,7 @@ const TRY_AGAIN_AFTER: Span = Span(1_000);
 /// Times a reminder's turn may undo its slot before the occurrence is given up.
 const REMINDER_FAILURES_MAX: u32 = 3;
 
-/// A reminder fires within so much of its due time. What is due for no longer when a slot is opened was not missed: a slot
-/// that moves in order at that moment skips nothing.
-const FIRES_WITHIN: Span = Span(1_000);
-
 impl Lane {
-    pub(super) fn load_reminders(&self, host: &SlotHost) -> Result<()> {
-        let mut inner = host.inner.borrow_mut();
-        inner.reminders.open(self.now.get() - FIRES_WITHIN);
-        let mut broken = None;
-        self.config.store.scan(host.id, CELL_PREFIX, None, &mut |_, cell| {
-            broken = inner.reminders.load(cell).err();
-            broken.is_none()
-        })?;
-        if let Some(at) = inner.reminders.next_due() {
-            self.set_alarm(at, Alarm::Reminders(host.id));
-        }
-        broken.map_or(Ok(()), Err)
-    }
-
     pub(super) fn fire_reminders(&self, host: &Rc<SlotHost>) {
         if !host.is_running.get() {
             return; // it is looked at again when the slot is open

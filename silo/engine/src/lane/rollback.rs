@@ -6,7 +6,7 @@ use granary_cluster::retry::{Culprit, Retry};
 use granary_cluster::slot::{Dropped, Why};
 use granary_cluster::{Cells, Effects};
 use granary_core::envelope::Envelope;
-use granary_core::{Error, ErrorKind, Ran};
+use granary_core::{Error, ErrorKind, Ran, Timestamp};
 
 use crate::mailbox::Call;
 use crate::slot::{Blame, Broken, SlotHost};
@@ -21,8 +21,10 @@ impl Lane {
     /// The slot's memory goes: everything not stored is undone.
     pub(super) fn dropped(&self, host: &Rc<SlotHost>, dropped: &Dropped) {
         host.is_running.set(false);
+        host.opening.set(host.opening.get() + 1);
         self.clear_of_suspicion(host);
         host.stream_turns.set(0);
+        self.forget_kept(host);
         host.has_changes.set(false);
         *host.broken.borrow_mut() = None;
         self.drop_turns(host, dropped.unsure.is_some());
@@ -34,6 +36,7 @@ impl Lane {
         host.eager.looked_at.set(0);
         inner.cells = Cells::default();
         inner.timers.clear();
+        inner.reminders = inner.reminders.opening(Timestamp::MIN);
         inner.leaving.clear();
         inner.has_ended = false;
         if dropped.why != Why::Rollback {

@@ -40,8 +40,10 @@ impl Lane {
         LaneStats::set(&stats.clock_delay_ms, delay.unwrap_or(0));
         let mut stands = self.mailbox.stands.lock().unwrap_or_else(PoisonError::into_inner);
         stands.clear();
+        let keeping: Vec<_> = self.slots_keeping().into_iter().filter_map(|slot| self.slot(slot)).collect();
         stands.extend(feeds.iter().filter_map(|feed| {
-            let next = feed.next?;
+            let kept = keeping.iter().filter_map(|host| self.passed(host, feed));
+            let next = kept.chain(feed.next).min()?;
             Some(Stand { source: feed.source.0, partition: feed.partition, next })
         }));
     }

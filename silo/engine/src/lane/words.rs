@@ -16,6 +16,7 @@ impl Lane {
                 Word::Scripted(sent, replies) => self.scripted(&sent, replies),
                 Word::Row(slot, row) => self.row(slot, row),
                 Word::Record(slot, ask, stored) => self.record(slot, ask, stored),
+                Word::Reminders(slot, opening, read) => self.reminders(slot, opening, read),
                 Word::Marker(slot, ask, marker) => self.marker(slot, ask, marker),
                 Word::Journal(slot, values) => self.journal(slot, values),
                 Word::Fenced(done) => self.fenced(done),

@@ -183,7 +183,6 @@ fn a_slow_and_hot_key_holds_up_no_other_partition() {
 
 /// Scenario 44: keys of its own partition do so, too.
 #[test]
-#[ignore = "does not hold yet: a partition is fed in order, so its other slots wait for the turn of the slow key"]
 fn a_slow_and_hot_key_holds_up_no_other_slot() {
     a_slow_key_holds_up_nobody_in(3);
 }
