@@ -6,8 +6,10 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a server may take until it is ready. Other tests may use the machine at the same time.
@@ -155,8 +157,20 @@ pub(crate) fn new_dir(name: &str) -> PathBuf {
     dir.expect("a directory can be made").keep()
 }
 
-/// A port nobody uses at present.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-    listener.local_addr().expect("a bound socket has an address").port()
+/// Ports for servers. Systems give others to connections, mostly from 32768 on: a connection could have one of those before
+/// the server that it was meant for, or while that is away.
+const PORTS: Range<u16> = 10_000..30_000;
+
+/// A port of loopback that nobody listens at, and that this process was not given before.
+pub fn free_port() -> u16 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let (count, begin) = (u32::from(PORTS.end - PORTS.start), std::process::id().wrapping_mul(97));
+    loop {
+        let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+        assert!(given < count, "no port of {PORTS:?} is free");
+        let port = PORTS.start + (begin.wrapping_add(given) % count) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

@@ -1,8 +1,10 @@
 //! A `redis-server` of one test: a free loopback port, a directory that goes away with it.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -101,10 +103,19 @@ impl Drop for Server {
     }
 }
 
-/// A port nobody listens on.
+/// Ports that systems do not give to connections: one of those could have it while the server is away.
+const PORTS: Range<u16> = 30_000..32_000;
+
+/// A port nobody listens on, and that was not given before.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("it is bound").port()
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let port = PORTS.start + GIVEN.fetch_add(1, Ordering::Relaxed);
+        assert!(PORTS.contains(&port), "no port of {PORTS:?} is free");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Makes `to` a copy of `from`.

@@ -1,16 +1,14 @@
 //! A cluster of its own on Kafka and Redis: topics, a pipeline, a configuration.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Cursor;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use granary_cluster::{Batch, Log as _};
 use granary_core::{Clock as _, Span, id};
-use granary_harness::{Kafka, Redis, unique};
+use granary_harness::{Kafka, Redis, free_port, unique};
 use granary_kafka::{KafkaLog, Settings};
 use granary_streams::compare::Report;
 use granary_streams::inject::{self, Injector};
@@ -365,15 +363,7 @@ fn root() -> PathBuf {
 
 /// An address that nobody listens at, and that this process was not given before.
 pub fn free_address() -> String {
-    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address").to_string();
-        if given.insert(address.clone()) {
-            return address;
-        }
-    }
+    format!("127.0.0.1:{}", free_port())
 }
 
 /// CRC-32 as librdkafka's partitioner takes it (the polynomial of zlib).
