@@ -206,7 +206,7 @@ transaction.state.log.num.partitions=4
 transaction.abort.timed.out.transaction.cleanup.interval.ms=500
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=4194304
-log.retention.check.interval.ms=1000
+log.retention.check.interval.ms=5000
 log.retention.ms=-1
 ",
         data.display()

@@ -14,5 +14,5 @@ mod process;
 mod redis;
 
 pub use crate::kafka::{Kafka, unique};
-pub use crate::process::{Server, free_port};
+pub use crate::process::{Server, free_port, keep_on_disk};
 pub use crate::redis::Redis;

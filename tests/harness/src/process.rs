@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a server may take until it is ready. Other tests may use the machine at the same time.
@@ -151,10 +151,39 @@ impl Drop for Server {
     }
 }
 
+/// A file system in memory, where there is one: servers of tests make and remove thousands of files.
+const IN_MEMORY: &str = "/dev/shm";
+
+/// It is used while so much of it is free.
+const FREE_MIN_KIB: u64 = 4 << 20;
+
+static IS_ON_DISK: AtomicBool = AtomicBool::new(false);
+
+/// Servers started from now on keep what they have on disk: for who measures them.
+pub fn keep_on_disk() {
+    IS_ON_DISK.store(true, Ordering::Relaxed);
+}
+
 /// A new directory that [`Server`] removes.
 pub(crate) fn new_dir(name: &str) -> PathBuf {
-    let dir = tempfile::Builder::new().prefix(&format!("granary-{name}-")).tempdir();
-    dir.expect("a directory can be made").keep()
+    let mut dir = tempfile::Builder::new();
+    let prefix = format!("granary-{name}-");
+    dir.prefix(&prefix);
+    let made = if !IS_ON_DISK.load(Ordering::Relaxed) && has_room(IN_MEMORY) {
+        dir.tempdir_in(IN_MEMORY)
+    } else {
+        dir.tempdir()
+    };
+    made.expect("a directory can be made").keep()
+}
+
+fn has_room(directory: &str) -> bool {
+    let asked = Command::new("df").args(["-k", "--output=avail", directory]).output();
+    let text = asked.map(|answer| String::from_utf8_lossy(&answer.stdout).into_owned()).unwrap_or_default();
+    text.lines()
+        .last()
+        .and_then(|line| line.trim().parse().ok())
+        .is_some_and(|free: u64| free >= FREE_MIN_KIB)
 }
 
 /// Ports for servers. Systems give others to connections, mostly from 32768 on: a connection could have one of those before

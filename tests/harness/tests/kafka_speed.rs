@@ -110,6 +110,7 @@ fn source(log: &KafkaLog, topic: &str, events: u64) {
 #[ignore = "a measurement: run it alone, with --nocapture"]
 fn reading() {
     let events = std::env::var("EVENTS").map_or(2_000_000, |text| text.parse().unwrap());
+    granary_harness::keep_on_disk();
     let kafka = Kafka::start();
     let log = KafkaLog::new(Settings::new(unique("speed"), kafka.brokers())).unwrap();
     let topic = unique("speed");
