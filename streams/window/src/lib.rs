@@ -8,6 +8,7 @@
 //! | [`row`] | what comes out: rows and outcomes |
 //! | [`operator`] | the state machine of one step in one slot |
 //! | [`distinct`] | de-duplication without a window |
+//! | [`pattern`] | sequences of events of one key |
 //! | [`cases`] | runs conformance cases through these |
 //! | [`clock`] | the watermark of a stream in partitions |
 //!
@@ -53,6 +54,7 @@ mod key;
 mod keys;
 pub mod operator;
 mod pane;
+pub mod pattern;
 mod pool;
 pub mod row;
 mod rules;

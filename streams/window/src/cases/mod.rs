@@ -5,15 +5,18 @@
 //! |---|---|
 //! | `parse` | case files, strictly: an unknown field inside `spec` is an error |
 //! | `run` | steps through an operator, with state stored and loaded in between when asked to |
+//! | `pattern` | cases of patterns |
 //! | `compare` | what came out against what must |
 
 mod compare;
 mod parse;
+mod pattern;
 mod run;
 
 use serde_json::Value as Json;
 
 pub use parse::{Case, Kind, Step, cases_of};
+pub use pattern::PatternCase;
 pub use run::{Disturbance, Observed, run};
 
 /// What became of one case.

@@ -3,6 +3,7 @@
 use granary_core::Span;
 use serde_json::{Map, Value as Json};
 
+use super::pattern::PatternCase;
 use crate::distinct::Keep;
 use crate::spec::{
     Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Per, Spec, Time, Watermark,
@@ -31,6 +32,8 @@ pub enum Kind {
     Window(Box<Spec>),
     /// De-duplication without a window.
     Distinct(Keep, Lateness, Watermark),
+    /// A pattern.
+    Pattern(Box<PatternCase>),
     /// The watermark alone.
     Watermark(Watermark),
     /// Something that is not there.
@@ -89,13 +92,18 @@ impl Case {
         let steps = case.get("events").and_then(Json::as_array).ok_or("events: a list expected")?;
         let steps = steps.iter().map(read_step).collect::<Result<Vec<_>>>()?;
         let expect = case.get("expect").cloned().unwrap_or(Json::Null);
-        for later in ["join", "pattern", "rank"] {
+        for later in ["join", "rank"] {
             if spec.map.contains_key(later) {
                 let kind = Kind::NotSupported(later.to_owned());
                 return Ok(Case { kind, steps, expect, by: Vec::new(), field: None });
             }
         }
         let watermark = read_watermark(spec.take("watermark"))?;
+        if let Some(pattern) = spec.take("pattern") {
+            spec.finish()?;
+            let kind = Kind::Pattern(Box::new(PatternCase::read(&pattern, watermark)?));
+            return Ok(Case { kind, steps, expect, by: Vec::new(), field: None });
+        }
         let lateness = read_lateness(spec.take("allowed_lateness"))?;
         let mut by = Vec::new();
         let dedup = spec.take("dedup").map(|dedup| read_dedup(dedup, &mut by)).transpose()?;
@@ -119,18 +127,18 @@ impl Case {
 }
 
 /// The fields of an object, each taken once; what is left is unknown.
-struct Fields {
+pub(super) struct Fields {
     map: Map<String, Json>,
     place: String,
 }
 
 impl Fields {
-    fn of(json: &Json, place: &str) -> Result<Fields> {
+    pub fn of(json: &Json, place: &str) -> Result<Fields> {
         let map = json.as_object().cloned().ok_or_else(|| format!("{place}: an object expected"))?;
         Ok(Fields { map, place: place.to_owned() })
     }
 
-    fn take(&mut self, name: &str) -> Option<Json> {
+    pub fn take(&mut self, name: &str) -> Option<Json> {
         self.map.remove(name)
     }
 
@@ -146,13 +154,13 @@ impl Fields {
         self.optional_span(name)?.ok_or_else(|| format!("{}.{name}: a length expected", self.place))
     }
 
-    fn optional_span(&mut self, name: &str) -> Result<Option<Span>> {
+    pub fn optional_span(&mut self, name: &str) -> Result<Option<Span>> {
         let place = format!("{}.{name}", self.place);
         let to_span = |ms| u64::try_from(ms).map(Span).map_err(|_| format!("{place}: must not be negative"));
         self.int(name)?.map(to_span).transpose()
     }
 
-    fn bool(&mut self, name: &str) -> Result<bool> {
+    pub fn bool(&mut self, name: &str) -> Result<bool> {
         match self.map.remove(name) {
             None => Ok(false),
             Some(Json::Bool(b)) => Ok(b),
@@ -160,7 +168,7 @@ impl Fields {
         }
     }
 
-    fn word(&mut self, name: &str) -> Result<Option<String>> {
+    pub fn word(&mut self, name: &str) -> Result<Option<String>> {
         match self.map.remove(name) {
             None => Ok(None),
             Some(Json::String(word)) => Ok(Some(word)),
@@ -168,7 +176,7 @@ impl Fields {
         }
     }
 
-    fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         match self.map.keys().next() {
             None => Ok(()),
             Some(name) => Err(format!("{}: unknown field {name}", self.place)),

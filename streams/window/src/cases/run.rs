@@ -49,6 +49,7 @@ pub fn run(case: &Case, before: &mut dyn FnMut(usize) -> Disturbance) -> Result<
         Kind::Window(spec) => run_window(case, spec, before),
         Kind::Distinct(..) => Ok(run_distinct(case, before)),
         Kind::Watermark(watermark) => Ok(run_watermark(case, *watermark)),
+        Kind::Pattern(pattern) => Ok(pattern.run(case)),
         Kind::NotSupported(what) => Err(format!("not supported: {what}")),
     }
 }
@@ -234,20 +235,20 @@ fn value_json(value: Value<'_>) -> Json {
 }
 
 /// The clocks of a case without a window: one for the stream, or one for each key.
-struct Clocks {
+pub(super) struct Clocks {
     watermark: Watermark,
-    stream: Partitions,
+    pub stream: Partitions,
     keys: BTreeMap<String, i64>,
 }
 
 impl Clocks {
-    fn new(watermark: Watermark) -> Clocks {
+    pub fn new(watermark: Watermark) -> Clocks {
         let partitions = if let Per::Stream { partitions } = watermark.per { partitions } else { 1 };
         Clocks { watermark, stream: Partitions::new(partitions), keys: BTreeMap::new() }
     }
 
     /// What the step moves: the key (`None`: the stream, or every key) and the watermark it has then.
-    fn step(&mut self, step: &Step) -> Option<(Option<String>, i64)> {
+    pub fn step(&mut self, step: &Step) -> Option<(Option<String>, i64)> {
         let before = self.stream.watermark();
         let per_key = self.watermark.per == Per::Key;
         match step {
