@@ -1,7 +1,7 @@
 //! How fast the window part is: 10,000 devices in 4 categories, 5 s tumbling windows, 60 s of allowed lateness, copies
 //! refused per pane, count, sum and avg, one event at a time.
 //!
-//! `cargo run --release -p granary-window --example rate [EVENTS] [DEVICES] [SLOTS]`
+//! `cargo run --release -p granary-window --example windows_rate [EVENTS] [DEVICES] [SLOTS]`
 //!
 //! With one slot events of all devices come in turn, so that each meets cold memory: the worst case. With more slots
 //! they come as partitions are read, a thousand or so of one slot after the other.
