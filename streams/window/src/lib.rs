@@ -8,7 +8,7 @@
 //! | [`row`] | what comes out: rows and outcomes |
 //! | [`operator`] | the state machine of one step in one slot |
 //! | [`distinct`] | de-duplication without a window |
-//! | [`pattern`] | sequences of events of one key |
+//! | [`pattern`], [`join`], [`rank`] | sequences of events of one key, pairs of two streams, the best of many keys |
 //! | [`cases`] | runs conformance cases through these |
 //! | [`clock`] | the watermark of a stream in partitions |
 //!
@@ -50,12 +50,14 @@ pub mod event;
 mod fire;
 mod ids;
 mod index;
+pub mod join;
 mod key;
 mod keys;
 pub mod operator;
 mod pane;
 pub mod pattern;
 mod pool;
+pub mod rank;
 pub mod row;
 mod rules;
 mod shifting;

@@ -3,7 +3,9 @@
 use granary_core::Span;
 use serde_json::{Map, Value as Json};
 
+use super::join::JoinCase;
 use super::pattern::PatternCase;
+use super::rank::RankCase;
 use crate::distinct::Keep;
 use crate::spec::{
     Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Per, Spec, Time, Watermark,
@@ -23,6 +25,8 @@ pub struct Case {
     pub by: Vec<String>,
     /// The field its aggregate reads; `None`: the event's id.
     pub field: Option<String>,
+    /// What stands after the window.
+    pub rank: Option<RankCase>,
 }
 
 /// What a case exercises.
@@ -34,10 +38,10 @@ pub enum Kind {
     Distinct(Keep, Lateness, Watermark),
     /// A pattern.
     Pattern(Box<PatternCase>),
+    /// A join.
+    Join(JoinCase),
     /// The watermark alone.
     Watermark(Watermark),
-    /// Something that is not there.
-    NotSupported(String),
 }
 
 /// One step.
@@ -92,19 +96,19 @@ impl Case {
         let steps = case.get("events").and_then(Json::as_array).ok_or("events: a list expected")?;
         let steps = steps.iter().map(read_step).collect::<Result<Vec<_>>>()?;
         let expect = case.get("expect").cloned().unwrap_or(Json::Null);
-        for later in ["join", "rank"] {
-            if spec.map.contains_key(later) {
-                let kind = Kind::NotSupported(later.to_owned());
-                return Ok(Case { kind, steps, expect, by: Vec::new(), field: None });
-            }
-        }
         let watermark = read_watermark(spec.take("watermark"))?;
         if let Some(pattern) = spec.take("pattern") {
             spec.finish()?;
             let kind = Kind::Pattern(Box::new(PatternCase::read(&pattern, watermark)?));
-            return Ok(Case { kind, steps, expect, by: Vec::new(), field: None });
+            return Ok(Case { kind, steps, expect, by: Vec::new(), field: None, rank: None });
         }
         let lateness = read_lateness(spec.take("allowed_lateness"))?;
+        if let Some(join) = spec.take("join") {
+            spec.finish()?;
+            let kind = Kind::Join(JoinCase::read(&join, watermark, lateness)?);
+            return Ok(Case { kind, steps, expect, by: Vec::new(), field: None, rank: None });
+        }
+        let rank = spec.take("rank").map(|rank| RankCase::read(&rank)).transpose()?;
         let mut by = Vec::new();
         let dedup = spec.take("dedup").map(|dedup| read_dedup(dedup, &mut by)).transpose()?;
         let mut field = None;
@@ -122,7 +126,7 @@ impl Case {
         {
             return Err(format!("spec: {}: {}", mistake.field, mistake.message));
         }
-        Ok(Case { kind, steps, expect, by, field })
+        Ok(Case { kind, steps, expect, by, field, rank })
     }
 }
 
@@ -142,7 +146,7 @@ impl Fields {
         self.map.remove(name)
     }
 
-    fn int(&mut self, name: &str) -> Result<Option<i64>> {
+    pub fn int(&mut self, name: &str) -> Result<Option<i64>> {
         let place = &self.place;
         self.map
             .remove(name)
@@ -161,8 +165,12 @@ impl Fields {
     }
 
     pub fn bool(&mut self, name: &str) -> Result<bool> {
+        self.bool_or(name, false)
+    }
+
+    pub fn bool_or(&mut self, name: &str, default: bool) -> Result<bool> {
         match self.map.remove(name) {
-            None => Ok(false),
+            None => Ok(default),
             Some(Json::Bool(b)) => Ok(b),
             Some(_) => Err(format!("{}.{name}: true or false expected", self.place)),
         }

@@ -147,7 +147,7 @@ fn holds(compared: Compared, own: &Json, other: &Json) -> bool {
 }
 
 /// Numbers by value, texts by their letters; other values have no order.
-fn order(own: &Json, other: &Json) -> Option<Ordering> {
+pub(super) fn order(own: &Json, other: &Json) -> Option<Ordering> {
     match (own, other) {
         (Json::Number(a), Json::Number(b)) => match (a.as_i64(), b.as_i64()) {
             (Some(a), Some(b)) => Some(a.cmp(&b)),

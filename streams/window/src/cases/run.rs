@@ -46,11 +46,17 @@ pub enum Disturbance {
 /// Runs a case; `before` tells what happens before each step.
 pub fn run(case: &Case, before: &mut dyn FnMut(usize) -> Disturbance) -> Result<Observed, String> {
     match &case.kind {
-        Kind::Window(spec) => run_window(case, spec, before),
+        Kind::Window(spec) => {
+            let mut observed = run_window(case, spec, before)?;
+            if let Some(rank) = case.rank {
+                rank.rank(&mut observed);
+            }
+            Ok(observed)
+        }
+        Kind::Join(join) => join.run(case),
         Kind::Distinct(..) => Ok(run_distinct(case, before)),
         Kind::Watermark(watermark) => Ok(run_watermark(case, *watermark)),
         Kind::Pattern(pattern) => Ok(pattern.run(case)),
-        Kind::NotSupported(what) => Err(format!("not supported: {what}")),
     }
 }
 
