@@ -270,7 +270,9 @@ impl<E, J: Judge<E>> Look<'_, E, J> {
             (contiguity != Contiguity::Next || is_next) && self.fits(absent, Some(&taken))
         };
         let broken: Vec<usize> = self.absences(partial).filter(|absent| is_broken(*absent)).collect();
-        if broken.contains(&(stage + 1)) {
+        let absent_next =
+            self.pattern.stages.iter().skip(stage + 1).take_while(|next| next.is_absent).count();
+        if broken.iter().any(|absent| *absent <= stage + absent_next) {
             return false; // also where it could take more of the stage before
         }
         let mut is_cut = false;

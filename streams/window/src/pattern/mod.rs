@@ -11,6 +11,8 @@
 //! this page is silent.
 
 pub mod matcher;
+#[cfg(test)]
+mod oracle;
 mod partial;
 #[cfg(test)]
 mod tests;
