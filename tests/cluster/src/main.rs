@@ -170,7 +170,11 @@ struct Measurement {
 #[grain]
 impl Listener {
     async fn take(&mut self, measurement: Measurement) -> Result<()> {
-        let ms = if measurement.device.starts_with("slow") { 100 } else { 1 };
+        let ms = match measurement.device.split_once('-') {
+            Some(("slow", _)) => 100,
+            Some(("quick", _)) => 1,
+            _ => 10, // seconds of work for some hundred messages, so that tests meet it in the middle
+        };
         tokio::time::sleep(millis(ms).into()).await;
         self.heard.push(measurement.id);
         Ok(())

@@ -192,7 +192,7 @@ fn a_slow_and_hot_key_holds_up_no_other_slot() {
 #[test]
 fn a_silo_that_stops_leaves_nothing_to_be_read_again() {
     let rig = listening();
-    let options = rig.load(40, 100);
+    let options = rig.load(40, 200);
     let total: usize = sent(&options).values().map(Vec::len).sum();
     let silo = rig.silo();
     rig.inject(&options);
