@@ -217,7 +217,7 @@ fn reminders_are_on_time_when_a_silo_dies() {
 
 /// Scenario 39 in full.
 #[test]
-#[ignore = "does not hold yet: a lane that takes slots reads all their reminders in one step, for longer than a lease"]
+#[ignore = "minutes, and gigabytes of memory; it failed before reminders were read beside the lane, and has not been run since"]
 fn five_million_reminders_are_on_time_when_a_silo_dies() {
     a_silo_dies_at_the_top_of_the_minute((5_000_000, 20_000), Duration::from_secs(20));
 }
