@@ -125,14 +125,11 @@ pub(crate) fn conformance(arguments: ConformanceArguments, json: bool) -> Result
         let text = std::fs::read_to_string(&path)
             .map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))?;
         for report in cases::run_file(&text) {
-            let (word, detail) = match &report.outcome {
-                CaseOutcome::Passed => ("passed", ""),
-                CaseOutcome::Failed(difference) => ("failed", difference.as_str()),
+            let (word, detail, count) = match &report.outcome {
+                CaseOutcome::Passed => ("passed", "", &mut passed),
+                CaseOutcome::Failed(difference) => ("failed", difference.as_str(), &mut failed),
             };
-            match &report.outcome {
-                CaseOutcome::Passed => passed += 1,
-                CaseOutcome::Failed(_) => failed += 1,
-            }
+            *count += 1;
             if json {
                 say!("{}", serde_json::json!({"case": report.name, "outcome": word, "detail": detail}));
             } else if word != "passed" {

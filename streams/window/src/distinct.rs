@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use crate::Corrupt;
 use crate::encode::{Reader, VERSION, put_bytes, put_i64, put_u64};
 use crate::ids::{Id, id_of};
-use crate::rules::length;
+use crate::rules::{lateness_ms, length};
 use crate::spec::Lateness;
 
 /// Which of the events with one id passes.
@@ -62,13 +62,9 @@ struct Holder {
 impl Distinct {
     /// One that has seen nothing.
     pub fn new(keep: Keep, allowed_lateness: Lateness) -> Distinct {
-        let lateness = match allowed_lateness {
-            Lateness::Span(span) => Some(length(span)),
-            Lateness::Forever => None,
-        };
         Distinct {
             keep,
-            lateness,
+            lateness: lateness_ms(allowed_lateness),
             watermark: i64::MIN,
             holders: HashMap::default(),
             due: BTreeMap::new(),

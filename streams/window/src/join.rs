@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use granary_core::{Span, Timestamp};
 
-use crate::rules::length;
+use crate::rules::{floor_rest, lateness_ms, length};
 use crate::spec::{Lateness, Mistake};
 
 /// A side.
@@ -179,18 +179,11 @@ impl<E> Joiner<E> {
         }
     }
 
-    /// The allowed lateness; `None`: for ever.
-    fn lateness_ms(&self) -> Option<i64> {
-        match self.join.allowed_lateness {
-            Lateness::Span(span) => Some(length(span)),
-            Lateness::Forever => None,
-        }
-    }
-
     fn is_late(&self, ms: i64) -> bool {
         match self.join.over {
             Over::Window(size) => window_of(ms, size).1.saturating_sub(1) <= self.watermark,
-            _ => self.lateness_ms().is_some_and(|late| ms.saturating_add(late) <= self.watermark),
+            _ => lateness_ms(self.join.allowed_lateness)
+                .is_some_and(|late| ms.saturating_add(late) <= self.watermark),
         }
     }
 
@@ -241,7 +234,7 @@ impl<E> Joiner<E> {
     /// Ends the events of a side whose last partner could be `reach` later.
     fn expire(&mut self, side: Side, reach: i64, out: &mut impl FnMut(Paired<'_, E>)) {
         let (watermark, is_kept) = (self.watermark, self.join.kind.keeps(side));
-        let late = if watermark == i64::MAX { Some(0) } else { self.lateness_ms() };
+        let late = if watermark == i64::MAX { Some(0) } else { lateness_ms(self.join.allowed_lateness) };
         let Some(late) = late else { return };
         let is_over = |ms: i64| watermark >= ms.saturating_add(reach).saturating_add(late);
         let events = self.side(side);
@@ -291,7 +284,7 @@ impl<E> Joiner<E> {
             }
         }
         // what still comes is later than this: of the versions up to there it may meet the last one only
-        let Some(late) = self.lateness_ms() else { return };
+        let Some(late) = lateness_ms(self.join.allowed_lateness) else { return };
         let settled = self.watermark.saturating_sub(late);
         if let Some(last) = self.right.range(..=(settled, u64::MAX)).next_back().map(|(at, _)| *at) {
             self.right = self.right.split_off(&last);
@@ -316,7 +309,7 @@ fn until<E>(events: &mut Events<E>, end: i64) -> Events<E> {
 /// The tumbling window of a time.
 fn window_of(ms: i64, size: Span) -> (i64, i64) {
     let size = length(size).max(1);
-    let start = ms.saturating_sub(ms.rem_euclid(size));
+    let start = ms.saturating_sub(floor_rest(ms, 0, size));
     (start, start.saturating_add(size))
 }
 

@@ -74,6 +74,14 @@ pub(crate) fn length(span: Span) -> i64 {
     i64::try_from(span.ms()).unwrap_or(i64::MAX)
 }
 
+/// The allowed lateness as a signed number; `None`: for ever.
+pub(crate) fn lateness_ms(allowed: Lateness) -> Option<i64> {
+    match allowed {
+        Lateness::Span(span) => Some(length(span)),
+        Lateness::Forever => None,
+    }
+}
+
 impl Rules {
     pub(crate) fn new(spec: &Spec) -> Rules {
         let layout = match spec.window {
@@ -95,11 +103,7 @@ impl Rules {
         };
         let processing = spec.time == Time::Processing;
         let global = layout == Layout::Global;
-        let lateness = match spec.allowed_lateness {
-            _ if processing || global => Some(0),
-            Lateness::Span(span) => Some(length(span)),
-            Lateness::Forever => None,
-        };
+        let lateness = if processing || global { Some(0) } else { lateness_ms(spec.allowed_lateness) };
         // Time never takes anything from count windows.
         let lateness = lateness.filter(|_| !matches!(layout, Layout::Count { .. }));
         let (per_key, partitions) = match spec.watermark.per {
@@ -206,7 +210,7 @@ impl Rules {
 }
 
 /// How far `time` lies after the last `offset + n * step`: from 0 to `step - 1`.
-fn floor_rest(time: i64, offset: i64, step: i64) -> i64 {
+pub(crate) fn floor_rest(time: i64, offset: i64, step: i64) -> i64 {
     match time.checked_sub(offset) {
         Some(distance) => distance.rem_euclid(step),
         None => {

@@ -215,9 +215,9 @@ fn a_renewal_without_answer_is_another_one_the_next_time() {
     assert_eq!(counters, [1, 2, 3], "each can be seen");
 }
 
-/// Found by the simulation of clusters: a silo went on with members that the store had lost.
-#[test]
-fn a_version_that_is_given_twice_is_news() {
+/// A silo, the table as it knows it, and that of a store which has lost the last join and let another one follow: both
+/// have one version.
+fn after_a_loss() -> (Membership, Table, Table) {
     let (at, mut said) = (Timestamp(0), Vec::new());
     let mut table = table_of(&["b"]);
     let mut one = Membership::new(Incarnation(2), "a", "here", Terms::of(LEASE), at);
@@ -227,6 +227,14 @@ fn a_version_that_is_given_twice_is_news() {
     table.apply(&Change::Join { member: member(3, "c", "3"), instead_of: None });
     one.answered(true, table.clone(), at, &mut said);
     lost.apply(&Change::Join { member: member(4, "d", "4"), instead_of: None });
+    (one, table, lost)
+}
+
+/// Found by the simulation of clusters: a silo went on with members that the store had lost.
+#[test]
+fn a_version_that_is_given_twice_is_news() {
+    let (mut one, table, lost) = after_a_loss();
+    let mut said = Vec::new();
     assert_eq!(lost.version, table.version);
     for is_news in [true, false] {
         let at = one.wakes_at();
@@ -240,18 +248,11 @@ fn a_version_that_is_given_twice_is_news() {
 /// Clients take the table of the highest version: what they know has to be older than what is so.
 #[test]
 fn versions_that_were_known_are_not_given_again() {
-    let (mut at, mut said) = (Timestamp(0), Vec::new());
-    let mut table = table_of(&["b"]);
-    let mut one = Membership::new(Incarnation(2), "a", "here", Terms::of(LEASE), at);
-    one.tick(at, &mut said);
-    table.apply(&Change::Join { member: member(2, "a", "here"), instead_of: None });
-    let mut lost = table.clone();
-    table.apply(&Change::Join { member: member(3, "c", "3"), instead_of: None });
-    one.answered(true, table.clone(), at, &mut said);
-    lost.apply(&Change::Join { member: member(4, "d", "4"), instead_of: None });
+    let (mut one, table, mut lost) = after_a_loss();
+    let mut said = Vec::new();
     let mut versions = Vec::new();
     for is_other_server in [true, false, false] {
-        at = one.wakes_at();
+        let at = one.wakes_at();
         said.clear();
         one.tick(at, &mut said);
         let Some(Do::Ask(renewal)) = said.first().cloned() else { panic!("{said:?}") };

@@ -270,9 +270,8 @@ impl<E, J: Judge<E>> Look<'_, E, J> {
             (contiguity != Contiguity::Next || is_next) && self.fits(absent, Some(&taken))
         };
         let broken: Vec<usize> = self.absences(partial).filter(|absent| is_broken(*absent)).collect();
-        let absent_next =
-            self.pattern.stages.iter().skip(stage + 1).take_while(|next| next.is_absent).count();
-        if broken.iter().any(|absent| *absent <= stage + absent_next) {
+        let absent_next = self.pattern.absent_after(stage);
+        if broken.iter().any(|absent| absent_next.contains(absent)) {
             return false; // also where it could take more of the stage before
         }
         let mut is_cut = false;
@@ -306,9 +305,9 @@ impl<E, J: Judge<E>> Look<'_, E, J> {
         let stages = &self.pattern.stages;
         let from = partial.taken.stage + 1;
         let is_past = partial.count >= stages[partial.taken.stage].times_min;
-        let next = stages.iter().skip(from).take_while(|stage| stage.is_absent).count();
         let reach = partial.ways.iter().map(|way| match way {
-            Way::More => from + if is_past { next } else { 0 },
+            Way::More if is_past => self.pattern.absent_after(partial.taken.stage).end,
+            Way::More => from,
             Way::To(to) => *to,
             Way::Absence(last) => last + 1,
         });

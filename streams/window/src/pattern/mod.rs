@@ -17,6 +17,8 @@ mod partial;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use granary_core::Span;
 
 pub use matcher::{Found, Judge, Matcher, Pane, Selection};
@@ -110,6 +112,12 @@ impl Pattern {
     /// These stages, and nothing else.
     pub fn new(stages: Vec<Stage>) -> Pattern {
         Pattern { stages, within: None, skip: Skip::None, timeouts: false }
+    }
+
+    /// The absent stages that follow a stage directly.
+    fn absent_after(&self, stage: usize) -> Range<usize> {
+        let count = self.stages.iter().skip(stage + 1).take_while(|next| next.is_absent).count();
+        stage + 1..stage + 1 + count
     }
 
     /// Everything that is wrong with it.
