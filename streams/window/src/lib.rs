@@ -59,6 +59,7 @@ pub mod pattern;
 mod pool;
 pub mod rank;
 pub mod row;
+pub mod rule;
 mod rules;
 mod shifting;
 mod slice;

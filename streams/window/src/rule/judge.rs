@@ -1,0 +1,362 @@
+//! The judge of one slot: events of many keys go in, alerts and withdrawals come out.
+
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use granary_core::Timestamp;
+use hashbrown::{HashMap, HashSet};
+
+use super::kept::{Kept, Place};
+use super::set::{Bound, Carries, Set, length_ms};
+use super::sliding::Sliding;
+use super::steps::Course;
+use super::verdict::{Found, Hit, Look, applies, piece};
+use super::{Fact, KEPT_MAX, Kind, Pace, Rule};
+use crate::ids::{Id, id_of};
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is judged, or will be.
+    Accepted,
+    /// Its id was there before.
+    Duplicate,
+    /// It came after the lateness. The clock of its key is this.
+    Late(Timestamp),
+}
+
+/// What a judge says.
+#[derive(Debug)]
+pub struct Decision<'a> {
+    /// The rule, by its place in the set.
+    pub rule: usize,
+    /// The key.
+    pub key: &'a [u8],
+    /// The event.
+    pub id: &'a [u8],
+    /// When it happened.
+    pub time: Timestamp,
+    /// What is said of it.
+    pub change: Change,
+}
+
+/// What is said of an event.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// It gives an alert.
+    Raised(Hit),
+    /// The alert that it gave does not hold.
+    Withdrawn,
+}
+
+/// What one key has.
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    /// The greatest event time.
+    pub clock: i64,
+    pub kept: Kept,
+    /// The events before this place are judged.
+    pub judged: Place,
+    /// What rules knew then.
+    pub carries: Carries,
+    pub slidings: Vec<Sliding>,
+    pub ids: HashSet<Id, FixedState>,
+    /// It was pushed out of memory limits so often: verdicts may lack events.
+    pub overflows: u64,
+    pub is_changed: bool,
+}
+
+/// The state machine of one slot for one set of rules.
+#[derive(Debug)]
+pub struct Judge {
+    pub(super) set: Arc<Set>,
+    pub(super) keys: HashMap<Box<[u8]>, Key, FixedState>,
+    /// For each rule the events it could not look at.
+    skipped: Vec<u64>,
+}
+
+impl Judge {
+    /// One that has seen nothing.
+    pub fn new(set: Arc<Set>) -> Judge {
+        let skipped = vec![0; set.rules.len()];
+        Judge { set, keys: HashMap::default(), skipped }
+    }
+
+    /// The rules.
+    pub fn set(&self) -> &Arc<Set> {
+        &self.set
+    }
+
+    /// For each rule the events that lacked a field it needs.
+    pub fn skipped(&self) -> &[u64] {
+        &self.skipped
+    }
+
+    /// An event of a key.
+    pub fn event(&mut self, key: &[u8], fact: &Fact<'_>, out: &mut impl FnMut(Decision<'_>)) -> Outcome {
+        let set = &*self.set;
+        let state = match self.keys.get_mut(key) {
+            Some(state) => state,
+            None => self.keys.entry(key.into()).or_insert_with(|| Key::new(set)),
+        };
+        if !state.ids.insert(id_of(fact.id)) {
+            return Outcome::Duplicate;
+        }
+        let time = fact.time.ms();
+        if time < state.clock.saturating_sub(set.lateness_ms) {
+            state.ids.remove(&id_of(fact.id));
+            return Outcome::Late(Timestamp(state.clock));
+        }
+        for (rule, skipped) in self.skipped.iter_mut().enumerate() {
+            *skipped += u64::from(!applies(set, rule, fact));
+        }
+        state.clock = state.clock.max(time);
+        state.is_changed = true;
+        let place = state.insert(set, fact);
+        match set.pace {
+            Pace::OnArrival => {
+                let mut is_first = true;
+                while state.judged < state.kept.end() {
+                    let at = state.kept.normal(state.judged);
+                    state.judge(set, key, at, !is_first, out);
+                    is_first = false;
+                }
+            }
+            Pace::OnWatermark => {
+                state.judge_until(set, key, state.clock.saturating_sub(set.lateness_ms), out)
+            }
+        }
+        if place.at == 0 {
+            state.forget(set);
+        }
+        Outcome::Accepted
+    }
+
+    /// No event before this time comes for a key any more.
+    pub fn advance(&mut self, key: &[u8], to: Timestamp, out: &mut impl FnMut(Decision<'_>)) {
+        let set = &*self.set;
+        let Some(state) = self.keys.get_mut(key) else { return };
+        state.clock = state.clock.max(to.ms().saturating_add(set.lateness_ms));
+        state.is_changed = true;
+        state.judge_until(set, key, to.ms(), out);
+    }
+
+    /// Nothing comes any more, for any key. Keys follow each other in their order.
+    pub fn end(&mut self, out: &mut impl FnMut(Decision<'_>)) {
+        let mut keys: Vec<Box<[u8]>> = self.keys.keys().cloned().collect();
+        keys.sort_unstable();
+        for key in keys {
+            self.advance(&key, Timestamp::MAX, out);
+        }
+    }
+
+    /// Events that were dropped because a key had more than [`KEPT_MAX`].
+    pub fn overflows(&self) -> u64 {
+        self.keys.values().map(|key| key.overflows).sum()
+    }
+
+    /// Memory of all keys, about.
+    pub fn memory_bytes(&self) -> usize {
+        self.keys.iter().map(|(name, key)| name.len() + key.memory_bytes()).sum()
+    }
+}
+
+impl Key {
+    pub fn new(set: &Set) -> Key {
+        let kept = Kept::new(set);
+        Key {
+            clock: i64::MIN,
+            judged: kept.start(),
+            carries: Carries::default(),
+            slidings: vec![Sliding::new(&kept); set.windows.len()],
+            ids: HashSet::default(),
+            overflows: 0,
+            is_changed: true,
+            kept,
+        }
+    }
+
+    /// Puts an event where it belongs; what comes after it is to be judged, again where it was.
+    fn insert(&mut self, set: &Set, fact: &Fact<'_>) -> Place {
+        let place = self.kept.place_of(fact.time.ms(), fact.id);
+        if place < self.judged {
+            self.go_back(set, place);
+        }
+        let (place, split) = self.kept.insert(place, fact);
+        if let Some(split) = split {
+            self.judged = super::kept::moved(self.judged, split);
+            self.slidings.iter_mut().for_each(|sliding| sliding.moved(split));
+        }
+        place
+    }
+
+    /// Goes back to what was known before the event at this place was judged.
+    fn go_back(&mut self, set: &Set, to: Place) {
+        for (sliding, window) in self.slidings.iter_mut().zip(&set.windows) {
+            sliding.go_back(window, &self.kept, to);
+        }
+        self.carries = self.kept.chunk(to.chunk).carries.clone();
+        for at in 0..to.at {
+            self.replay(set, Place { chunk: to.chunk, at });
+        }
+        self.judged = to;
+    }
+
+    /// What rules know after an event whose verdicts stand.
+    fn replay(&mut self, set: &Set, place: Place) {
+        for (i, rule) in set.rules.iter().enumerate() {
+            follow(set, &self.kept, &mut self.carries, place, i, rule);
+            let (is_hit, is_alert) = self.kept.verdict(place, i);
+            count(set, &self.kept, &mut self.carries, place, i);
+            if is_alert {
+                let carry = self.carries.of(i);
+                (carry.alert_at, carry.suppressed) = (self.kept.time(place), 0);
+            } else if is_hit {
+                self.carries.of(i).suppressed += 1;
+            }
+        }
+    }
+
+    fn judge_until(&mut self, set: &Set, key: &[u8], before_ms: i64, out: &mut impl FnMut(Decision<'_>)) {
+        while self.judged < self.kept.end() {
+            let at = self.kept.normal(self.judged);
+            if self.kept.time(at) >= before_ms {
+                return;
+            }
+            self.judge(set, key, at, false, out);
+        }
+    }
+
+    /// Judges the event at a place, which is the next one.
+    fn judge(
+        &mut self,
+        set: &Set,
+        key: &[u8],
+        place: Place,
+        is_repair: bool,
+        out: &mut impl FnMut(Decision<'_>),
+    ) {
+        if place.at == 0 {
+            let carries = self.carries.clone();
+            let chunk = self.kept.chunk_mut(place.chunk);
+            chunk.is_changed |= chunk.carries != carries;
+            chunk.carries = carries;
+        }
+        self.step(set, |bound| matches!(bound, Bound::Time(_)));
+        for (i, rule) in set.rules.iter().enumerate() {
+            let events = self.carries.get(i).map_or(0, |carry| carry.events);
+            let complete = follow(set, &self.kept, &mut self.carries, place, i, rule);
+            let look = Look { set, kept: &self.kept, slidings: &self.slidings, place, rule: i, events };
+            let found = complete.map(Found::Sequence).or_else(|| look.find());
+            let is_hit = found.is_some();
+            let before = self.carries.get(i).filter(|carry| carry.alert_at != i64::MIN);
+            let is_quiet = before.is_some_and(|carry| {
+                self.kept.time(place) < carry.alert_at.saturating_add_unsigned(rule.cooldown.ms())
+            });
+            let is_alert = is_hit && !is_quiet;
+            let (_, was_alert) = self.kept.verdict(place, i);
+            let suppressed = before.map_or(0, |carry| carry.suppressed);
+            let change = match (was_alert, is_alert, found) {
+                (false, true, Some(found)) => {
+                    Some(Change::Raised(Hit { suppressed, is_repair, ..look.explain(found) }))
+                }
+                (true, false, _) => Some(Change::Withdrawn),
+                _ => None,
+            };
+            count(set, &self.kept, &mut self.carries, place, i);
+            if is_alert {
+                let carry = self.carries.of(i);
+                (carry.alert_at, carry.suppressed) = (self.kept.time(place), 0);
+            } else if is_hit {
+                self.carries.of(i).suppressed += 1;
+            }
+            self.kept.set_verdict(place, i, is_hit, is_alert);
+            if let Some(change) = change {
+                let time = Timestamp(self.kept.time(place));
+                out(Decision { rule: i, key, id: self.kept.id(place), time, change });
+            }
+        }
+        self.step(set, |bound| matches!(bound, Bound::Count(_)));
+        self.judged = self.kept.after(place);
+    }
+
+    fn step(&mut self, set: &Set, which: impl Fn(Bound) -> bool) {
+        for (sliding, window) in self.slidings.iter_mut().zip(&set.windows) {
+            if which(window.bound) {
+                sliding.step(window, &self.kept);
+            }
+        }
+    }
+
+    /// Drops what no verdict can need any more.
+    fn forget(&mut self, set: &Set) {
+        while self.kept.chunks.len() > 1 && (self.kept.count > KEPT_MAX || self.may_drop_first(set)) {
+            if self.kept.first == self.judged.chunk {
+                return; // not judged yet
+            }
+            if !self.may_drop_first(set) {
+                self.overflows += self.kept.chunks[0].len() as u64;
+            }
+            for (sliding, window) in self.slidings.iter_mut().zip(&set.windows) {
+                sliding.forget_first(window, &self.kept);
+            }
+            let first = self.kept.first;
+            for at in 0..self.kept.chunks[0].len() as u32 {
+                self.ids.remove(&id_of(self.kept.id(Place { chunk: first, at })));
+            }
+            self.kept.drop_first();
+        }
+    }
+
+    fn may_drop_first(&self, set: &Set) -> bool {
+        let newest = self.kept.chunks[0].times.last().copied().unwrap_or(i64::MIN);
+        if newest > self.clock.saturating_sub(set.retention_ms) {
+            return false;
+        }
+        // Events of these chunks stand for ever before all that may still be judged.
+        let settled = self.clock.saturating_sub(set.lateness_ms);
+        let next = Place { chunk: self.kept.first + 1, at: 0 };
+        set.at_least.iter().all(|(track, least)| {
+            let places = self.kept.between(next, self.kept.end());
+            let settled = places.take_while(|place| self.kept.time(*place) < settled);
+            settled.filter(|place| track.has(&self.kept, *place)).take(*least as usize).count()
+                == *least as usize
+        })
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        let chunks: usize = self.kept.chunks.iter().map(super::kept::Chunk::memory_bytes).sum();
+        let slidings: usize = self.slidings.iter().map(Sliding::memory_bytes).sum();
+        size_of::<Key>() + chunks + slidings + self.carries.memory_bytes() + self.ids.capacity() * 18
+    }
+}
+
+/// Follows the sequences of a rule by one event.
+fn follow(
+    set: &Set,
+    kept: &Kept,
+    carries: &mut Carries,
+    place: Place,
+    i: usize,
+    rule: &Rule,
+) -> Option<super::steps::Complete> {
+    let Kind::Sequence { steps, within, contiguity } = &rule.kind else { return None };
+    if rule.when.is_some_and(|when| !kept.holds(place, when)) {
+        return None;
+    }
+    let fits = |step: usize| steps.get(step).is_some_and(|step| kept.holds(place, step.when));
+    let is_idle = carries.get(i).is_none_or(|carry| carry.progress.is_idle());
+    if is_idle && !fits(0) {
+        return None;
+    }
+    let course = Course { steps, within_ms: length_ms(*within), contiguity: *contiguity };
+    let remember = |step| piece(set, kept, place, Some(step));
+    carries.of(i).progress.take(course, kept.time(place), fits, remember)
+}
+
+/// Counts an event that a rule has looked at, for those that ask how many there were.
+fn count(set: &Set, kept: &Kept, carries: &mut Carries, place: Place, i: usize) {
+    if matches!(set.rules[i].kind, Kind::FirstSeen { .. }) && set.track(i).has(kept, place) {
+        carries.of(i).events += 1;
+    }
+}
