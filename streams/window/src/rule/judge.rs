@@ -186,8 +186,19 @@ impl Key {
         if let Some(split) = split {
             self.judged = super::kept::moved(self.judged, split);
             self.slidings.iter_mut().for_each(|sliding| sliding.moved(split));
+            self.carry_into(set, split);
         }
         place
+    }
+
+    /// Finds what rules knew before the second half of a chunk that was split; judging may begin behind that.
+    fn carry_into(&mut self, set: &Set, split: Place) {
+        let carries = self.kept.chunk(split.chunk).carries.clone();
+        let now = std::mem::replace(&mut self.carries, carries);
+        for at in 0..split.at {
+            self.replay(set, Place { chunk: split.chunk, at });
+        }
+        self.kept.chunk_mut(split.chunk + 1).carries = std::mem::replace(&mut self.carries, now);
     }
 
     /// Goes back to what was known before the event at this place was judged.
