@@ -8,6 +8,7 @@
 //! | [`plan`] | the one plan that file and builder make |
 //! | [`run`] | the plan at work in the slots of a lane |
 //! | [`numbered`] | a pipeline by the numbers that its sources and streams have in the cluster |
+//! | [`rules`] | the rules file, events for rules, alerts, back-tests |
 //! | [`subscribed`] | streams that grains listen to, beside the plan |
 //! | [`inject`] | simulated devices and the exact answer to them |
 //! | [`compare`] | truth against result |
@@ -21,6 +22,7 @@ pub mod file;
 pub mod inject;
 pub mod numbered;
 pub mod plan;
+pub mod rules;
 pub mod run;
 pub mod subscribed;
 

@@ -13,6 +13,7 @@
 //! | `topics` | topics: what a silo needs in Kafka |
 //! | `replay` | replay: set-aside records, again |
 //! | `rewind` | rewind: going on further ahead where records are gone |
+//! | `rules` | rules check, explain, backtest |
 //! | `screen` | what a person sees while they run |
 //!
 //! Exit codes: 0 yes, 1 the answer is no, 2 usage or configuration, 3 unreachable, 70 a stuck turn ended the process.
@@ -30,6 +31,7 @@ mod online;
 mod operate;
 mod replay;
 mod rewind;
+mod rules;
 mod screen;
 mod topics;
 
@@ -96,6 +98,9 @@ enum Command {
     Replay(replay::ReplayArguments),
     /// Go on further ahead with a partition whose next records are gone. Only while the silo is stopped
     Rewind(rewind::RewindArguments),
+    /// Rules: check a file, say what it means, try it on the past
+    #[command(subcommand)]
+    Rules(rules::RulesArguments),
     /// Call a grain
     Call(online::CallArguments),
     /// Print the records of a stream as they come
@@ -143,6 +148,7 @@ impl Cli {
             Command::Topics(topics) => topics::topics(topics, self.kinds, json),
             Command::Replay(replay) => replay::replay(replay, self.kinds, json),
             Command::Rewind(rewind) => rewind::rewind(rewind, self.kinds, json),
+            Command::Rules(rules) => rules::rules(rules, json),
             Command::Call(call) => online::call(call, json),
             Command::Tail(tail) => online::tail(tail, json),
             Command::Status(status) => operate::status(status),

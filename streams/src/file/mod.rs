@@ -2,13 +2,13 @@
 //!
 //! What this version does not do is a mistake, never ignored.
 
-mod mistake;
-mod read;
+pub(crate) mod mistake;
+pub(crate) mod read;
 mod sink;
 mod source;
 mod step;
 mod window;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use mistake::{Mistake, Mistakes, Place};
 pub(crate) use read::is_name;

@@ -121,9 +121,22 @@ fn start(node: &Node, mistakes: &mut Mistakes) -> Option<Start> {
     }
 }
 
-/// A point in time in UTC: `2026-01-31T00:00:00Z`, with or without fractions of a second.
+/// A point in time: `2026-01-31T00:00:00Z` or `2026-01-31T02:00:00+02:00`, with or without fractions of a second.
 pub fn rfc3339(text: &str) -> Option<Timestamp> {
-    let text = text.strip_suffix('Z')?;
+    let Some(text) = text.strip_suffix('Z') else {
+        let (text, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+        let [sign @ (b'+' | b'-'), hours @ .., _, _, _] = offset.as_bytes() else { return None };
+        let (hours, minutes) = (std::str::from_utf8(hours).ok()?, offset[3..].strip_prefix(':')?);
+        let is_number = |part: &str| part.bytes().all(|digit| digit.is_ascii_digit());
+        let (hours, minutes) = is_number(hours).then_some((hours, minutes)).filter(|_| is_number(minutes))?;
+        let minutes = hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?;
+        let ahead_ms = if *sign == b'+' { minutes } else { -minutes } * 60_000;
+        return utc(text).map(|time| Timestamp(time.ms() - ahead_ms));
+    };
+    utc(text)
+}
+
+fn utc(text: &str) -> Option<Timestamp> {
     let (date, time) = text.split_once('T')?;
     let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let numbers = |text: &str, separator: char| -> Option<[i64; 3]> {
@@ -311,8 +324,10 @@ mod tests {
         assert_eq!(rfc3339("1970-01-01T00:00:00Z"), Some(Timestamp(0)));
         assert_eq!(rfc3339("2026-01-31T00:00:00Z"), Some(Timestamp(1_769_817_600_000)));
         assert_eq!(rfc3339("2024-02-29T23:59:59.5Z"), Some(Timestamp(1_709_251_199_500)));
+        assert_eq!(rfc3339("1970-01-01T01:30:00+01:30"), Some(Timestamp(0)));
+        assert_eq!(rfc3339("1969-12-31T23:00:00-01:00"), Some(Timestamp(0)));
         for wrong in
-            ["2023-02-29T00:00:00Z", "2026-01-31", "2026-1-31T24:00:00Z", "x", "2026-01-31T00:00:00+01:00"]
+            ["2023-02-29T00:00:00Z", "2026-01-31", "2026-1-31T24:00:00Z", "x", "2026-01-31T00:00:00+1:00"]
         {
             assert_eq!(rfc3339(wrong), None, "{wrong}");
         }

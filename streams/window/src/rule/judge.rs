@@ -73,13 +73,23 @@ pub struct Judge {
     pub(super) keys: HashMap<Box<[u8]>, Key, FixedState>,
     /// For each rule the events it could not look at.
     skipped: Vec<u64>,
+    /// For each rule the hits that stand, silenced ones among them.
+    hits: Vec<i64>,
+}
+
+/// What a key is judged by, and who hears of it.
+struct Court<'a, O> {
+    set: &'a Set,
+    key: &'a [u8],
+    hits: &'a mut [i64],
+    out: &'a mut O,
 }
 
 impl Judge {
     /// One that has seen nothing.
     pub fn new(set: Arc<Set>) -> Judge {
-        let skipped = vec![0; set.rules.len()];
-        Judge { set, keys: HashMap::default(), skipped }
+        let (skipped, hits) = (vec![0; set.rules.len()], vec![0; set.rules.len()]);
+        Judge { set, keys: HashMap::default(), skipped, hits }
     }
 
     /// The rules.
@@ -90,6 +100,11 @@ impl Judge {
     /// For each rule the events that lacked a field it needs.
     pub fn skipped(&self) -> &[u64] {
         &self.skipped
+    }
+
+    /// For each rule the hits that stand, those silenced after an alert among them.
+    pub fn hits(&self) -> &[i64] {
+        &self.hits
     }
 
     /// An event of a key.
@@ -113,17 +128,18 @@ impl Judge {
         state.clock = state.clock.max(time);
         state.is_changed = true;
         let place = state.insert(set, fact);
+        let mut court = Court { set, key, hits: &mut self.hits, out };
         match set.pace {
             Pace::OnArrival => {
                 let mut is_first = true;
                 while state.judged < state.kept.end() {
                     let at = state.kept.normal(state.judged);
-                    state.judge(set, key, at, !is_first, out);
+                    state.judge(&mut court, at, !is_first);
                     is_first = false;
                 }
             }
             Pace::OnWatermark => {
-                state.judge_until(set, key, state.clock.saturating_sub(set.lateness_ms), out)
+                state.judge_until(&mut court, state.clock.saturating_sub(set.lateness_ms));
             }
         }
         if place.at == 0 {
@@ -138,7 +154,7 @@ impl Judge {
         let Some(state) = self.keys.get_mut(key) else { return };
         state.clock = state.clock.max(to.ms().saturating_add(set.lateness_ms));
         state.is_changed = true;
-        state.judge_until(set, key, to.ms(), out);
+        state.judge_until(&mut Court { set, key, hits: &mut self.hits, out }, to.ms());
     }
 
     /// Nothing comes any more, for any key. Keys follow each other in their order.
@@ -218,77 +234,85 @@ impl Key {
         for (i, rule) in set.rules.iter().enumerate() {
             follow(set, &self.kept, &mut self.carries, place, i, rule);
             let (is_hit, is_alert) = self.kept.verdict(place, i);
-            count(set, &self.kept, &mut self.carries, place, i);
-            if is_alert {
-                let carry = self.carries.of(i);
-                (carry.alert_at, carry.suppressed) = (self.kept.time(place), 0);
-            } else if is_hit {
-                self.carries.of(i).suppressed += 1;
-            }
+            self.remember(set, i, place, is_hit, is_alert);
         }
     }
 
-    fn judge_until(&mut self, set: &Set, key: &[u8], before_ms: i64, out: &mut impl FnMut(Decision<'_>)) {
+    fn judge_until<O: FnMut(Decision<'_>)>(&mut self, court: &mut Court<'_, O>, before_ms: i64) {
         while self.judged < self.kept.end() {
             let at = self.kept.normal(self.judged);
             if self.kept.time(at) >= before_ms {
                 return;
             }
-            self.judge(set, key, at, false, out);
+            self.judge(court, at, false);
         }
     }
 
     /// Judges the event at a place, which is the next one.
-    fn judge(
-        &mut self,
-        set: &Set,
-        key: &[u8],
-        place: Place,
-        is_repair: bool,
-        out: &mut impl FnMut(Decision<'_>),
-    ) {
+    fn judge<O: FnMut(Decision<'_>)>(&mut self, court: &mut Court<'_, O>, place: Place, is_repair: bool) {
+        let set = court.set;
         if place.at == 0 {
-            let carries = self.carries.clone();
             let chunk = self.kept.chunk_mut(place.chunk);
-            chunk.is_changed |= chunk.carries != carries;
-            chunk.carries = carries;
+            if chunk.carries != self.carries {
+                chunk.carries.clone_from(&self.carries);
+                chunk.is_changed = true;
+            }
         }
         self.step(set, |bound| matches!(bound, Bound::Time(_)));
-        for (i, rule) in set.rules.iter().enumerate() {
-            let events = self.carries.get(i).map_or(0, |carry| carry.events);
-            let complete = follow(set, &self.kept, &mut self.carries, place, i, rule);
-            let look = Look { set, kept: &self.kept, slidings: &self.slidings, place, rule: i, events };
-            let found = complete.map(Found::Sequence).or_else(|| look.find());
-            let is_hit = found.is_some();
-            let before = self.carries.get(i).filter(|carry| carry.alert_at != i64::MIN);
-            let is_quiet = before.is_some_and(|carry| {
-                self.kept.time(place) < carry.alert_at.saturating_add_unsigned(rule.cooldown.ms())
-            });
-            let is_alert = is_hit && !is_quiet;
-            let (_, was_alert) = self.kept.verdict(place, i);
-            let suppressed = before.map_or(0, |carry| carry.suppressed);
-            let change = match (was_alert, is_alert, found) {
-                (false, true, Some(found)) => {
-                    Some(Change::Raised(Hit { suppressed, is_repair, ..look.explain(found) }))
-                }
-                (true, false, _) => Some(Change::Withdrawn),
-                _ => None,
-            };
-            count(set, &self.kept, &mut self.carries, place, i);
-            if is_alert {
-                let carry = self.carries.of(i);
-                (carry.alert_at, carry.suppressed) = (self.kept.time(place), 0);
-            } else if is_hit {
-                self.carries.of(i).suppressed += 1;
-            }
-            self.kept.set_verdict(place, i, is_hit, is_alert);
-            if let Some(change) = change {
-                let time = Timestamp(self.kept.time(place));
-                out(Decision { rule: i, key, id: self.kept.id(place), time, change });
+        for i in 0..set.rules.len() {
+            if let Some(change) = self.judge_by(set, i, place, is_repair, &mut court.hits[i]) {
+                let (id, time) = (self.kept.id(place), Timestamp(self.kept.time(place)));
+                (court.out)(Decision { rule: i, key: court.key, id, time, change });
             }
         }
         self.step(set, |bound| matches!(bound, Bound::Count(_)));
         self.judged = self.kept.after(place);
+    }
+
+    /// What a rule says of the event, if that is another thing than before.
+    fn judge_by(
+        &mut self,
+        set: &Set,
+        i: usize,
+        place: Place,
+        is_repair: bool,
+        hits: &mut i64,
+    ) -> Option<Change> {
+        let rule = &set.rules[i];
+        let events = self.carries.get(i).map_or(0, |carry| carry.events);
+        let complete = follow(set, &self.kept, &mut self.carries, place, i, rule);
+        let look = Look { set, kept: &self.kept, slidings: &self.slidings, place, rule: i, events };
+        let found = complete.map(Found::Sequence).or_else(|| look.find());
+        let is_hit = found.is_some();
+        let before = self.carries.get(i).filter(|carry| carry.alert_at != i64::MIN);
+        let is_quiet = before.is_some_and(|carry| {
+            self.kept.time(place) < carry.alert_at.saturating_add_unsigned(rule.cooldown.ms())
+        });
+        let is_alert = is_hit && !is_quiet;
+        let (was_hit, was_alert) = self.kept.verdict(place, i);
+        *hits += i64::from(is_hit) - i64::from(was_hit);
+        let suppressed = before.map_or(0, |carry| carry.suppressed);
+        let change = match (was_alert, is_alert, found) {
+            (false, true, Some(found)) => {
+                Some(Change::Raised(Hit { suppressed, is_repair, ..look.explain(found) }))
+            }
+            (true, false, _) => Some(Change::Withdrawn),
+            _ => None,
+        };
+        self.remember(set, i, place, is_hit, is_alert);
+        self.kept.set_verdict(place, i, is_hit, is_alert);
+        change
+    }
+
+    /// What a rule knows after a verdict.
+    fn remember(&mut self, set: &Set, i: usize, place: Place, is_hit: bool, is_alert: bool) {
+        count(set, &self.kept, &mut self.carries, place, i);
+        if is_alert {
+            let carry = self.carries.of(i);
+            (carry.alert_at, carry.suppressed) = (self.kept.time(place), 0);
+        } else if is_hit {
+            self.carries.of(i).suppressed += 1;
+        }
     }
 
     fn step(&mut self, set: &Set, which: impl Fn(Bound) -> bool) {

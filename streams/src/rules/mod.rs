@@ -1,0 +1,176 @@
+//! Rules that an analyst writes: the file, the events they look at, the alerts they give, and what they would have given.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `file`, `rule`, `words` | the rules file: YAML in, rules or all [`Problems`] out |
+//! | `condition` | conditions in CEL, compiled once |
+//! | `decimal` | numbers as they are written, exactly |
+//! | `event`, `input` | records into events: JSON, CSV |
+//! | `groups` | rules on one key put into one set of [`granary_window::rule`] |
+//! | [`judges`] | all sets of a file over a stream |
+//! | [`alert`] | alerts as CloudEvents |
+//! | `trial` | the tests in a rules file |
+//! | [`backtest`] | what rules would have given |
+//!
+//! ```
+//! use granary_streams::rules::{Event, Judges, Options, Reader, parse};
+//!
+//! let file = "\
+//! schema: fraud-rules/v1
+//! stream: payments
+//! event: {id: id, time: ts, amount: {type: money, scale: 2}, fields: {card: text}}
+//! rules:
+//!   - {id: big, kind: threshold, per: card, when: amount > 220.00, mode: live}
+//! ";
+//! let options = Options { read: &|_| Err("no files here".to_owned()), without_cooldown: false };
+//! let rules = std::sync::Arc::new(parse(file, &options).0.expect("a file without errors"));
+//! let (reader, mut judges) = (Reader::new(rules.spec()), Judges::new(rules.clone()));
+//! let mut event = Event::default();
+//! reader.json(br#"{"id":"7","ts":1704067221,"amount":220.01,"card":"c-1"}"#, &mut event)?;
+//! let mut alerts = Vec::new();
+//! judges.event(&event, &mut |said| alerts.push(rules.infos()[said.rule].id.to_string()));
+//! assert_eq!(alerts, ["big"]);
+//! # Ok::<(), granary_streams::rules::UnfitEvent>(())
+//! ```
+
+pub mod alert;
+pub mod backtest;
+mod condition;
+mod decimal;
+mod event;
+mod file;
+mod groups;
+mod input;
+pub mod judges;
+mod problem;
+mod rule;
+#[cfg(test)]
+mod tests;
+mod trial;
+mod words;
+
+pub use event::{Event, EventSpec, Unfit as UnfitEvent};
+pub use file::{Options, parse};
+pub use groups::Rules;
+pub(crate) use groups::rules_of;
+pub use input::{Reader, Table};
+pub use judges::{Judges, Said};
+pub use problem::{Problem, Problems};
+
+use granary_core::Span;
+
+use crate::file::Mistakes;
+use crate::file::read;
+use crate::file::yaml::Node;
+
+/// The kinds of rules.
+const KINDS: [&str; 10] = [
+    "threshold",
+    "velocity",
+    "deviation",
+    "zscore",
+    "geo_velocity",
+    "sequence",
+    "silence",
+    "first_seen",
+    "list",
+    "feedback",
+];
+
+/// Where alerts of a rule go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Among the shadow alerts only: nobody is told.
+    #[default]
+    Shadow,
+    /// To everybody who listens.
+    Live,
+    /// It is not judged.
+    Off,
+}
+
+impl Mode {
+    pub(crate) fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Mode> {
+        // YAML 1.1 readers turn `off` into false; ours does not, and takes both.
+        Some(match read::word(node, "mode", &["shadow", "live", "off", "none"], mistakes)? {
+            "shadow" => Mode::Shadow,
+            "live" => Mode::Live,
+            _ => Mode::Off,
+        })
+    }
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Shadow => "shadow",
+            Mode::Live => "live",
+            Mode::Off => "off",
+        }
+    }
+}
+
+/// How grave an alert is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// For the record.
+    Info,
+    /// Low.
+    Low,
+    /// Medium.
+    #[default]
+    Medium,
+    /// High.
+    High,
+    /// Critical.
+    Critical,
+}
+
+impl Severity {
+    const NAMES: [&str; 5] = ["info", "low", "medium", "high", "critical"];
+
+    pub(crate) fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Severity> {
+        const ALL: [Severity; 5] =
+            [Severity::Info, Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
+        let word = read::word(node, "severity", &Severity::NAMES, mistakes)?;
+        Severity::NAMES.iter().zip(ALL).find(|(name, _)| **name == word).map(|(_, severity)| severity)
+    }
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        Severity::NAMES[self as usize]
+    }
+
+    /// Its number on OpenTelemetry's scale.
+    pub fn number(self) -> u8 {
+        [9, 12, 13, 17, 21][self as usize]
+    }
+}
+
+/// A rule as people see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Info {
+    /// Its name in the file.
+    pub id: Box<str>,
+    /// What it is called.
+    pub title: Box<str>,
+    /// Its kind, as it is written.
+    pub kind: &'static str,
+    /// Where its alerts go.
+    pub mode: Mode,
+    /// How grave they are.
+    pub severity: Severity,
+    /// How long a key is silent after an alert.
+    pub cooldown: Span,
+    /// Eight hex digits that follow from what the rule means.
+    pub hash: Box<str>,
+    /// The limit as it is written.
+    pub limit: Box<str>,
+    /// What is compared with it.
+    pub(crate) subject: Box<str>,
+    /// The field that values are of.
+    pub(crate) of: Option<usize>,
+    /// The fields of its key.
+    pub(crate) per: Vec<usize>,
+    /// The length it looks back on.
+    pub(crate) length: Option<Span>,
+}
