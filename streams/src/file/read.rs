@@ -45,6 +45,15 @@ impl<'n> Map<'n> {
         found
     }
 
+    /// Names that are known here, whether they are asked for or not.
+    pub fn knows(&mut self, names: &[&'static str]) {
+        self.asked
+            .extend(names.iter().filter(|name| !self.asked.contains(name)).copied().collect::<Vec<_>>());
+        for member in self.members.iter_mut().filter(|(name, ..)| names.contains(&name.text.as_str())) {
+            member.2 = true;
+        }
+    }
+
     /// Takes a word this version knows of and does not do.
     pub fn not_yet(&mut self, name: &'static str, mistakes: &mut Mistakes) {
         let member = self.members.iter_mut().find(|(known, _, _)| known.text == name);

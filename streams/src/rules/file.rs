@@ -14,7 +14,7 @@ use super::trial;
 use super::{Mode, Rules, Severity, rules_of};
 use crate::file::read::{self, Map};
 use crate::file::yaml::{self, Node, Value};
-use crate::file::{Mistakes, is_name};
+use crate::file::{Mistakes, Place, is_name};
 
 /// The only schema there is.
 const SCHEMA: &str = "fraud-rules/v1";
@@ -102,10 +102,11 @@ fn whole(
             mistakes.add(node.place, format!("a file has at most {RULES_MAX} rules"));
             return None;
         }
-        let read = items.iter().map(|item| rule::read(item, &context, mistakes, problems));
-        let read: Vec<_> = read.collect();
-        find_twice(&read, problems);
-        rules.extend(read.into_iter().flatten());
+        let mut known = Vec::new();
+        for item in items {
+            rules.extend(rule::read(item, &context, &mut known, mistakes, problems));
+        }
+        find_twice(&known, problems);
     }
     if !mistakes.is_empty() || problems.has_errors() {
         // Tests of rules that are not whole would only add confusion, but their form is looked at.
@@ -122,13 +123,11 @@ fn whole(
     Some(made)
 }
 
-fn find_twice(rules: &[Option<rule::Read>], problems: &mut Problems) {
-    let rules: Vec<&rule::Read> = rules.iter().flatten().collect();
-    for (i, rule) in rules.iter().enumerate() {
-        if let Some(first) = rules[..i].iter().find(|first| first.id == rule.id) {
-            let (line, column) = (first.place.line, first.place.column);
-            let message = format!("two rules are called \"{}\" (first at {line}:{column})", rule.id);
-            problems.add(rule.place, code::TWICE, message);
+fn find_twice(rules: &[(String, Place)], problems: &mut Problems) {
+    for (i, (id, place)) in rules.iter().enumerate() {
+        if let Some((_, Place { line, column })) = rules[..i].iter().find(|(first, _)| first == id) {
+            let message = format!("two rules are called \"{id}\" (first at {line}:{column})");
+            problems.add(*place, code::TWICE, message);
         }
     }
 }

@@ -81,16 +81,18 @@ pub(crate) fn pace(node: &Node, mistakes: &mut Mistakes) -> Option<Pace> {
     Some(if word == "on_watermark" { Pace::OnWatermark } else { Pace::OnArrival })
 }
 
-/// Reads a rule, or notes all that is wrong with it.
+/// Reads a rule, or notes all that is wrong with it. Its name and place are noted in any case.
 pub(crate) fn read(
     node: &Node,
     context: &Context<'_>,
+    known: &mut Vec<(String, Place)>,
     mistakes: &mut Mistakes,
     problems: &mut Problems,
 ) -> Option<Read> {
     let mut map = Map::new(node, "a rule", mistakes);
     let id = map.need("id", mistakes).and_then(|node| read::text(node, "an id", mistakes))?;
     let place = map.place;
+    known.push((id.to_owned(), place));
     let kind_word = map.need("kind", mistakes).and_then(|node| read::word(node, "kind", &KINDS, mistakes));
     let title = map.get("title").and_then(|node| read::text(node, "a title", mistakes)).unwrap_or(id);
     let mode = map.get("mode").and_then(|node| Mode::read(node, mistakes));
@@ -119,6 +121,7 @@ pub(crate) fn read(
         reading.mistakes.add(place, message);
     }
     let kind_word = kind_word?;
+    reading.map.knows(names_of(kind_word));
     let per = reading.per();
     let when = match kind_word {
         "list" => reading.listed(),
@@ -151,6 +154,22 @@ pub(crate) fn read(
         of,
         meaning: meaning(node, context),
     })
+}
+
+/// What rules of a kind may say beside what all may.
+fn names_of(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "threshold" => &["per", "when"],
+        "velocity" => &["per", "when", "window", "measure", "limit"],
+        "deviation" => &["per", "when", "of", "last", "min_events", "limit"],
+        "zscore" => &["per", "when", "of", "last", "min_events", "limit", "sides"],
+        "geo_velocity" => &["per", "when", "lat", "lon", "limit", "min_distance", "max_gap", "unless"],
+        "sequence" => &["per", "when", "within", "contiguity", "after_match", "steps"],
+        "silence" => &["per", "when", "gap", "alert"],
+        "first_seen" => &["per", "when", "of", "after", "forget"],
+        "list" => &["per", "field", "in", "not_in"],
+        _ => &["per", "when", "confirmed", "window"],
+    }
 }
 
 /// What a rule means in one line, whatever it is called and however it is laid out.
@@ -337,6 +356,13 @@ impl<'n> Reading<'_, 'n> {
             }
         };
         let list = self.text(node, "a list")?;
+        if !self.context.lists.contains_key(list) {
+            let known: Vec<&str> = self.context.lists.keys().map(String::as_str).collect();
+            let hint =
+                nearest(list, &known).map_or(String::new(), |near| format!(". Did you mean \"{near}\"?"));
+            self.problem(node, code::LIST, &format!("unknown list \"{list}\"{hint}"));
+            return None;
+        }
         name.clone_into(&mut self.subject);
         self.limit = if is_in { format!("in {list}") } else { format!("not in {list}") };
         let text = if is_in { format!("{name} in {list}") } else { format!("!({name} in {list})") };
@@ -412,7 +438,9 @@ impl<'n> Reading<'_, 'n> {
                 reading.problem(node, code::LIMIT, &message);
                 return None;
             };
-            let field = reading.field(argument, node, kinds)?;
+            let mut place = node.place;
+            place.column += text.find(argument).unwrap_or(0);
+            let field = reading.field(argument, &Node { place, ..node.clone() }, kinds)?;
             reading.of = Some(field);
             Some((field, reading.context.spec.fields[field].kind.scale().unwrap_or(0)))
         };
