@@ -7,7 +7,7 @@ use granary_core::Timestamp;
 use hashbrown::{HashMap, HashSet};
 
 use super::kept::{Kept, Place};
-use super::set::{Bound, Carries, Set, length_ms};
+use super::set::{Bound, Carries, Names, Set, length_ms};
 use super::sliding::Sliding;
 use super::steps::Course;
 use super::verdict::{Found, Hit, Look, applies, piece};
@@ -63,14 +63,39 @@ pub(super) struct Key {
     pub ids: HashSet<Id, FixedState>,
     /// It was pushed out of memory limits so often: verdicts may lack events.
     pub overflows: u64,
+    /// Rules that look back on events they did not see, and until when.
+    pub warming: Vec<(u16, i64)>,
+    /// Chunks that are gone and still stored.
+    pub dropped: Vec<u32>,
+    /// It changed since it was sealed last, with this commit.
     pub is_changed: bool,
+    pub sealed: u64,
+}
+
+/// A key of which some chunks are still to be supplied.
+#[derive(Debug)]
+pub(super) struct Loading {
+    pub key: Key,
+    pub first: u32,
+    pub chunks: Vec<Option<super::kept::Chunk>>,
+    pub layout: usize,
 }
 
 /// The state machine of one slot for one set of rules.
 #[derive(Debug)]
 pub struct Judge {
     pub(super) set: Arc<Set>,
+    pub(super) prefix: Box<[u8]>,
     pub(super) keys: HashMap<Box<[u8]>, Key, FixedState>,
+    pub(super) loading: HashMap<Box<[u8]>, Loading, FixedState>,
+    /// The layouts of stored keys, once they are known; the last one known here is at `layout`.
+    pub(super) layouts: Option<Vec<Names>>,
+    pub(super) layout: usize,
+    pub(super) is_root_changed: bool,
+    /// Keys that changed.
+    pub(super) dirty: Vec<Box<[u8]>>,
+    /// The last commit that the store has.
+    pub(super) acknowledged: u64,
     /// For each rule the events it could not look at.
     skipped: Vec<u64>,
     /// For each rule the hits that stand, silenced ones among them.
@@ -86,10 +111,27 @@ struct Court<'a, O> {
 }
 
 impl Judge {
-    /// One that has seen nothing.
-    pub fn new(set: Arc<Set>) -> Judge {
+    /// One without any state in memory. The keys of its cells begin with `prefix`.
+    pub fn new(set: Arc<Set>, prefix: &[u8]) -> Judge {
         let (skipped, hits) = (vec![0; set.rules.len()], vec![0; set.rules.len()]);
-        Judge { set, keys: HashMap::default(), skipped, hits }
+        Judge {
+            set,
+            prefix: prefix.into(),
+            keys: HashMap::default(),
+            loading: HashMap::default(),
+            layouts: None,
+            layout: 0,
+            is_root_changed: false,
+            dirty: Vec::new(),
+            acknowledged: 0,
+            skipped,
+            hits,
+        }
+    }
+
+    /// The prefix of its cells.
+    pub fn prefix(&self) -> &[u8] {
+        &self.prefix
     }
 
     /// The rules.
@@ -107,7 +149,7 @@ impl Judge {
         &self.hits
     }
 
-    /// An event of a key.
+    /// An event of a key. Nothing must be missing for it; where there is no store, nothing ever is.
     pub fn event(&mut self, key: &[u8], fact: &Fact<'_>, out: &mut impl FnMut(Decision<'_>)) -> Outcome {
         let set = &*self.set;
         let state = match self.keys.get_mut(key) {
@@ -126,7 +168,9 @@ impl Judge {
             *skipped += u64::from(!applies(set, rule, fact));
         }
         state.clock = state.clock.max(time);
-        state.is_changed = true;
+        if !std::mem::replace(&mut state.is_changed, true) {
+            self.dirty.push(key.into());
+        }
         let place = state.insert(set, fact);
         let mut court = Court { set, key, hits: &mut self.hits, out };
         match set.pace {
@@ -153,7 +197,9 @@ impl Judge {
         let set = &*self.set;
         let Some(state) = self.keys.get_mut(key) else { return };
         state.clock = state.clock.max(to.ms().saturating_add(set.lateness_ms));
-        state.is_changed = true;
+        if !std::mem::replace(&mut state.is_changed, true) {
+            self.dirty.push(key.into());
+        }
         state.judge_until(&mut Court { set, key, hits: &mut self.hits, out }, to.ms());
     }
 
@@ -187,7 +233,10 @@ impl Key {
             slidings: vec![Sliding::new(&kept); set.windows.len()],
             ids: HashSet::default(),
             overflows: 0,
-            is_changed: true,
+            warming: Vec::new(),
+            dropped: Vec::new(),
+            is_changed: false,
+            sealed: 0,
             kept,
         }
     }
@@ -294,7 +343,9 @@ impl Key {
         let suppressed = before.map_or(0, |carry| carry.suppressed);
         let change = match (was_alert, is_alert, found) {
             (false, true, Some(found)) => {
-                Some(Change::Raised(Hit { suppressed, is_repair, ..look.explain(found) }))
+                let mut of_rule = self.warming.iter().filter(|(of, _)| usize::from(*of) == i);
+                let is_warming = of_rule.any(|(_, until)| self.kept.time(place) < *until);
+                Some(Change::Raised(Hit { suppressed, is_repair, is_warming, ..look.explain(found) }))
             }
             (true, false, _) => Some(Change::Withdrawn),
             _ => None,
@@ -339,6 +390,7 @@ impl Key {
             for at in 0..self.kept.chunks[0].len() as u32 {
                 self.ids.remove(&id_of(self.kept.id(Place { chunk: first, at })));
             }
+            self.dropped.push(first);
             self.kept.drop_first();
         }
     }

@@ -9,6 +9,7 @@
 //! | `steps` | how far sequences have come |
 //! | `verdict` | whether an event is a hit, exactly |
 //! | [`judge`] | the state machine of one slot |
+//! | `cells` | what of it is stored |
 //!
 //! There is one definition of truth: the alerts that follow when the events of a key are judged in the order of (time, id),
 //! each id once, late ones set aside. A rule that judges on arrival corrects itself when an event comes out of order: it
@@ -17,6 +18,7 @@
 //!
 //! Numbers are whole: money in its minor unit, decimals in units of their last place. All comparisons are exact.
 
+mod cells;
 pub mod judge;
 mod kept;
 #[cfg(test)]
@@ -24,13 +26,15 @@ mod oracle;
 mod set;
 mod sliding;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod wide;
 
 use granary_core::{Span, Timestamp};
 
 pub use judge::{Change, Decision, Judge, Outcome};
-pub use set::{Set, Shape};
+pub use set::{Names, Set};
 pub use verdict::{Hit, Measured, Piece};
 
 /// A number that is not there.

@@ -263,8 +263,16 @@ fn reaches(steps: &[Step], contiguity: Contiguity, rest: &[&Plain], step: usize,
 }
 
 pub(super) fn set(rules: Vec<Rule>, pace: Pace, lateness_ms: u64) -> Arc<Set> {
-    let shape = Shape { numbers: 1, texts: 1, conditions: 3, amount: Some(Number(0)) };
-    Arc::new(Set::new(shape, rules, pace, Span(lateness_ms), Span(100)).expect("rules that fit"))
+    let names = |prefix: &str, count: usize| (0..count).map(|i| format!("{prefix}{i}").into()).collect();
+    let names = Names {
+        numbers: names("n", 1),
+        texts: names("t", 1),
+        conditions: names("c", 3),
+        rules: names("r", rules.len()),
+    };
+    Arc::new(
+        Set::new(names, Some(Number(0)), rules, pace, Span(lateness_ms), Span(100)).expect("rules that fit"),
+    )
 }
 
 /// Notes what is raised and withdrawn.
@@ -283,7 +291,7 @@ fn raised_less_withdrawn_is_what_sorted_events_give() {
         let lateness_ms = lateness_ms(&mut draw);
         let given = events(&mut draw, lateness_ms);
         let pace = if draw.one_in(3) { Pace::OnWatermark } else { Pace::OnArrival };
-        let mut judge = Judge::new(set(rules.clone(), pace, lateness_ms));
+        let mut judge = Judge::new(set(rules.clone(), pace, lateness_ms), b"r/");
         let mut standing = BTreeMap::new();
         for event in &given {
             let mut out = |decision: Decision<'_>| {

@@ -15,6 +15,7 @@ pub struct Set {
     pub(super) lateness_ms: i64,
     pub(super) amount: Option<Number>,
     pub(super) layout: Layout,
+    pub(super) names: Names,
     pub(super) windows: Vec<Window>,
     /// For each rule the window it needs.
     pub(super) window_of: Vec<Option<usize>>,
@@ -24,17 +25,25 @@ pub struct Set {
     pub(super) at_least: Vec<(Track, u32)>,
 }
 
-/// How many of each a fact of the set has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape {
-    /// Numbers.
-    pub numbers: usize,
-    /// Texts.
-    pub texts: usize,
-    /// Conditions.
-    pub conditions: usize,
-    /// The number that evidence shows.
-    pub amount: Option<Number>,
+/// What a fact of the set has, by names that stay: state belongs to them. The same name means the same thing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Its numbers.
+    pub numbers: Vec<Box<str>>,
+    /// Its texts.
+    pub texts: Vec<Box<str>>,
+    /// Its conditions.
+    pub conditions: Vec<Box<str>>,
+    /// The rules and their versions.
+    pub rules: Vec<Box<str>>,
+}
+
+impl Names {
+    pub(super) fn layout(&self) -> Layout {
+        let Names { numbers, texts, conditions, rules } = self;
+        let (numbers, texts) = (numbers.len(), texts.len());
+        Layout { numbers, texts, conditions: conditions.len(), rules: rules.len() }
+    }
 }
 
 /// The events that a total is of.
@@ -111,28 +120,24 @@ impl Carries {
 impl Set {
     /// Makes rules ready. An id is refused for `dedup` after its event.
     pub fn new(
-        shape: Shape,
+        names: Names,
+        amount: Option<Number>,
         rules: Vec<Rule>,
         pace: Pace,
         lateness: Span,
         dedup: Span,
     ) -> Result<Set, Vec<Mistake>> {
-        let mistakes = check(&rules, shape);
+        let mistakes = check(&rules, &names);
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let layout = Layout {
-            numbers: shape.numbers,
-            texts: shape.texts,
-            conditions: shape.conditions,
-            rules: rules.len(),
-        };
         let lateness_ms = length_ms(lateness);
         let mut set = Set {
             pace,
             lateness_ms,
-            amount: shape.amount,
-            layout,
+            amount,
+            layout: names.layout(),
+            names,
             windows: Vec::new(),
             window_of: Vec::new(),
             retention_ms: length_ms(dedup),
@@ -193,6 +198,18 @@ impl Set {
         self.window_of.push(Some(place));
     }
 
+    /// How far a rule looks back, as far as that is a length of time.
+    pub(super) fn looks_back_ms(&self, rule: usize) -> i64 {
+        match &self.rules[rule].kind {
+            Kind::Velocity { window, .. } => length_ms(*window),
+            Kind::FirstSeen { forget, .. } => length_ms(*forget),
+            Kind::Sequence { within, .. } => length_ms(*within),
+            Kind::Geo { gap_max, .. } => length_ms(*gap_max),
+            Kind::Silence { gap } => length_ms(*gap),
+            Kind::Match { .. } | Kind::Deviation { .. } | Kind::ZScore { .. } => 0,
+        }
+    }
+
     /// The events a rule counts.
     pub(super) fn track(&self, rule: usize) -> Track {
         let Rule { when, ref kind, .. } = self.rules[rule];
@@ -215,14 +232,17 @@ pub(super) fn length_ms(span: Span) -> i64 {
     i64::try_from(span.ms()).unwrap_or(i64::MAX)
 }
 
-fn check(rules: &[Rule], shape: Shape) -> Vec<Mistake> {
+fn check(rules: &[Rule], names: &Names) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
+    if rules.len() != names.rules.len() {
+        mistakes.push(Mistake { field: "rules", message: "a name for each rule expected".to_owned() });
+    }
     if rules.len() > RULES_MAX {
         mistakes.push(Mistake { field: "rules", message: format!("more than {RULES_MAX} rules on one key") });
     }
     for rule in rules {
         let mut wrong = |field, message: String| mistakes.push(Mistake { field, message });
-        if rule.when.is_some_and(|when| usize::from(when.0) >= shape.conditions) {
+        if rule.when.is_some_and(|when| usize::from(when.0) >= names.conditions.len()) {
             wrong("when", "a condition that the set does not have".to_owned());
         }
         match &rule.kind {

@@ -29,6 +29,8 @@ pub struct Hit {
     pub suppressed: u32,
     /// An event that came out of order showed it.
     pub is_repair: bool,
+    /// The rule is younger than the events it looks back on: it may not have seen all of them.
+    pub is_warming: bool,
 }
 
 /// An event that explains a hit.
@@ -248,6 +250,7 @@ impl Look<'_> {
             evidence: Vec::new(),
             suppressed: 0,
             is_repair: false,
+            is_warming: false,
         };
         match found {
             Found::Measured(measured) => {

@@ -1,0 +1,472 @@
+//! What of a judge is stored, and reading it again, also under other rules.
+//!
+//! | cell | key after the prefix | holds |
+//! |---|---|---|
+//! | root | `R` | the layouts: names of numbers, texts, conditions and rules, as they were when keys were written |
+//! | key | `K`, key | layout, clock, what rules carry, which chunks there are |
+//! | chunk | `C`, key, number (4 bytes) | events |
+//!
+//! Rules may change from one start to the next. A key that was written under other rules keeps its events: what has the same
+//! name is taken over, what is new is missing in old events, and rules that look back on those say that they are warming.
+
+use std::collections::VecDeque;
+
+use super::judge::{Judge, Key, Loading};
+use super::kept::{Chunk, Kept, Layout, Place};
+use super::set::{Carries, Carry, Names, Set};
+use super::sliding::Sliding;
+use super::steps::{Partial, Progress};
+use super::verdict::Piece;
+use super::{ABSENT, EVIDENCE_MAX, KEPT_MAX, STEPS_MAX, TIMES_MAX};
+use crate::Corrupt;
+use crate::encode::{Reader, VERSION, put_bytes, put_i64, put_u64};
+use crate::ids::id_of;
+
+const ROOT: u8 = b'R';
+const KEY: u8 = b'K';
+const CHUNK: u8 = b'C';
+/// Layouts that a root holds: as often may the rules of a step change while old keys sleep.
+const LAYOUTS_MAX: usize = 4_096;
+
+/// Where what is now stood under an older layout.
+struct Mapping {
+    old: Layout,
+    numbers: Vec<Option<usize>>,
+    texts: Vec<Option<usize>>,
+    conditions: Vec<Option<usize>>,
+    rules: Vec<Option<usize>>,
+}
+
+impl Mapping {
+    fn new(old: &Names, now: &Names) -> Mapping {
+        let places = |old: &[Box<str>], now: &[Box<str>]| {
+            now.iter().map(|name| old.iter().position(|known| known == name)).collect()
+        };
+        Mapping {
+            old: old.layout(),
+            numbers: places(&old.numbers, &now.numbers),
+            texts: places(&old.texts, &now.texts),
+            conditions: places(&old.conditions, &now.conditions),
+            rules: places(&old.rules, &now.rules),
+        }
+    }
+}
+
+impl Judge {
+    /// Appends the keys of the cells that must be supplied before anything is done with this key. Ask again after
+    /// supplying: what one cell says may call for others.
+    pub fn missing(&mut self, key: &[u8], cells: &mut Vec<Vec<u8>>) {
+        if self.layouts.is_none() {
+            return cells.push(self.cell(ROOT, b"", None));
+        }
+        if self.keys.contains_key(key) {
+            return;
+        }
+        match self.loading.get(key) {
+            None => cells.push(self.cell(KEY, key, None)),
+            Some(loading) => {
+                let lacking = (loading.first..).zip(&loading.chunks).filter(|(_, chunk)| chunk.is_none());
+                cells.extend(lacking.map(|(number, _)| self.cell(CHUNK, key, Some(number))));
+            }
+        }
+    }
+
+    fn cell(&self, kind: u8, key: &[u8], number: Option<u32>) -> Vec<u8> {
+        let number = number.map(u32::to_be_bytes);
+        [&self.prefix[..], &[kind][..], key, number.as_ref().map_or(&[][..], |number| number)].concat()
+    }
+
+    /// Hands over a cell that was missing: `None` when the store has none.
+    pub fn supply(&mut self, cell: &[u8], value: Option<&[u8]>) -> Result<(), Corrupt> {
+        let rest = cell.strip_prefix(&*self.prefix).and_then(<[u8]>::split_first);
+        match (rest, value) {
+            (Some((&ROOT, _)), value) => {
+                let layouts = value.map_or(Ok(Vec::new()), read_root)?;
+                self.set_layouts(layouts);
+                Ok(())
+            }
+            (Some((&KEY, key)), None) => {
+                self.keys.insert(key.into(), Key::new(&self.set));
+                Ok(())
+            }
+            (Some((&KEY, key)), Some(value)) => self.supply_key(key, value),
+            (Some((&CHUNK, rest)), Some(value)) => {
+                let (key, number) =
+                    rest.split_last_chunk::<4>().ok_or(Corrupt { what: "a chunk's number expected" })?;
+                self.supply_chunk(key, u32::from_be_bytes(*number), value)
+            }
+            _ => Err(Corrupt { what: "a cell of a judge expected" }),
+        }
+    }
+
+    pub(super) fn set_layouts(&mut self, mut layouts: Vec<Names>) {
+        let known = layouts.iter().position(|names| *names == self.set.names);
+        self.layout = known.unwrap_or_else(|| {
+            self.is_root_changed = true;
+            layouts.push(self.set.names.clone());
+            layouts.len() - 1
+        });
+        self.layouts = Some(layouts);
+    }
+
+    fn supply_key(&mut self, name: &[u8], value: &[u8]) -> Result<(), Corrupt> {
+        let mut reader = Reader::cell(value)?;
+        let layout = reader.u64()? as usize;
+        let layouts = self.layouts.as_deref().unwrap_or_default();
+        let names = layouts.get(layout).ok_or(Corrupt { what: "a layout of the root expected" })?;
+        let mapping = (layout != self.layout).then(|| Mapping::new(names, &self.set.names));
+        let mut key = Key::new(&self.set);
+        key.clock = reader.i64()?;
+        let first = reader.u32()?;
+        let count = reader.u32()? as usize;
+        if count > KEPT_MAX {
+            return Err(Corrupt { what: "fewer chunks expected" });
+        }
+        key.judged = Place { chunk: reader.u32()?, at: reader.u32()? };
+        key.overflows = reader.u64()?;
+        for _ in 0..reader.count()? {
+            key.warming.push((reader.u32()? as u16, reader.i64()?));
+        }
+        key.carries = read_carries(&mut reader, names.rules.len())?;
+        reader.finish()?;
+        if let Some(mapping) = &mapping {
+            key.carries = key.carries.moved(mapping);
+            key.is_changed = true;
+            key.warm(&self.set, mapping);
+        }
+        key.kept.first = first;
+        let loading = Loading { key, first, chunks: vec![None; count], layout };
+        self.loading.insert(name.into(), loading);
+        self.settle_in(name);
+        Ok(())
+    }
+
+    fn supply_chunk(&mut self, name: &[u8], number: u32, value: &[u8]) -> Result<(), Corrupt> {
+        let layouts = self.layouts.as_deref().unwrap_or_default();
+        let loading =
+            self.loading.get_mut(name).ok_or(Corrupt { what: "a chunk that was asked for expected" })?;
+        let names = layouts.get(loading.layout).ok_or(Corrupt { what: "a layout of the root expected" })?;
+        let chunk = read_chunk(value, names)?;
+        let mapping = (loading.layout != self.layout).then(|| Mapping::new(names, &self.set.names));
+        let place = number.checked_sub(loading.first).and_then(|i| loading.chunks.get_mut(i as usize));
+        *place.ok_or(Corrupt { what: "a chunk of the key expected" })? =
+            Some(mapping.map_or(chunk.clone(), |mapping| chunk.moved(&mapping, self.set.layout)));
+        self.settle_in(name);
+        Ok(())
+    }
+
+    /// A key of which all is there takes its place.
+    fn settle_in(&mut self, name: &[u8]) {
+        if self.loading.get(name).is_none_or(|loading| loading.chunks.iter().any(Option::is_none)) {
+            return;
+        }
+        let Some(Loading { mut key, first, chunks, .. }) = self.loading.remove(name) else { return };
+        let chunks: VecDeque<Chunk> = chunks.into_iter().flatten().collect();
+        let count = chunks.iter().map(Chunk::len).sum();
+        key.kept = Kept { layout: self.set.layout, first, chunks, count };
+        key.rebuild(&self.set);
+        if key.is_changed {
+            self.dirty.push(name.into());
+        }
+        self.keys.insert(name.into(), key);
+    }
+
+    /// Writes the cells that changed; `None` deletes one. They are part of commit `n`.
+    pub fn seal(&mut self, n: u64, put: &mut impl FnMut(&[u8], Option<&[u8]>)) {
+        let mut out = Vec::new();
+        if std::mem::take(&mut self.is_root_changed)
+            && let Some(layouts) = &self.layouts
+        {
+            put_root(layouts, &mut out);
+            put(&self.cell(ROOT, b"", None), Some(&out));
+        }
+        for name in std::mem::take(&mut self.dirty) {
+            let layout = self.layout;
+            let Some(key) = self.keys.get_mut(&name) else {
+                continue;
+            };
+            key.is_changed = false;
+            key.sealed = n;
+            out.clear();
+            put_key(layout, key, &mut out);
+            let mut cells: Vec<(u32, Option<Vec<u8>>)> =
+                std::mem::take(&mut key.dropped).into_iter().map(|number| (number, None)).collect();
+            let layout = key.kept.layout;
+            for (number, chunk) in (key.kept.first..).zip(&mut key.kept.chunks) {
+                if std::mem::take(&mut chunk.is_changed) {
+                    let mut out = Vec::new();
+                    put_chunk(chunk, layout, &mut out);
+                    cells.push((number, Some(out)));
+                }
+            }
+            put(&self.cell(KEY, &name, None), Some(&out));
+            for (number, value) in cells {
+                put(&self.cell(CHUNK, &name, Some(number)), value.as_deref());
+            }
+        }
+    }
+
+    /// The store has commit `n`: what did not change since may leave memory.
+    pub fn acknowledged(&mut self, n: u64) {
+        self.acknowledged = self.acknowledged.max(n);
+    }
+
+    /// Lets keys go that the store has, until memory is about this; looks at so many at most.
+    pub fn evict(&mut self, target_bytes: usize, looks_max: usize) {
+        let mut bytes = self.memory_bytes();
+        let acknowledged = self.acknowledged;
+        let mut looks = 0;
+        self.keys.retain(|name, key| {
+            looks += 1;
+            if bytes <= target_bytes || looks > looks_max || key.is_changed || key.sealed > acknowledged {
+                return true;
+            }
+            bytes = bytes.saturating_sub(name.len() + key.memory_bytes());
+            false
+        });
+    }
+
+    /// How many cells a seal would write now, about.
+    pub fn open_cells(&self) -> usize {
+        2 * self.dirty.len()
+    }
+}
+
+impl Key {
+    /// Finds what follows from the events.
+    fn rebuild(&mut self, set: &Set) {
+        let places: Vec<Place> = self.kept.between(self.kept.start(), self.kept.end()).collect();
+        self.ids.extend(places.iter().map(|place| id_of(self.kept.id(*place))));
+        self.slidings = vec![Sliding::new(&self.kept); set.windows.len()];
+        let judged = self.kept.normal(self.judged);
+        for _ in places.iter().take_while(|place| **place < judged) {
+            for (sliding, window) in self.slidings.iter_mut().zip(&set.windows) {
+                sliding.step(window, &self.kept);
+            }
+        }
+    }
+
+    /// Rules that this key has not had look back on events that they did not see.
+    fn warm(&mut self, set: &Set, mapping: &Mapping) {
+        let old = std::mem::take(&mut self.warming);
+        for (rule, known) in mapping.rules.iter().enumerate() {
+            let until = match known {
+                Some(known) => old.iter().find(|(of, _)| usize::from(*of) == *known).map(|(_, until)| *until),
+                None => Some(self.clock.saturating_add(set.looks_back_ms(rule))),
+            };
+            self.warming.extend(until.map(|until| (rule as u16, until)));
+        }
+    }
+}
+
+impl Carries {
+    fn moved(&self, mapping: &Mapping) -> Carries {
+        let known = mapping.rules.iter().enumerate().filter_map(|(now, old)| Some((now, (*old)?)));
+        Carries(known.filter_map(|(now, old)| Some((now as u16, self.get(old)?.clone()))).collect())
+    }
+}
+
+impl Chunk {
+    /// The same events in another layout.
+    fn moved(&self, mapping: &Mapping, now: Layout) -> Chunk {
+        let (old, mut moved) = (mapping.old, Chunk { is_changed: true, ..Chunk::default() });
+        moved.carries = self.carries.moved(mapping);
+        moved.times.clone_from(&self.times);
+        moved.bytes.clone_from(&self.bytes);
+        for at in 0..self.len() {
+            let numbers = &self.numbers[at * old.numbers..][..old.numbers];
+            moved
+                .numbers
+                .extend(mapping.numbers.iter().map(|from| from.map_or(ABSENT, |from| numbers[from])));
+            let spans = &self.spans[at * (1 + old.texts)..][..=old.texts];
+            moved.spans.push(spans[0]);
+            moved.spans.extend(mapping.texts.iter().map(|from| from.map_or((1, 0), |from| spans[1 + from])));
+            let old_bits = &self.bits[at * old.words()..][..old.words()];
+            let bit = |word: usize, bit: usize| old_bits[word + bit / 64] >> (bit % 64) & 1 == 1;
+            let mut words = vec![0u64; now.words()];
+            let mut copy = |from: usize, to: usize, places: &[Option<usize>]| {
+                for (place, known) in places.iter().enumerate() {
+                    if known.is_some_and(|known| bit(from, known)) {
+                        words[to + place / 64] |= 1 << (place % 64);
+                    }
+                }
+            };
+            let (hits, now_hits) = (old.condition_words(), now.condition_words());
+            copy(0, 0, &mapping.conditions);
+            copy(hits, now_hits, &mapping.rules);
+            copy(hits + old.rule_words(), now_hits + now.rule_words(), &mapping.rules);
+            moved.bits.extend(words);
+        }
+        moved
+    }
+}
+
+fn put_names(names: &[Box<str>], out: &mut Vec<u8>) {
+    put_u64(out, names.len() as u64);
+    names.iter().for_each(|name| put_bytes(out, name.as_bytes()));
+}
+
+fn read_names(reader: &mut Reader<'_>) -> Result<Vec<Box<str>>, Corrupt> {
+    let count = reader.count()?;
+    (0..count).map(|_| Ok(String::from_utf8_lossy(reader.bytes()?).into())).collect()
+}
+
+fn put_root(layouts: &[Names], out: &mut Vec<u8>) {
+    out.push(VERSION);
+    put_u64(out, layouts.len() as u64);
+    for Names { numbers, texts, conditions, rules } in layouts {
+        [numbers, texts, conditions, rules].into_iter().for_each(|names| put_names(names, out));
+    }
+}
+
+fn read_root(value: &[u8]) -> Result<Vec<Names>, Corrupt> {
+    let mut reader = Reader::cell(value)?;
+    let count = reader.count()?;
+    if count > LAYOUTS_MAX {
+        return Err(Corrupt { what: "fewer layouts expected" });
+    }
+    let mut layouts = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut names = || read_names(&mut reader);
+        layouts.push(Names { numbers: names()?, texts: names()?, conditions: names()?, rules: names()? });
+    }
+    reader.finish()?;
+    Ok(layouts)
+}
+
+fn put_key(layout: usize, key: &Key, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    put_u64(out, layout as u64);
+    put_i64(out, key.clock);
+    put_u64(out, u64::from(key.kept.first));
+    put_u64(out, key.kept.chunks.len() as u64);
+    put_u64(out, u64::from(key.judged.chunk));
+    put_u64(out, u64::from(key.judged.at));
+    put_u64(out, key.overflows);
+    put_u64(out, key.warming.len() as u64);
+    for (rule, until) in &key.warming {
+        put_u64(out, u64::from(*rule));
+        put_i64(out, *until);
+    }
+    put_carries(&key.carries, out);
+}
+
+fn put_carries(carries: &Carries, out: &mut Vec<u8>) {
+    put_u64(out, carries.0.len() as u64);
+    for (rule, Carry { alert_at, suppressed, events, progress }) in &carries.0 {
+        put_u64(out, u64::from(*rule));
+        put_i64(out, *alert_at);
+        put_u64(out, u64::from(*suppressed));
+        put_u64(out, *events);
+        put_u64(out, progress.next);
+        put_u64(out, progress.partials.len() as u64);
+        for Partial { step, count, no, first_ms, taken, pieces } in &progress.partials {
+            put_u64(out, u64::from(*step));
+            put_u64(out, u64::from(*count));
+            put_u64(out, *no);
+            put_i64(out, *first_ms);
+            put_u64(out, u64::from(*taken));
+            put_u64(out, pieces.len() as u64);
+            for Piece { id, time, amount, step } in pieces {
+                put_bytes(out, id);
+                put_i64(out, time.ms());
+                put_i64(out, amount.unwrap_or(ABSENT));
+                put_u64(out, step.map_or(0, |step| u64::from(step) + 1));
+            }
+        }
+    }
+}
+
+fn read_carries(reader: &mut Reader<'_>, rules: usize) -> Result<Carries, Corrupt> {
+    let mut carries = Carries::default();
+    for _ in 0..reader.count()? {
+        let rule = reader.u32()?;
+        let is_next = carries.0.last().is_none_or(|(last, _)| u32::from(*last) < rule);
+        if rule as usize >= rules || !is_next {
+            return Err(Corrupt { what: "a rule of the layout expected" });
+        }
+        let (alert_at, suppressed, events) = (reader.i64()?, reader.u32()?, reader.u64()?);
+        let mut progress = Progress { next: reader.u64()?, partials: Vec::new() };
+        let count = reader.count()?;
+        if count > STEPS_MAX * TIMES_MAX as usize {
+            return Err(Corrupt { what: "fewer sequences expected" });
+        }
+        for _ in 0..count {
+            progress.partials.push(read_partial(reader)?);
+        }
+        carries.0.push((rule as u16, Carry { alert_at, suppressed, events, progress }));
+    }
+    Ok(carries)
+}
+
+fn read_partial(reader: &mut Reader<'_>) -> Result<Partial, Corrupt> {
+    let (step, count) = (reader.u32()? as u16, reader.u32()?);
+    let (no, first_ms, taken) = (reader.u64()?, reader.i64()?, reader.u32()?);
+    let pieces = reader.count()?;
+    if usize::from(step) >= STEPS_MAX || pieces > EVIDENCE_MAX {
+        return Err(Corrupt { what: "a step of a sequence expected" });
+    }
+    let mut partial = Partial { step, count, no, first_ms, taken, pieces: Vec::with_capacity(pieces) };
+    for _ in 0..pieces {
+        partial.pieces.push(Piece {
+            id: reader.bytes()?.into(),
+            time: granary_core::Timestamp(reader.i64()?),
+            amount: Some(reader.i64()?).filter(|amount| *amount != ABSENT),
+            step: reader.u32()?.checked_sub(1).map(|step| step as u16),
+        });
+    }
+    Ok(partial)
+}
+
+fn put_chunk(chunk: &Chunk, layout: Layout, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    put_carries(&chunk.carries, out);
+    put_u64(out, chunk.len() as u64);
+    let mut before = 0;
+    for at in 0..chunk.len() {
+        put_i64(out, chunk.times[at].wrapping_sub(before));
+        before = chunk.times[at];
+        chunk.numbers[at * layout.numbers..][..layout.numbers]
+            .iter()
+            .for_each(|number| put_i64(out, *number));
+        chunk.bits[at * layout.words()..][..layout.words()].iter().for_each(|word| put_u64(out, *word));
+        for i in 0..=layout.texts {
+            match chunk.span(at * (1 + layout.texts) + i) {
+                None => out.push(0),
+                Some(text) => {
+                    put_u64(out, text.len() as u64 + 1);
+                    out.extend_from_slice(text);
+                }
+            }
+        }
+    }
+}
+
+fn read_chunk(value: &[u8], names: &Names) -> Result<Chunk, Corrupt> {
+    let layout = names.layout();
+    let mut reader = Reader::cell(value)?;
+    let mut chunk = Chunk { carries: read_carries(&mut reader, names.rules.len())?, ..Chunk::default() };
+    let mut time = 0i64;
+    for _ in 0..reader.count()? {
+        time = time.wrapping_add(reader.i64()?);
+        chunk.times.push(time);
+        for _ in 0..layout.numbers {
+            chunk.numbers.push(reader.i64()?);
+        }
+        for _ in 0..layout.words() {
+            chunk.bits.push(reader.u64()?);
+        }
+        for _ in 0..=layout.texts {
+            let Some(length) = reader.u64()?.checked_sub(1) else {
+                chunk.spans.push((1, 0));
+                continue;
+            };
+            let length = usize::try_from(length).map_err(|_| Corrupt { what: "length too large" })?;
+            let start = chunk.bytes.len() as u32;
+            chunk.bytes.extend_from_slice(reader.take(length)?);
+            chunk.spans.push((start, chunk.bytes.len() as u32));
+        }
+    }
+    reader.finish()?;
+    Ok(chunk)
+}

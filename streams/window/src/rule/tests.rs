@@ -1,0 +1,161 @@
+//! State that is stored and loaded: in any places, and under other rules.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use granary_core::{Span, Timestamp};
+
+use super::oracle::{Draw, Plain, events, expected, lateness_ms, note, rule, set};
+use super::*;
+
+/// A store of cells.
+#[derive(Default)]
+struct Store(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl Store {
+    fn seal(&mut self, judge: &mut Judge, n: u64) {
+        judge.seal(n, &mut |cell, value| match value {
+            Some(value) => drop(self.0.insert(cell.to_vec(), value.to_vec())),
+            None => drop(self.0.remove(cell)),
+        });
+        judge.acknowledged(n);
+    }
+
+    fn supply(&self, judge: &mut Judge, key: &[u8]) {
+        let mut missing = Vec::new();
+        loop {
+            judge.missing(key, &mut missing);
+            if missing.is_empty() {
+                return;
+            }
+            for cell in missing.drain(..) {
+                judge.supply(&cell, self.0.get(&cell).map(Vec::as_slice)).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn storing_and_loading_changes_nothing() {
+    for seed in 0..2_000 {
+        let mut draw = Draw(seed);
+        let rules: Vec<Rule> = (0..1 + draw.below(6)).map(|_| rule(&mut draw)).collect();
+        let lateness_ms = lateness_ms(&mut draw);
+        let given = events(&mut draw, lateness_ms);
+        let pace = if draw.below(3) == 0 { Pace::OnWatermark } else { Pace::OnArrival };
+        let set = set(rules.clone(), pace, lateness_ms);
+        let mut judge = Judge::new(Arc::clone(&set), b"r/");
+        let (mut store, mut standing) = (Store::default(), BTreeMap::new());
+        for (n, event) in (1..).zip(&given) {
+            store.supply(&mut judge, b"k");
+            event.give(&mut judge, &mut |decision| note(&mut standing, &decision));
+            match draw.below(12) {
+                0 => {
+                    store.seal(&mut judge, n);
+                    judge = Judge::new(Arc::clone(&set), b"r/");
+                }
+                1 => {
+                    store.seal(&mut judge, n);
+                    judge.evict(0, usize::MAX);
+                }
+                2 => store.seal(&mut judge, n),
+                _ => {}
+            }
+        }
+        store.supply(&mut judge, b"k");
+        judge.end(&mut |decision| note(&mut standing, &decision));
+        for (i, rule) in rules.iter().enumerate() {
+            let raised = standing.iter().filter(|((of, _), raised)| *of == i && **raised == 1);
+            let raised: Vec<u64> = raised.map(|((_, id), _)| *id).collect();
+            let mut wanted = expected(rule, &given);
+            wanted.sort_unstable();
+            assert_eq!(raised, wanted, "seed {seed}, {pace:?}: {rule:?}");
+        }
+    }
+}
+
+fn velocity(measure: Measure, window: u64, limit: i64) -> Rule {
+    let limit = Limit { comparison: Comparison::Gt, value: Ratio { num: limit, den: 1 } };
+    let kind = Kind::Velocity { measure, window: Span(window), limit };
+    Rule { when: None, kind, cooldown: Span::ZERO }
+}
+
+fn named(numbers: &[&str], rules: Vec<(&str, Rule)>) -> Arc<Set> {
+    let boxed = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
+    let (names, rules): (Vec<&str>, Vec<Rule>) = rules.into_iter().unzip();
+    let names = Names { numbers: boxed(numbers), rules: boxed(&names), ..Names::default() };
+    Arc::new(Set::new(names, None, rules, Pace::OnArrival, Span(0), Span(1_000)).unwrap())
+}
+
+/// The alerts that an event gives: rule, events that count, warming.
+fn give(judge: &mut Judge, store: &Store, ms: i64, numbers: &[i64]) -> Vec<(usize, u64, bool)> {
+    store.supply(judge, b"k");
+    let mut alerts = Vec::new();
+    let id = ms.to_string();
+    let fact = Fact { id: id.as_bytes(), time: Timestamp(ms), numbers, texts: &[], truths: &[] };
+    judge.event(b"k", &fact, &mut |decision| {
+        let Change::Raised(hit) = decision.change else { panic!("nothing is withdrawn in order") };
+        alerts.push((decision.rule, hit.events, hit.is_warming));
+    });
+    alerts
+}
+
+#[test]
+fn other_rules_take_over_the_events_that_are_kept() {
+    let mut store = Store::default();
+    let sum = |place| velocity(Measure::Sum(Number(place)), 100, 10);
+    let mut judge = Judge::new(named(&["a"], vec![("sum-a", sum(0))]), b"r/");
+    assert_eq!(give(&mut judge, &store, 0, &[8]), []);
+    assert_eq!(give(&mut judge, &store, 10, &[8]), [(0, 2, false)]);
+    store.seal(&mut judge, 1);
+    // Another rule before it, and another number before that of the first one.
+    let rules = vec![("sum-b", sum(0)), ("sum-a", sum(1)), ("count", velocity(Measure::Count, 100, 2))];
+    let mut judge = Judge::new(named(&["b", "a"], rules), b"r/");
+    assert_eq!(give(&mut judge, &store, 20, &[20, 1]), [(0, 1, true), (1, 3, false), (2, 3, true)]);
+    // After a window's length the new rules have seen all they look back on.
+    assert_eq!(give(&mut judge, &store, 115, &[20, 1]), [(0, 2, false)]);
+    store.seal(&mut judge, 2);
+    // And back again.
+    let mut judge = Judge::new(named(&["a"], vec![("sum-a", sum(0))]), b"r/");
+    assert_eq!(give(&mut judge, &store, 116, &[20]), [(0, 3, false)]);
+}
+
+#[test]
+fn what_is_needed_no_more_is_deleted() {
+    let mut store = Store::default();
+    let set = named(&["a"], vec![("count", velocity(Measure::Count, 100, 1_000_000))]);
+    let mut judge = Judge::new(set, b"r/");
+    for n in 0..5_000 {
+        give(&mut judge, &store, n * 10, &[1]);
+        if n % 50 == 0 {
+            store.seal(&mut judge, n.unsigned_abs() + 1);
+        }
+    }
+    // A second is kept, which are 100 events: two chunks, or three.
+    assert!(store.0.len() <= 2 + 4, "{} cells", store.0.len());
+    judge.evict(0, usize::MAX);
+}
+
+#[test]
+fn damaged_cells_are_errors() {
+    let mut store = Store::default();
+    let mut judge = Judge::new(set(vec![velocity(Measure::Count, 50, 1)], Pace::OnArrival, 10), b"r/");
+    let event = Plain { id: 1, ms: 5, number: 3, text: Some(1), holds: [Truth::Yes; 3] };
+    event.give(&mut judge, &mut |_| {});
+    store.supply(&mut judge, b"k");
+    judge.missing(b"k", &mut Vec::new());
+    judge.supply(b"r/R", None).unwrap();
+    store.seal(&mut judge, 1);
+    for (cell, value) in &store.0 {
+        for cut in 0..value.len() {
+            let mut judge = Judge::new(Arc::clone(judge.set()), b"r/");
+            for (other, value) in &store.0 {
+                let is_before = other.get(2) == Some(&b'R') || (other.get(2) == Some(&b'K') && cell != other);
+                if is_before && cell != other {
+                    let _ = judge.supply(other, Some(value));
+                }
+            }
+            assert!(judge.supply(cell, Some(&value[..cut])).is_err(), "{cell:?} cut at {cut}");
+        }
+    }
+}
