@@ -209,7 +209,9 @@ impl Topics {
         let written = |sink: &&plan::Sink| matches!(sink.to, Target::Topic(_) | Target::File(_));
         let sinks =
             plan.sinks.iter().filter(written).map(|sink| Ok((sink.name.to_string(), topic(&sink.name)?)));
-        let set_aside = plan::SET_ASIDE.iter().map(|name| Ok(((*name).to_string(), topic(name)?)));
+        let alerts = plan::ALERTS.iter().filter(|name| plan.stream(name).is_some());
+        let set_aside =
+            plan::SET_ASIDE.iter().chain(alerts).map(|name| Ok(((*name).to_string(), topic(name)?)));
         let has_verdicts = plan.stream(plan::VERDICTS).is_some();
         Ok(Topics {
             sinks: sinks.collect::<Result<_>>()?,

@@ -306,7 +306,9 @@ pub async fn signalled() {
 pub fn read_plan(path: &Path) -> Result<Plan> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))?;
-    granary_streams::file::parse(&text)
+    let beside = path.parent().unwrap_or(Path::new("."));
+    let read = |name: &str| std::fs::read_to_string(beside.join(name)).map_err(|e| e.to_string());
+    granary_streams::file::parse_beside(&text, &read)
         .map_err(|mistakes| Error::invalid(format!("{}:\n{mistakes}", path.display())))
 }
 

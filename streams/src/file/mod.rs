@@ -27,8 +27,13 @@ pub const PARTS_MAX: usize = 1_000;
 /// assert!(mistakes.to_string().contains("line 2, column 1: unknown name `suorces`; did you mean `sources`?"));
 /// ```
 pub fn parse(text: &str) -> Result<Plan, Mistakes> {
+    parse_beside(text, &|_| Err("there are no files beside this pipeline".to_owned()))
+}
+
+/// Reads a pipeline file that may name others, which `read` reads.
+pub fn parse_beside(text: &str, read: &dyn Fn(&str) -> Result<String, String>) -> Result<Plan, Mistakes> {
     let mut mistakes = Mistakes::default();
-    let plan = yaml::parse(text, &mut mistakes).and_then(|root| pipeline(&root, &mut mistakes));
+    let plan = yaml::parse(text, &mut mistakes).and_then(|root| pipeline(&root, read, &mut mistakes));
     match plan {
         Some(plan) if mistakes.is_empty() => Ok(plan),
         _ => {
@@ -38,7 +43,11 @@ pub fn parse(text: &str) -> Result<Plan, Mistakes> {
     }
 }
 
-fn pipeline(root: &yaml::Node, mistakes: &mut Mistakes) -> Option<Plan> {
+fn pipeline(
+    root: &yaml::Node,
+    read_file: &dyn Fn(&str) -> Result<String, String>,
+    mistakes: &mut Mistakes,
+) -> Option<Plan> {
     let mut map = Map::new(root, "a pipeline", mistakes);
     let name = map.need("pipeline", mistakes).and_then(|node| {
         let name = read::text(node, "a name", mistakes)?;
@@ -59,7 +68,7 @@ fn pipeline(root: &yaml::Node, mistakes: &mut Mistakes) -> Option<Plan> {
     let sources_are_whole = mistakes.is_empty();
     if let Some(node) = map.get("steps") {
         for (name, node) in parts(node, "steps", mistakes) {
-            let scope = step::Scope { sources: &sources, steps: &steps, sources_are_whole };
+            let scope = step::Scope { sources: &sources, steps: &steps, sources_are_whole, read: read_file };
             if scope.is_taken(&name.text) {
                 mistakes.add(name.place, format!("`{}` is the name of a source too", name.text));
             }
@@ -67,10 +76,17 @@ fn pipeline(root: &yaml::Node, mistakes: &mut Mistakes) -> Option<Plan> {
             steps.extend(step);
         }
     }
-    if let Some(node) = map.need("sinks", mistakes) {
+    step::check_rules(&steps, mistakes);
+    // Alerts have streams of their own.
+    let has_rules = steps.iter().any(|step| step.rules().is_some());
+    if let Some(node) = if has_rules { map.get("sinks") } else { map.need("sinks", mistakes) } {
         for (name, node) in parts(node, "sinks", mistakes) {
-            let scope =
-                step::Scope { sources: &sources, steps: &steps, sources_are_whole: mistakes.is_empty() };
+            let scope = step::Scope {
+                sources: &sources,
+                steps: &steps,
+                sources_are_whole: mistakes.is_empty(),
+                read: read_file,
+            };
             sinks.extend(sink::read(name, node, &scope, mistakes));
         }
     }

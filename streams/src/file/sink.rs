@@ -4,7 +4,7 @@ use super::mistake::Mistakes;
 use super::read::{self, Map};
 use super::step::Scope;
 use super::yaml::{Name, Node};
-use crate::plan::{Delivery, SET_ASIDE, Sink, Target, VERDICTS};
+use crate::plan::{Delivery, From, SET_ASIDE, Sink, Target, VERDICTS};
 
 /// One sink.
 pub(super) fn read(name: &Name, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Sink> {
@@ -14,6 +14,13 @@ pub(super) fn read(name: &Name, node: &Node, scope: &Scope<'_>, mistakes: &mut M
     }
     let mut map = Map::new(node, "a sink", mistakes);
     let from = map.need("from", mistakes).and_then(|node| scope.find(node, mistakes));
+    if let Some(From::Step(i)) = from
+        && scope.steps[i].rules().is_some()
+    {
+        let message =
+            format!("step `{}` has rules: their alerts are in the stream `alerts`", scope.steps[i].name);
+        mistakes.add(node.place, message);
+    }
     let delivery = map
         .get("delivery")
         .map(|node| (node.place, read::word(node, "delivery", &["exactly_once", "eager"], mistakes)));

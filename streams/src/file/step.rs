@@ -1,11 +1,14 @@
 //! The `steps:` of a pipeline file: filters and maps here, windows in `window`.
 
+use std::sync::Arc;
+
 use super::mistake::{Mistakes, Place};
 use super::read::{self, Map};
 use super::window;
 use super::yaml::{Node, Value};
 use crate::plan::expression::{Expression, Unfit};
-use crate::plan::{Column, ColumnKind, Does, EventTime, Filter, From, Source, Step};
+use crate::plan::{Column, ColumnKind, Does, EventTime, Filter, From, RulesStep, Source, Step};
+use crate::rules;
 
 /// What stands before a step or sink and may be named by it.
 pub(super) struct Scope<'p> {
@@ -13,6 +16,8 @@ pub(super) struct Scope<'p> {
     pub steps: &'p [Step],
     /// Whether all that came before could be read: otherwise an unknown name may be no mistake of its own.
     pub sources_are_whole: bool,
+    /// Reads a file that the pipeline names.
+    pub read: &'p dyn Fn(&str) -> Result<String, String>,
 }
 
 impl Scope<'_> {
@@ -57,7 +62,7 @@ impl Scope<'_> {
 }
 
 /// What later versions do in a step.
-const NOT_YET: [&str; 7] = ["pattern", "join", "rank", "rules", "enrich", "deduplicate", "migrate"];
+const NOT_YET: [&str; 6] = ["pattern", "join", "rank", "enrich", "deduplicate", "migrate"];
 
 /// One step.
 pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Step> {
@@ -69,17 +74,19 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     }
     let filter = map.get("filter");
     let maps = map.get("map");
+    let rules = map.get("rules");
     let is_window = ["window", "aggregates", "by"].iter().any(|name| map.get(name).is_some());
     if let (Some(node), Some(From::Step(i))) = (from_node, from)
-        && scope.steps[i].window().is_some()
+        && !scope.steps[i].passes_events()
     {
-        let message = "a step that reads the results of a window step is not supported yet".to_owned();
+        let message =
+            "a step that reads the results of a window step or of rules is not supported yet".to_owned();
         mistakes.add(node.place, message);
         return None;
     }
-    let kinds = usize::from(filter.is_some()) + usize::from(maps.is_some()) + usize::from(is_window);
-    if kinds != 1 {
-        let message = "a step is one of `filter`, `map` and `window` (with `aggregates`)".to_owned();
+    let kinds = [filter.is_some(), maps.is_some(), rules.is_some(), is_window];
+    if kinds.iter().filter(|is| **is).count() != 1 {
+        let message = "a step is one of `filter`, `map`, `rules` and `window` (with `aggregates`)".to_owned();
         mistakes.add(node.place, message);
         return None;
     }
@@ -88,6 +95,14 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     }
     let columns = from.map(|from| scope.columns(from).to_vec());
     let (does, columns) = match (filter, maps) {
+        _ if rules.is_some() => {
+            let source = from.map(|from| &scope.sources[scope.source_of(from)]);
+            let does = rules.zip(source).zip(columns.as_deref());
+            let does = does.and_then(|((node, source), columns)| {
+                self::rules(name, node, source, columns, scope, mistakes)
+            });
+            (does, columns)
+        }
         (Some(node), _) => (columns.as_ref().and_then(|c| self::filter(node, c, mistakes)), columns),
         (_, Some(node)) => match (from, columns) {
             (Some(from), Some(columns)) => {
@@ -104,6 +119,58 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     map.finish(mistakes);
     let from = from?;
     Some(Step { name: name.into(), from, source: scope.source_of(from), does: does?, columns: columns? })
+}
+
+/// The rules of a file, on the events that come here.
+fn rules(
+    name: &str,
+    node: &Node,
+    source: &Source,
+    columns: &[Column],
+    scope: &Scope<'_>,
+    mistakes: &mut Mistakes,
+) -> Option<Does> {
+    let path = read::text(node, "a rules file", mistakes)?;
+    let text = (scope.read)(path)
+        .map_err(|error| mistakes.add(node.place, format!("{path}: cannot be read: {error}")))
+        .ok()?;
+    let beside = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let read = |list: &str| {
+        (scope.read)(&if beside.is_empty() { list.to_owned() } else { format!("{beside}/{list}") })
+    };
+    let (rules, problems) = rules::parse(&text, &rules::Options { read: &read, without_cooldown: false });
+    for problem in problems.iter().filter(|problem| problem.is_error()) {
+        mistakes.add(node.place, format!("{path}:{problem}"));
+    }
+    match RulesStep::new(name, Arc::new(rules?), source, columns) {
+        Ok(step) => Some(Does::Rules(Box::new(step))),
+        Err(wrong) => {
+            wrong.into_iter().for_each(|message| mistakes.add(node.place, format!("{path}: {message}")));
+            None
+        }
+    }
+}
+
+/// Every rule of a file has to be judged by a step: one that reads a source with the rule's key.
+pub(super) fn check_rules(steps: &[Step], mistakes: &mut Mistakes) {
+    let with_rules: Vec<(&Step, &RulesStep)> =
+        steps.iter().filter_map(|step| Some((step, step.rules()?))).collect();
+    for (step, of) in &with_rules {
+        let same = with_rules.iter().filter(|(_, other)| other.rules.stream() == of.rules.stream());
+        let served: Vec<usize> = same.flat_map(|(_, other)| other.groups.iter().copied()).collect();
+        for (place, group) in of.rules.groups.iter().enumerate() {
+            if !served.contains(&place) {
+                let fields = &of.rules.spec().fields;
+                let (rule, key) = (&of.rules.infos()[group.rules[0]].id, &fields[group.per[0]].name);
+                let message = format!(
+                    "step `{}`: rule {rule} is per {key}, and no source of these rules has that key: add a source of \
+                     the same topic with `key: {key}`, and a step with the same rules that reads it",
+                    step.name
+                );
+                mistakes.add(None, message);
+            }
+        }
+    }
 }
 
 fn filter(node: &Node, columns: &[Column], mistakes: &mut Mistakes) -> Option<Does> {

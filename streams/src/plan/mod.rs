@@ -4,6 +4,7 @@
 //! Invariant: a [`Plan`] that exists can be run; everything that may be wrong with it was said when it was made.
 
 pub mod expression;
+mod rules;
 mod shape;
 
 use std::sync::Arc;
@@ -14,9 +15,13 @@ use granary_window as window;
 
 use crate::decode::{Decoded, Reject, Schema};
 use expression::Expression;
+pub use rules::RulesStep;
 
 /// The set-aside streams every plan has, after those of its sinks.
 pub const SET_ASIDE: [&str; 3] = ["rejected", "late", "poisoned"];
+
+/// The streams of a plan with rules: alerts of live rules, and of those in shadow.
+pub const ALERTS: [&str; 2] = ["alerts", "alerts.shadow"];
 
 /// The stream of [`Plan::with_verdicts`].
 pub const VERDICTS: &str = "verdicts";
@@ -170,6 +175,8 @@ pub enum Does {
     Map(Vec<(usize, Expression)>),
     /// Windows with aggregates.
     Window(Box<WindowStep>),
+    /// Rules.
+    Rules(Box<RulesStep>),
 }
 
 /// A condition on an event.
@@ -274,7 +281,8 @@ pub struct Tell {
 impl Plan {
     /// Puts the parts together. They have been checked.
     pub(crate) fn assemble(name: &str, sources: Vec<Source>, steps: Vec<Step>, sinks: Vec<Sink>) -> Plan {
-        let names = sinks.iter().map(|sink| &*sink.name).chain(SET_ASIDE);
+        let alerts = if steps.iter().any(|step| step.rules().is_some()) { &ALERTS[..] } else { &[] };
+        let names = sinks.iter().map(|sink| &*sink.name).chain(SET_ASIDE).chain(alerts.iter().copied());
         let streams = names.map(str::to_owned).collect();
         Plan { name: name.into(), sources, steps, sinks, streams }
     }
@@ -289,7 +297,8 @@ impl Plan {
         self
     }
 
-    /// The names of the output streams by [`StreamId`]: one for each sink, in their order, then [`SET_ASIDE`].
+    /// The names of the output streams by [`StreamId`]: one for each sink, in their order, then [`SET_ASIDE`], then
+    /// [`ALERTS`] of a plan with rules.
     pub fn streams(&self) -> &[String] {
         &self.streams
     }
@@ -303,8 +312,18 @@ impl Plan {
     pub fn topic(&self, stream: StreamId, cluster: &str) -> String {
         match self.sinks.get(usize::from(stream.0)).map(|sink| &sink.to) {
             Some(Target::Topic(topic)) => topic.to_string(),
+            // Alerts of all pipelines and grains of a cluster are one stream.
+            None if ALERTS.contains(&&*self.streams[usize::from(stream.0)]) => {
+                format!("granary.{cluster}.{}", self.streams[usize::from(stream.0)])
+            }
             _ => format!("granary.{cluster}.{}.{}", self.name, self.streams[usize::from(stream.0)]),
         }
+    }
+
+    /// What results are counted by: sinks, then alerts.
+    pub fn counted(&self) -> impl Iterator<Item = &str> {
+        let alerts = ALERTS.into_iter().filter(|name| self.stream(name).is_some());
+        self.sinks.iter().map(|sink| &*sink.name).chain(alerts)
     }
 
     /// The output streams whose rows leave before their commit.
@@ -350,8 +369,21 @@ impl Step {
     pub fn window(&self) -> Option<&WindowStep> {
         match &self.does {
             Does::Window(window) => Some(window),
-            Does::Filter(_) | Does::Map(_) => None,
+            Does::Filter(_) | Does::Map(_) | Does::Rules(_) => None,
         }
+    }
+
+    /// Its rules, if it is a step of rules.
+    pub fn rules(&self) -> Option<&RulesStep> {
+        match &self.does {
+            Does::Rules(rules) => Some(rules),
+            Does::Filter(_) | Does::Map(_) | Does::Window(_) => None,
+        }
+    }
+
+    /// Whether others can read what comes out of it as they read events.
+    pub fn passes_events(&self) -> bool {
+        matches!(self.does, Does::Filter(_) | Does::Map(_))
     }
 }
 

@@ -22,20 +22,28 @@ impl Plan {
 
     /// How often the state of each step that has some was dropped.
     pub fn drops(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.steps.iter().filter_map(|step| Some((&*step.name, step.window()?.drops)))
+        self.steps.iter().filter_map(|step| {
+            let window = step.window().map(|window| window.drops);
+            Some((&*step.name, window.or(step.rules().map(|_| 0))?))
+        })
     }
 
     /// Name and shape of each step that has state. Two plans agree on a step's state exactly if its shape is equal.
     pub fn shapes(&self) -> Vec<(&str, String)> {
-        self.steps.iter().filter_map(|step| Some((&*step.name, shape(self, step, step.window()?)))).collect()
+        let shape = |step: &Step| match (step.window(), step.rules()) {
+            (Some(window), _) => Some(shape(self, step, window)),
+            // Rules of another kind read what others have stored: only the key has to be the same.
+            (_, Some(_)) => Some(format!("1 rules key={}", key_name(self, step))),
+            _ => None,
+        };
+        self.steps.iter().filter_map(|step| Some((&*step.name, shape(step)?))).collect()
     }
 }
 
 fn shape(plan: &Plan, step: &Step, of: &WindowStep) -> String {
-    let source = &plan.sources[step.source];
     let columns = input_columns(plan, step);
     let named = |index: usize| columns.iter().find(|c| c.index == index).map_or("?", |c| &*c.name);
-    let key = source.columns.iter().find(|c| c.index == source.key).map_or("?", |c| &*c.name);
+    let key = key_name(plan, step);
     let spec = &of.spec;
     let mut shape = format!("1 key={key}");
     let mut part = |name: &str, value: String| {
@@ -55,6 +63,11 @@ fn shape(plan: &Plan, step: &Step, of: &WindowStep) -> String {
     };
     part("aggregates", spec.aggregates.iter().map(aggregate).collect::<Vec<_>>().join(","));
     shape
+}
+
+fn key_name<'p>(plan: &'p Plan, step: &Step) -> &'p str {
+    let source = &plan.sources[step.source];
+    source.columns.iter().find(|c| c.index == source.key).map_or("?", |c| &*c.name)
 }
 
 fn input_columns<'p>(plan: &'p Plan, step: &Step) -> &'p [Column] {

@@ -113,7 +113,7 @@ fn whole(
         tests.iter().for_each(|node| trial::read(node, &[], mistakes).clear());
         return None;
     }
-    let made = rules_of(stream, spec, defaults, rules);
+    let made = rules_of(stream, spec, defaults, &lists, rules);
     let tests = tests.map_or(Vec::new(), |node| trial::read(node, made.infos(), mistakes));
     for test in tests {
         if let Err(message) = test.run(&made) {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use granary_core::Span;
-use granary_window::rule::{Condition as Index, Kind, Measure, Number, Pace, Rule, Set, Shape, Step, Text};
+use granary_window::rule::{Condition as Index, Kind, Measure, Names, Number, Pace, Rule, Set, Step, Text};
 use sha2::{Digest, Sha256};
 
-use super::condition::Condition;
-use super::event::EventSpec;
+use super::condition::{Condition, Lists};
+use super::event::{EventSpec, Field};
 use super::file::Defaults;
 use super::rule::Read;
 use super::words::in_words;
@@ -18,6 +18,7 @@ use super::{Info, Mode};
 pub struct Rules {
     stream: Box<str>,
     spec: EventSpec,
+    lists: Vec<(Box<str>, usize, Box<str>)>,
     infos: Vec<Info>,
     pub(crate) groups: Vec<Group>,
     /// All conditions of all groups, each once.
@@ -27,6 +28,8 @@ pub struct Rules {
 /// Rules that are judged together.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
+    /// Its name among the groups: its key and its pace.
+    pub name: Box<str>,
     /// The fields of the key.
     pub per: Vec<usize>,
     pub set: Arc<Set>,
@@ -47,6 +50,11 @@ pub(crate) struct NumberOf {
 }
 
 impl Rules {
+    /// The lists they look into: name, entries, and eight hex digits that follow from those.
+    pub fn lists(&self) -> &[(Box<str>, usize, Box<str>)] {
+        &self.lists
+    }
+
     /// The stream they are on.
     pub fn stream(&self) -> &str {
         &self.stream
@@ -95,9 +103,21 @@ impl Rules {
 }
 
 /// Puts rules that were read into sets.
-pub(crate) fn rules_of(stream: &str, spec: EventSpec, defaults: Defaults, read: Vec<Read>) -> Rules {
+pub(crate) fn rules_of(
+    stream: &str,
+    spec: EventSpec,
+    defaults: Defaults,
+    lists: &Lists,
+    read: Vec<Read>,
+) -> Rules {
     let infos = read.iter().map(info).collect();
-    let mut rules = Rules { stream: stream.into(), spec, infos, groups: Vec::new(), conditions: Vec::new() };
+    let lists = lists.iter().map(|(name, entries)| {
+        let mut sorted: Vec<&[u8]> = entries.iter().map(|entry| &**entry).collect();
+        sorted.sort_unstable();
+        (name.as_str().into(), sorted.len(), version(&sorted.join(&b'\n')))
+    });
+    let (stream, lists) = (stream.into(), lists.collect());
+    let mut rules = Rules { stream, spec, lists, infos, groups: Vec::new(), conditions: Vec::new() };
     let mut keys: Vec<(&[usize], Pace)> = Vec::new();
     for rule in read.iter().filter(|rule| rule.mode != Mode::Off) {
         if !keys.contains(&(&rule.per, rule.pace)) {
@@ -112,9 +132,13 @@ pub(crate) fn rules_of(stream: &str, spec: EventSpec, defaults: Defaults, read: 
     rules
 }
 
+/// Eight hex digits that follow from what something means.
+fn version(meaning: &[u8]) -> Box<str> {
+    let digest = Sha256::digest(meaning);
+    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}
+
 fn info(rule: &Read) -> Info {
-    let digest = Sha256::digest(rule.meaning.as_bytes());
-    let hash: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     let length = match &rule.kind {
         Kind::Velocity { window, .. } => Some(*window),
         Kind::Sequence { within, .. } => Some(*within),
@@ -129,7 +153,7 @@ fn info(rule: &Read) -> Info {
         mode: rule.mode,
         severity: rule.severity,
         cooldown: rule.cooldown,
-        hash: hash.into(),
+        hash: version(rule.meaning.as_bytes()),
         limit: rule.limit.as_str().into(),
         subject: rule.subject.as_str().into(),
         of: rule.of,
@@ -145,6 +169,8 @@ impl Rules {
             texts: Vec::new(),
             conditions: Vec::new(),
             all: &mut self.conditions,
+            names: Names::default(),
+            fields: &self.spec.fields,
         };
         let amount = self.spec.amount.map(|field| group.number(Number(field as u16), false));
         let rules: Vec<Rule> = members
@@ -155,14 +181,16 @@ impl Rules {
                 cooldown: read.cooldown,
             })
             .collect();
-        let Numbering { numbers, texts, conditions, .. } = group;
-        let shape =
-            Shape { numbers: numbers.len(), texts: texts.len(), conditions: conditions.len(), amount };
+        let Numbering { numbers, texts, conditions, mut names, .. } = group;
+        let version = |place: usize| format!("{}@{}", self.infos[place].id, self.infos[place].hash).into();
+        names.rules = members.iter().map(|(place, _)| version(*place)).collect();
         let Defaults { lateness, dedup, .. } = defaults;
-        let set = Set::new(shape, rules, pace, lateness, Span(dedup.ms()));
+        let set = Set::new(names, amount, rules, pace, lateness, Span(dedup.ms()));
         let set = Arc::new(set.expect("rules were checked when they were read"));
         let rules = members.iter().map(|(place, _)| *place).collect();
-        self.groups.push(Group { per: per.to_vec(), set, numbers, texts, conditions, rules });
+        let fields: Vec<&str> = per.iter().map(|field| &*self.spec.fields[*field].name).collect();
+        let name = format!("{}:{pace:?}", fields.join(",")).into();
+        self.groups.push(Group { name, per: per.to_vec(), set, numbers, texts, conditions, rules });
     }
 }
 
@@ -172,6 +200,9 @@ struct Numbering<'a> {
     texts: Vec<usize>,
     conditions: Vec<usize>,
     all: &'a mut Vec<Condition>,
+    /// The names of what it gave places.
+    names: Names,
+    fields: &'a [Field],
 }
 
 /// The place of an item in a list; it is appended if it is not there.
@@ -185,17 +216,30 @@ fn place_in<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
 impl Numbering<'_> {
     fn number(&mut self, field: Number, is_degrees: bool) -> Number {
         let of = NumberOf { field: usize::from(field.0), is_degrees };
-        Number(place_in(&mut self.numbers, of) as u16)
+        let place = place_in(&mut self.numbers, of);
+        if place == self.names.numbers.len() {
+            let field = &self.fields[of.field];
+            self.names.numbers.push(format!("{} {:?}", field.name, field.kind).into());
+        }
+        Number(place as u16)
     }
 
     fn text(&mut self, field: Text) -> Text {
-        Text(place_in(&mut self.texts, usize::from(field.0)) as u16)
+        let place = place_in(&mut self.texts, usize::from(field.0));
+        if place == self.names.texts.len() {
+            self.names.texts.push(self.fields[usize::from(field.0)].name.clone());
+        }
+        Text(place as u16)
     }
 
     fn condition(&mut self, rule: &Read, condition: Index) -> Index {
-        let own = rule.conditions[usize::from(condition.0)].clone();
+        let (source, own) = rule.conditions[usize::from(condition.0)].clone();
         let all = place_in(self.all, own);
-        Index(place_in(&mut self.conditions, all) as u16)
+        let place = place_in(&mut self.conditions, all);
+        if place == self.names.conditions.len() {
+            self.names.conditions.push(source);
+        }
+        Index(place as u16)
     }
 
     fn kind(&mut self, rule: &Read) -> Kind {

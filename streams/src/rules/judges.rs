@@ -32,11 +32,12 @@ pub struct Counts {
     pub late: u64,
 }
 
-/// The judges of all sets.
+/// The judges of all sets, or of some.
 #[derive(Debug)]
 pub struct Judges {
     rules: Arc<Rules>,
-    judges: Vec<Judge>,
+    /// Each with its place among the groups.
+    judges: Vec<(usize, Judge)>,
     /// For each rule the events that lacked its key.
     keyless: Vec<u64>,
     counts: Counts,
@@ -47,10 +48,20 @@ pub struct Judges {
 }
 
 impl Judges {
-    /// Judges that have seen nothing.
+    /// Judges of all sets that have seen nothing.
     pub fn new(rules: Arc<Rules>) -> Judges {
+        let all: Vec<usize> = (0..rules.groups.len()).collect();
+        Judges::of(rules, &all, b"")
+    }
+
+    /// Judges of these sets. The keys of their cells begin with `prefix`.
+    pub(crate) fn of(rules: Arc<Rules>, groups: &[usize], prefix: &[u8]) -> Judges {
+        let judge = |place: &usize| {
+            let group = &rules.groups[*place];
+            (*place, Judge::new(Arc::clone(&group.set), &[prefix, group.name.as_bytes(), b"/"].concat()))
+        };
         Judges {
-            judges: rules.groups.iter().map(|group| Judge::new(Arc::clone(&group.set))).collect(),
+            judges: groups.iter().map(judge).collect(),
             keyless: vec![0; rules.infos().len()],
             counts: Counts::default(),
             truths: Vec::new(),
@@ -69,8 +80,8 @@ impl Judges {
     /// For each rule the events that it could not look at: a field that it needs was missing or of another type.
     pub fn skipped(&self) -> Vec<u64> {
         let mut skipped = self.keyless.clone();
-        for (judge, group) in self.judges.iter().zip(&self.rules.groups) {
-            for (rule, count) in group.rules.iter().zip(judge.skipped()) {
+        for (group, judge) in &self.judges {
+            for (rule, count) in self.rules.groups[*group].rules.iter().zip(judge.skipped()) {
                 skipped[*rule] += count;
             }
         }
@@ -80,8 +91,8 @@ impl Judges {
     /// For each rule its hits, those silenced after an alert among them.
     pub fn hits(&self) -> Vec<u64> {
         let mut hits = vec![0; self.rules.infos().len()];
-        for (judge, group) in self.judges.iter().zip(&self.rules.groups) {
-            for (rule, count) in group.rules.iter().zip(judge.hits()) {
+        for (group, judge) in &self.judges {
+            for (rule, count) in self.rules.groups[*group].rules.iter().zip(judge.hits()) {
                 hits[*rule] = count.unsigned_abs();
             }
         }
@@ -90,16 +101,38 @@ impl Judges {
 
     /// Memory of all keys, about.
     pub fn memory_bytes(&self) -> usize {
-        self.judges.iter().map(Judge::memory_bytes).sum()
+        self.judges.iter().map(|(_, judge)| judge.memory_bytes()).sum()
     }
 
-    /// Judges an event.
-    pub fn event(&mut self, event: &Event, out: &mut impl FnMut(Said<'_>)) {
+    /// Names the cells that must be supplied before an event can be judged.
+    pub(crate) fn missing(&mut self, event: &Event, cells: &mut Vec<Vec<u8>>) {
+        let Judges { rules, judges, key, .. } = self;
+        for (group, judge) in judges {
+            key.clear();
+            if write_key(&rules.groups[*group], event, key) {
+                judge.missing(key, cells);
+            }
+        }
+    }
+
+    /// How many cells a seal would write now, about.
+    pub(crate) fn open_cells(&self) -> usize {
+        self.judges.iter().map(|(_, judge)| judge.open_cells()).sum()
+    }
+
+    /// The judges, for what is done with their cells.
+    pub(crate) fn each(&mut self) -> impl Iterator<Item = &mut Judge> {
+        self.judges.iter_mut().map(|(_, judge)| judge)
+    }
+
+    /// Judges an event; what became of it.
+    pub fn event(&mut self, event: &Event, out: &mut impl FnMut(Said<'_>)) -> Outcome {
         let Judges { rules, judges, keyless, truths, key, numbers, own_truths, .. } = self;
         truths.clear();
         truths.extend(rules.conditions.iter().map(|condition| condition.holds(event)));
-        let (mut is_duplicate, mut is_late) = (false, false);
-        for (judge, group) in judges.iter_mut().zip(&rules.groups) {
+        let (mut is_duplicate, mut late) = (false, None);
+        for (group, judge) in judges.iter_mut() {
+            let group = &rules.groups[*group];
             key.clear();
             if !write_key(group, event, key) {
                 group.rules.iter().for_each(|rule| keyless[*rule] += 1);
@@ -115,18 +148,23 @@ impl Judges {
                 out(Said { rule: group.rules[decision.rule], decision });
             });
             is_duplicate |= outcome == Outcome::Duplicate;
-            is_late |= matches!(outcome, Outcome::Late(_));
+            if let Outcome::Late(clock) = outcome {
+                late = Some(clock);
+            }
         }
-        match (is_duplicate, is_late) {
-            (true, _) => self.counts.duplicates += 1,
-            (false, true) => self.counts.late += 1,
-            (false, false) => self.counts.accepted += 1,
-        }
+        let (count, outcome) = match (is_duplicate, late) {
+            (true, _) => (&mut self.counts.duplicates, Outcome::Duplicate),
+            (false, Some(clock)) => (&mut self.counts.late, Outcome::Late(clock)),
+            (false, None) => (&mut self.counts.accepted, Outcome::Accepted),
+        };
+        *count += 1;
+        outcome
     }
 
     /// Nothing comes any more.
     pub fn end(&mut self, out: &mut impl FnMut(Said<'_>)) {
-        for (judge, group) in self.judges.iter_mut().zip(&self.rules.groups) {
+        for (group, judge) in &mut self.judges {
+            let group = &self.rules.groups[*group];
             judge.end(&mut |decision| out(Said { rule: group.rules[decision.rule], decision }));
         }
     }

@@ -50,6 +50,7 @@ mod trial;
 mod words;
 
 pub use event::{Event, EventSpec, Unfit as UnfitEvent};
+pub(crate) use event::{Field, Raw};
 pub use file::{Options, parse};
 pub use groups::Rules;
 pub(crate) use groups::rules_of;

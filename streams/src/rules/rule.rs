@@ -28,14 +28,14 @@ pub(crate) struct Context<'a> {
 /// sets renumbers them.
 #[derive(Clone, Debug)]
 pub(crate) struct Read {
-    pub place: Place,
     pub id: Box<str>,
     pub title: Box<str>,
     pub kind_word: &'static str,
     pub kind: Kind,
     /// The condition that all events of the rule fulfil, by its place.
     pub when: Option<Index>,
-    pub conditions: Vec<Condition>,
+    /// As they are written, and compiled.
+    pub conditions: Vec<(Box<str>, Condition)>,
     pub mode: Mode,
     pub severity: Severity,
     pub cooldown: Span,
@@ -59,7 +59,7 @@ struct Reading<'a, 'n> {
     context: &'a Context<'a>,
     mistakes: &'a mut Mistakes,
     problems: &'a mut Problems,
-    conditions: Vec<Condition>,
+    conditions: Vec<(Box<str>, Condition)>,
     limit: String,
     subject: String,
     of: Option<usize>,
@@ -134,7 +134,6 @@ pub(crate) fn read(
     let Reading { map, conditions, limit, subject, of, mistakes, .. } = reading;
     map.finish(mistakes);
     Some(Read {
-        place,
         id: id.into(),
         title: title.into(),
         kind_word,
@@ -316,7 +315,8 @@ impl<'n> Reading<'_, 'n> {
             Ok((condition, fields)) => {
                 let of = fields.iter().find(|field| self.context.spec.fields[**field].kind.scale().is_some());
                 self.of = self.of.or(of.copied());
-                self.conditions.push(condition);
+                let source = text.split_whitespace().collect::<Vec<_>>().join(" ");
+                self.conditions.push((source.into(), condition));
                 self.used.extend(fields);
                 Some(Index((self.conditions.len() - 1) as u16))
             }

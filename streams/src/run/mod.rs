@@ -7,6 +7,7 @@
 //! | `ahead` | memory of the records to come is waited for together |
 //! | `clock` | what the passing of time does to a slot |
 //! | `emit` | rows on their way to the sinks |
+//! | `judged` | what rules say of a record |
 //! | `rows` | rows and identities, written straight into the outbox |
 //! | `ask` | answers of `Window/...` and `Device/...` |
 //! | [`counts`] | what became of the records |
@@ -18,6 +19,7 @@ mod ask;
 mod clock;
 pub mod counts;
 mod emit;
+mod judged;
 mod pack;
 mod prepared;
 mod route;
@@ -37,6 +39,7 @@ pub use counts::{Counts, Verdict};
 use granary_window::Operator;
 
 use crate::plan::Plan;
+use crate::rules::Judges;
 use prepared::Prepared;
 use route::Chunk;
 pub(crate) use slot::INPUTS_MAX;
@@ -100,7 +103,7 @@ impl Slots {
 }
 
 fn sinks(prepared: &Prepared) -> impl Iterator<Item = &str> {
-    prepared.plan.sinks.iter().map(|sink| &*sink.name)
+    prepared.plan.counted()
 }
 
 impl Pipeline for Slots {
@@ -162,6 +165,10 @@ impl Pipeline for Slots {
                 });
             }
         }
+        if let Some(supplied) = slot.supply_judges(cell, value) {
+            return supplied
+                .map_err(|corrupt| Error::new(ErrorKind::Codec, format!("a cell of rules: {corrupt}")));
+        }
         let cell = String::from_utf8_lossy(cell);
         Err(Error::new(ErrorKind::NotFound, format!("the cell `{cell}` belongs to no step of the plan")))
     }
@@ -205,7 +212,9 @@ impl Pipeline for Slots {
 
     fn open_cells(&self, slot: SlotId) -> usize {
         let slot = self.slots[usize::from(slot.0)].as_ref();
-        slot.map_or(0, |slot| slot.operators.iter().map(Operator::open_cells).sum())
+        let of =
+            |slot: &Slot| slot.operators.iter().map(Operator::open_cells).sum::<usize>() + slot.open_judges();
+        slot.map_or(0, |slot| of(slot))
     }
 
     fn seal(&mut self, slot: SlotId, n: CommitNo, cells: &mut Cells) {
@@ -218,6 +227,7 @@ impl Pipeline for Slots {
                 None => cells.delete(|out| out.extend_from_slice(key)),
             });
         }
+        slot.seal_judges(n.0, cells);
         if let Some((key, value)) = slot.tally.seal(n.0, sinks(prepared)) {
             cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(&value));
         }
@@ -226,6 +236,7 @@ impl Pipeline for Slots {
     fn acknowledged(&mut self, slot: SlotId, n: CommitNo) {
         if let Some(slot) = &mut self.slots[usize::from(slot.0)] {
             slot.operators.iter_mut().for_each(|operator| operator.acknowledged(n.0));
+            slot.judges.iter_mut().flat_map(Judges::each).for_each(|judge| judge.acknowledged(n.0));
         }
     }
 
@@ -255,11 +266,17 @@ impl Pipeline for Slots {
             return;
         }
         // Every operator gives the same share, so no slot starves another.
-        let looks_max =
-            EVICTION_LOOKS_MAX / self.slots.iter().flatten().map(|slot| slot.operators.len()).sum::<usize>();
+        let parts = self.slots.iter_mut().flatten().map(|slot| slot.parts()).sum::<usize>();
+        let looks_max = EVICTION_LOOKS_MAX / parts.max(1);
+        let share = |bytes: usize| {
+            usize::try_from(bytes as u128 * target_bytes as u128 / total as u128).unwrap_or(usize::MAX)
+        };
         for operator in self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.operators) {
-            let share = operator.memory_bytes() as u128 * target_bytes as u128 / total as u128;
-            operator.evict(usize::try_from(share).unwrap_or(usize::MAX), looks_max.max(1));
+            operator.evict(share(operator.memory_bytes()), looks_max.max(1));
+        }
+        let judges = self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.judges);
+        for judge in judges.flat_map(Judges::each) {
+            judge.evict(share(judge.memory_bytes()), looks_max.max(1));
         }
     }
 

@@ -13,6 +13,10 @@ pub(crate) struct Prepared {
     pub plan: Arc<Plan>,
     /// The window steps: place in the plan, fixed parts of the rows, and the sinks that take them.
     pub windows: Vec<Window>,
+    /// The steps of rules.
+    pub rules: Vec<usize>,
+    /// The streams of their alerts: of live rules, of those in shadow. As results they are counted after the sinks.
+    pub alerts: [Option<StreamId>; 2],
     pub rejected: StreamId,
     pub late: StreamId,
     pub poisoned: StreamId,
@@ -46,8 +50,11 @@ impl Prepared {
             .collect();
         let of = |name| plan.stream(name);
         let always = "every plan has the set-aside streams";
+        let rules = plan.steps.iter().enumerate().filter(|(_, step)| step.rules().is_some());
         Prepared {
             windows,
+            rules: rules.map(|(i, _)| i).collect(),
+            alerts: crate::plan::ALERTS.map(of),
             rejected: of("rejected").expect(always),
             late: of("late").expect(always),
             poisoned: of("poisoned").expect(always),

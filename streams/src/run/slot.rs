@@ -14,15 +14,21 @@ use super::prepared::{Prepared, Window};
 use super::route::Routed;
 use super::{pack, rows, segments};
 use crate::plan::{From, Target};
+use crate::rules::{Event as RuleEvent, Judges};
 
 /// Values that one window step's aggregates read at most.
 pub(crate) const INPUTS_MAX: usize = 64;
+
+/// What became of a record, and why.
+pub(crate) type Judged = (Verdict, &'static str);
 
 /// One slot's memory.
 #[derive(Debug)]
 pub(crate) struct Slot {
     /// One operator for each window step, in their order.
     pub operators: Vec<Operator>,
+    /// The judges of each step of rules, in their order.
+    pub judges: Vec<Judges>,
     pub tally: Tally,
     /// The last tick since the last record: silence is counted from one tick to the next.
     pub ticked_at: Option<Timestamp>,
@@ -35,6 +41,8 @@ pub(crate) struct Slot {
 pub(crate) struct Buffers {
     by: Vec<u8>,
     id: Vec<u8>,
+    /// An event as rules see it.
+    pub event: RuleEvent,
 }
 
 impl Slot {
@@ -45,7 +53,8 @@ impl Slot {
         };
         Slot {
             operators: prepared.windows.iter().map(operator).collect(),
-            tally: Tally::new(prepared.plan.sinks.len()),
+            judges: Slot::judges(prepared),
+            tally: Tally::new(prepared.plan.counted().count()),
             ticked_at: None,
             idle: vec![Vec::new(); prepared.windows.len()],
         }
@@ -84,14 +93,22 @@ impl Slot {
             return Ok(Applied::Done);
         }
         // With several operators none may be changed before all have their cells.
-        if self.operators.len() > 1 && self.lacks_cells(prepared, routed, record, buffers, effects) {
+        let parts = self.operators.len() + self.judges.len();
+        if (parts > 1 || self.operators.is_empty())
+            && self.lacks_cells(prepared, routed, record, buffers, effects)
+        {
             return Ok(Applied::Missing);
         }
         let key = routed.key(record.value);
         self.idle.iter_mut().for_each(|idle| idle.retain(|named| **named != *key));
-        let Some(verdict) = self.enter(prepared, routed, record, buffers, &mut causes, effects)? else {
+        let Some(entered) = self.enter(prepared, routed, record, buffers, &mut causes, effects)? else {
             return Ok(Applied::Missing);
         };
+        let judged = self.judge_by_rules(prepared, routed, record, buffers, &mut causes, effects);
+        let verdicts = [entered, judged].into_iter().flatten();
+        let verdict = verdicts.min_by_key(|(verdict, _)| *verdict as u8);
+        let (verdict, reason) = verdict.unwrap_or((Verdict::Accepted, ""));
+        let verdict = (verdict, reason, "");
         self.pass_through(prepared, routed, record, &mut causes, effects);
         self.judge(prepared, record, verdict, &mut causes, effects);
         Ok(self.applied())
@@ -112,6 +129,7 @@ impl Slot {
                 name_missing(operator, record, input, effects);
             });
         }
+        self.judges_lack_cells(prepared, routed, record, buffers, effects);
         effects.missing.len() > missing
     }
 
@@ -124,10 +142,10 @@ impl Slot {
         buffers: &mut Buffers,
         causes: &mut Causes,
         effects: &mut Effects,
-    ) -> Result<Option<(Verdict, &'static str, &'static str)>, Failure> {
+    ) -> Result<Option<Option<Judged>>, Failure> {
         let mut failed = None;
-        let is_only = self.operators.len() == 1;
-        let mut best: Option<(Verdict, &'static str)> = None;
+        let is_only = self.operators.len() == 1 && self.judges.is_empty();
+        let mut best: Option<Judged> = None;
         for i in 0..self.operators.len() {
             let window = &prepared.windows[i];
             let outcome =
@@ -164,14 +182,22 @@ impl Slot {
                 Outcome::Future => (Verdict::Late, "future"),
             };
             if judged.0 == Verdict::Late {
-                self.set_aside(i, prepared, routed, record, judged.1, causes, effects);
+                let key = routed.key(record.value);
+                let watermark = self.operators[i].key_stats(key, &mut Vec::new()).map(|stats| stats.clock);
+                let late = rows::Late {
+                    reason: judged.1,
+                    key,
+                    time: routed.time(),
+                    watermark: watermark.filter(|watermark| *watermark != Timestamp::MIN),
+                    step: window.has_siblings.then_some(&prepared.plan.steps[window.step].name),
+                };
+                set_aside(prepared, routed, record, &late, causes, effects);
             }
             if best.is_none_or(|(verdict, _)| (judged.0 as u8) < verdict as u8) {
                 best = Some(judged);
             }
         }
-        let (verdict, reason) = best.unwrap_or((Verdict::Accepted, ""));
-        failed.map_or(Ok(Some((verdict, reason, ""))), Err)
+        failed.map_or(Ok(Some(best)), Err)
     }
 
     /// Calls `f` with the input that the record is for the `i`-th operator, and whether it enters its windows; not at
@@ -233,45 +259,6 @@ impl Slot {
         Some(f(&mut self.operators[i], &mut self.tally, &input, passes))
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn set_aside(
-        &mut self,
-        i: usize,
-        prepared: &Prepared,
-        routed: Routed<'_>,
-        record: &Record<'_>,
-        reason: &'static str,
-        causes: &mut Causes,
-        effects: &mut Effects,
-    ) {
-        let (source, origin) = (prepared.source(record), prepared.origin(record));
-        let window = &prepared.windows[i];
-        let step = &prepared.plan.steps[window.step];
-        let key = routed.key(record.value);
-        let watermark = self.operators[i].key_stats(key, &mut Vec::new()).map(|stats| stats.clock);
-        let late = rows::Late {
-            reason,
-            key,
-            time: routed.time(),
-            watermark: watermark.filter(|watermark| *watermark != Timestamp::MIN),
-            step: window.has_siblings.then_some(&step.name),
-        };
-        effects.outbox.push(
-            prepared.late,
-            causes.next(),
-            routed.time(),
-            key,
-            |out| {
-                rows::of_record("late", &origin, record, out);
-                if let Some(step) = late.step {
-                    out.push(b'/');
-                    out.extend_from_slice(step.as_bytes());
-                }
-            },
-            |out| rows::late(&origin, &source.columns, record, &late, routed.fields, out),
-        );
-    }
-
     /// Events as they are, to the sinks that read a source, a filter or a map.
     fn pass_through(
         &mut self,
@@ -287,7 +274,7 @@ impl Slot {
         for (i, sink) in plan.sinks.iter().enumerate() {
             let (columns, name) = match sink.from {
                 From::Source(from) if from == place => (&source.columns, &source.name),
-                From::Step(from) if routed.passes[from] && plan.steps[from].window().is_none() => {
+                From::Step(from) if routed.passes[from] && plan.steps[from].passes_events() => {
                     (&plan.steps[from].columns, &plan.steps[from].name)
                 }
                 _ => continue,
@@ -355,8 +342,35 @@ impl Slot {
     }
 
     pub fn memory_bytes(&self) -> usize {
-        self.operators.iter().map(Operator::memory_bytes).sum()
+        let judges: usize = self.judges.iter().map(Judges::memory_bytes).sum();
+        judges + self.operators.iter().map(Operator::memory_bytes).sum::<usize>()
     }
+}
+
+/// Puts the record into the stream of late ones.
+pub(crate) fn set_aside(
+    prepared: &Prepared,
+    routed: Routed<'_>,
+    record: &Record<'_>,
+    late: &rows::Late<'_>,
+    causes: &mut Causes,
+    effects: &mut Effects,
+) {
+    let (source, origin) = (prepared.source(record), prepared.origin(record));
+    effects.outbox.push(
+        prepared.late,
+        causes.next(),
+        routed.time(),
+        late.key,
+        |out| {
+            rows::of_record("late", &origin, record, out);
+            if let Some(step) = late.step {
+                out.push(b'/');
+                out.extend_from_slice(step.as_bytes());
+            }
+        },
+        |out| rows::late(&origin, &source.columns, record, late, routed.fields, out),
+    );
 }
 
 /// Whether the operator lacks cells for the event; they are named.

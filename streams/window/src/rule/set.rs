@@ -156,6 +156,11 @@ impl Set {
         &self.rules
     }
 
+    /// When they judge.
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
     /// How long the events of a key are kept, beyond which they are not needed.
     pub fn retention(&self) -> Span {
         Span(self.retention_ms.unsigned_abs())
