@@ -68,7 +68,8 @@ impl RulesStep {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let prefix = format!("r/{step}/").into_bytes().into();
+        // Beside the prefixes of windows (`w/`), counts (`c/`) and the engine's own: reminders have `r/`.
+        let prefix = format!("j/{step}/").into_bytes().into();
         Ok(RulesStep { rules, groups, columns: of_fields, id, prefix })
     }
 

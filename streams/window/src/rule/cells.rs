@@ -86,7 +86,9 @@ impl Judge {
                 Ok(())
             }
             (Some((&KEY, key)), None) => {
-                self.keys.insert(key.into(), Key::new(&self.set));
+                let mut fresh = Key::new(&self.set);
+                self.bytes += fresh.account(key, &self.set);
+                self.keys.insert(key.into(), fresh);
                 Ok(())
             }
             (Some((&KEY, key)), Some(value)) => self.supply_key(key, value),
@@ -162,12 +164,12 @@ impl Judge {
         }
         let Some(Loading { mut key, first, chunks, .. }) = self.loading.remove(name) else { return };
         let chunks: VecDeque<Chunk> = chunks.into_iter().flatten().collect();
-        let count = chunks.iter().map(Chunk::len).sum();
-        key.kept = Kept { layout: self.set.layout, first, chunks, count };
+        key.kept = Kept::of(self.set.layout, first, chunks);
         key.rebuild(&self.set);
         if key.is_changed {
             self.dirty.push(name.into());
         }
+        self.bytes += key.account(name, &self.set);
         self.keys.insert(name.into(), key);
     }
 
@@ -213,15 +215,14 @@ impl Judge {
 
     /// Lets keys go that the store has, until memory is about this; looks at so many at most.
     pub fn evict(&mut self, target_bytes: usize, looks_max: usize) {
-        let mut bytes = self.memory_bytes();
-        let acknowledged = self.acknowledged;
+        let Judge { keys, bytes, acknowledged, .. } = self;
         let mut looks = 0;
-        self.keys.retain(|name, key| {
+        keys.retain(|_, key| {
             looks += 1;
-            if bytes <= target_bytes || looks > looks_max || key.is_changed || key.sealed > acknowledged {
+            if *bytes <= target_bytes || looks > looks_max || key.is_changed || key.sealed > *acknowledged {
                 return true;
             }
-            bytes = bytes.saturating_sub(name.len() + key.memory_bytes());
+            *bytes -= key.bytes;
             false
         });
     }

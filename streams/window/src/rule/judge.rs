@@ -67,6 +67,8 @@ pub(super) struct Key {
     pub warming: Vec<(u16, i64)>,
     /// Chunks that are gone and still stored.
     pub dropped: Vec<u32>,
+    /// What it was last counted as in the judge's memory.
+    pub bytes: usize,
     /// It changed since it was sealed last, with this commit.
     pub is_changed: bool,
     pub sealed: u64,
@@ -92,6 +94,8 @@ pub struct Judge {
     pub(super) layouts: Option<Vec<Names>>,
     pub(super) layout: usize,
     pub(super) is_root_changed: bool,
+    /// Memory of all keys, about.
+    pub(super) bytes: usize,
     /// Keys that changed.
     pub(super) dirty: Vec<Box<[u8]>>,
     /// The last commit that the store has.
@@ -122,6 +126,7 @@ impl Judge {
             layouts: None,
             layout: 0,
             is_root_changed: false,
+            bytes: 0,
             dirty: Vec::new(),
             acknowledged: 0,
             skipped,
@@ -189,6 +194,8 @@ impl Judge {
         if place.at == 0 {
             state.forget(set);
         }
+        let before = state.bytes;
+        self.bytes = self.bytes - before + state.account(key, set);
         Outcome::Accepted
     }
 
@@ -219,7 +226,7 @@ impl Judge {
 
     /// Memory of all keys, about.
     pub fn memory_bytes(&self) -> usize {
-        self.keys.iter().map(|(name, key)| name.len() + key.memory_bytes()).sum()
+        self.bytes
     }
 }
 
@@ -235,6 +242,7 @@ impl Key {
             overflows: 0,
             warming: Vec::new(),
             dropped: Vec::new(),
+            bytes: 0,
             is_changed: false,
             sealed: 0,
             kept,
@@ -411,10 +419,18 @@ impl Key {
         })
     }
 
-    pub fn memory_bytes(&self) -> usize {
-        let chunks: usize = self.kept.chunks.iter().map(super::kept::Chunk::memory_bytes).sum();
+    /// Counts its memory anew.
+    pub fn account(&mut self, name: &[u8], set: &Set) -> usize {
+        debug_assert_eq!(self.slidings.len(), set.windows.len());
         let slidings: usize = self.slidings.iter().map(Sliding::memory_bytes).sum();
-        size_of::<Key>() + chunks + slidings + self.carries.memory_bytes() + self.ids.capacity() * 18
+        let ids = self.ids.capacity() * (size_of::<Id>() + 1);
+        self.bytes = size_of::<Key>()
+            + name.len()
+            + self.kept.memory_bytes()
+            + slidings
+            + self.carries.memory_bytes()
+            + ids;
+        self.bytes
     }
 }
 

@@ -136,11 +136,8 @@ impl Chunk {
         rest
     }
 
-    pub fn memory_bytes(&self) -> usize {
-        8 * (self.times.capacity() + self.numbers.capacity() + self.bits.capacity() + self.spans.capacity())
-            + self.bytes.capacity()
-            + self.carries.memory_bytes()
-            + size_of::<Chunk>()
+    fn text_bytes(&self) -> usize {
+        self.bytes.len()
     }
 }
 
@@ -152,11 +149,13 @@ pub(super) struct Kept {
     pub first: u32,
     pub chunks: VecDeque<Chunk>,
     pub count: usize,
+    /// Bytes of ids and texts.
+    pub text_bytes: usize,
 }
 
 impl Kept {
     pub fn new(set: &Set) -> Kept {
-        Kept { layout: set.layout, first: 0, chunks: VecDeque::new(), count: 0 }
+        Kept { layout: set.layout, first: 0, chunks: VecDeque::new(), count: 0, text_bytes: 0 }
     }
 
     pub fn start(&self) -> Place {
@@ -288,6 +287,7 @@ impl Kept {
     /// there on are others now.
     pub fn insert(&mut self, place: Place, fact: &Fact<'_>) -> (Place, Option<Place>) {
         self.count += 1;
+        self.text_bytes += fact.id.len() + fact.texts.iter().flatten().map(|text| text.len()).sum::<usize>();
         let is_append = place == self.end();
         let mut place = place;
         if self.chunks.is_empty() || (is_append && place.at as usize >= CHUNK_EVENTS) {
@@ -309,10 +309,25 @@ impl Kept {
         (moved(place, split), Some(split))
     }
 
+    /// The kept events in these chunks.
+    pub fn of(layout: Layout, first: u32, chunks: VecDeque<Chunk>) -> Kept {
+        let count = chunks.iter().map(Chunk::len).sum();
+        let text_bytes = chunks.iter().map(Chunk::text_bytes).sum();
+        Kept { layout, first, chunks, count, text_bytes }
+    }
+
+    /// Memory, about: found without looking at the events.
+    pub fn memory_bytes(&self) -> usize {
+        let Layout { numbers, texts, .. } = self.layout;
+        let event_bytes = 8 * (1 + numbers + self.layout.words() + 1 + texts);
+        self.count * event_bytes + self.text_bytes + self.chunks.len() * size_of::<Chunk>()
+    }
+
     /// Drops the first chunk.
     pub fn drop_first(&mut self) {
         if let Some(first) = self.chunks.pop_front() {
             self.count -= first.len();
+            self.text_bytes -= first.text_bytes();
             self.first += 1;
         }
     }

@@ -179,6 +179,7 @@ impl Sliding {
         }
     }
 
+    /// Memory, about.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Sliding>() + self.numbers.len() * 24 + self.texts.capacity() * 24
     }

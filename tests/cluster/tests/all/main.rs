@@ -16,6 +16,7 @@ mod partitions;
 mod placing;
 mod reminders;
 mod rollback;
+mod rules;
 mod sample;
 mod several;
 mod streams;
