@@ -9,7 +9,7 @@ const ROWS: [&[&str]; 6] = [
     &["granary-core", "granary-macros"],
     &["granary-cluster", "granary-window", "granary-wire"],
     &["granary-engine", "granary-streams", "granary-client", "granary-grains"],
-    &["granary-store", "granary-kafka"],
+    &["granary-store", "granary-kafka", "granary-alerts"],
     &["granary", "granary-testkit"],
     &[], // whatever lives in tests/
 ];

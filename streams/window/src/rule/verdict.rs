@@ -126,7 +126,7 @@ impl Look<'_> {
             Kind::Geo { .. } => return self.travel(),
             Kind::Silence { gap } => {
                 let (before, took) = self.before()?;
-                return (took > *gap).then(|| Found::Pair(before, Measured::Elapsed(took)));
+                return (took > *gap).then_some(Found::Pair(before, Measured::Elapsed(took)));
             }
             Kind::Sequence { .. } => return None,
         };
@@ -238,7 +238,7 @@ impl Look<'_> {
         let km = distance_km(there, here);
         let kmh = km * 3_600_000.0 / took.ms().max(1_000) as f64;
         let is_hit = km >= distance_km_min && kmh > speed_kmh;
-        is_hit.then(|| Found::Pair(place, Measured::Travel { km, kmh, took }))
+        is_hit.then_some(Found::Pair(place, Measured::Travel { km, kmh, took }))
     }
 
     /// What there is to say about a hit.
