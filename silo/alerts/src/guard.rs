@@ -22,10 +22,10 @@ impl Net {
     /// Reads `10.0.0.0/8`, `::1/128`, `127.0.0.1`.
     pub fn parse(text: &str) -> Option<Net> {
         let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address.parse().ok()?, Some(bits.parse().ok()?)),
+            Some((address, bits)) => (address.parse::<IpAddr>().ok()?, Some(bits.parse().ok()?)),
             None => (text.parse().ok()?, None),
         };
-        let most = if let IpAddr::V4(_) = address { 32 } else { 128 };
+        let most = if address.is_ipv4() { 32 } else { 128 };
         let bits = bits.unwrap_or(most);
         (bits <= most).then_some(Net { address, bits })
     }

@@ -169,8 +169,10 @@ impl Judge {
             state.ids.remove(&id_of(fact.id));
             return Outcome::Late(Timestamp(state.clock));
         }
-        for (rule, skipped) in self.skipped.iter_mut().enumerate() {
-            *skipped += u64::from(!applies(set, rule, fact));
+        if !fact.is_whole() {
+            for (rule, skipped) in self.skipped.iter_mut().enumerate() {
+                *skipped += u64::from(!applies(set, rule, fact));
+            }
         }
         state.clock = state.clock.max(time);
         if !std::mem::replace(&mut state.is_changed, true) {
@@ -336,10 +338,18 @@ impl Key {
         hits: &mut i64,
     ) -> Option<Change> {
         let rule = &set.rules[i];
-        let events = self.carries.get(i).map_or(0, |carry| carry.events);
+        let counts = matches!(rule.kind, Kind::FirstSeen { .. });
+        let events = self.carries.get(i).filter(|_| counts).map_or(0, |carry| carry.events);
         let complete = follow(set, &self.kept, &mut self.carries, place, i, rule);
         let look = Look { set, kept: &self.kept, slidings: &self.slidings, place, rule: i, events };
         let found = complete.map(Found::Sequence).or_else(|| look.find());
+        if found.is_none() && !is_repair {
+            // Most events, most rules: nothing was said, nothing is.
+            if counts {
+                count(set, &self.kept, &mut self.carries, place, i);
+            }
+            return None;
+        }
         let is_hit = found.is_some();
         let before = self.carries.get(i).filter(|carry| carry.alert_at != i64::MIN);
         let is_quiet = before.is_some_and(|carry| {

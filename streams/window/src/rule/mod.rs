@@ -92,6 +92,15 @@ pub struct Fact<'a> {
     pub truths: &'a [Truth],
 }
 
+impl Fact<'_> {
+    /// Whether nothing is missing in it.
+    fn is_whole(&self) -> bool {
+        !self.numbers.contains(&ABSENT)
+            && !self.truths.contains(&Truth::Unknown)
+            && self.texts.iter().all(Option::is_some)
+    }
+}
+
 /// A fraction; the lower part is positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ratio {
