@@ -2,8 +2,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `file`, `rule`, `words` | the rules file: YAML in, rules or all [`Problems`] out |
-//! | `condition` | conditions in CEL, compiled once |
+//! | `file`, `rule`, `kinds`, `words` | the rules file: YAML in, rules or all [`Problems`] out |
+//! | `condition`, `compile` | conditions over an event, from CEL |
 //! | `decimal` | numbers as they are written, exactly |
 //! | `event`, `input` | records into events: JSON, CSV |
 //! | `groups` | rules on one key put into one set of [`granary_window::rule`] |
@@ -35,6 +35,7 @@
 
 pub mod alert;
 pub mod backtest;
+mod compile;
 mod condition;
 mod decimal;
 mod event;
@@ -42,6 +43,7 @@ mod file;
 mod groups;
 mod input;
 pub mod judges;
+mod kinds;
 mod problem;
 mod rule;
 #[cfg(test)]

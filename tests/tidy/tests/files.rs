@@ -30,7 +30,11 @@ const BANNED: [(&str, &str, &[&str]); 4] = [
     ("shard", "slot", &[]),
     ("partition-key", "routing key", &[]),
     // Of a YAML document, of a syntax tree, of a Kafka broker.
-    ("node", "silo", &["streams/src/file/", "grains/macros/", "tests/harness/src/kafka.rs"]),
+    (
+        "node",
+        "silo",
+        &["streams/src/file/", "streams/src/rules/", "grains/macros/", "tests/harness/src/kafka.rs"],
+    ),
 ];
 
 /// Marks of what is not finished.

@@ -25,8 +25,6 @@ use crate::ids::id_of;
 const ROOT: u8 = b'R';
 const KEY: u8 = b'K';
 const CHUNK: u8 = b'C';
-/// Layouts that a root holds: as often may the rules of a step change while old keys sleep.
-const LAYOUTS_MAX: usize = 4_096;
 
 /// Where what is now stood under an older layout.
 struct Mapping {
@@ -323,10 +321,7 @@ fn put_root(layouts: &[Names], out: &mut Vec<u8>) {
 fn read_root(value: &[u8]) -> Result<Vec<Names>, Corrupt> {
     let mut reader = Reader::cell(value)?;
     let count = reader.count()?;
-    if count > LAYOUTS_MAX {
-        return Err(Corrupt { what: "fewer layouts expected" });
-    }
-    let mut layouts = Vec::with_capacity(count);
+    let mut layouts = Vec::new();
     for _ in 0..count {
         let mut names = || read_names(&mut reader);
         layouts.push(Names { numbers: names()?, texts: names()?, conditions: names()?, rules: names()? });

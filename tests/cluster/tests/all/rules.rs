@@ -88,7 +88,7 @@ fn write(rig: &Rig, payments: &[(String, String)], mut between: impl FnMut(usize
             let partition = id::positive_murmur2(customer.as_bytes()) % partitions;
             batches[partition as usize].push(0, Timestamp(0), Some(customer.as_bytes()), record.as_bytes());
         }
-        until("the brokers take payments", || rig.log.append_all(&rig.input, &mut batches).is_ok());
+        until("the brokers take payments", || rig.log.append_all(&rig.input, &batches).is_ok());
         between(step);
     }
 }
