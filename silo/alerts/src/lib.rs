@@ -2,6 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`endpoint`](mod@endpoint) | what an endpoint has still to be told, and when |
 //! | [`sign`] | Standard Webhooks signatures and their verification |
 //! | [`guard`] | which addresses an endpoint may have |
 //! | [`retry`] | what an answer means, and when to try again |
@@ -19,6 +20,7 @@
 //!
 //! Nothing here opens a socket yet: these are the rules that a sender follows.
 
+pub mod endpoint;
 pub mod guard;
 pub mod retry;
 pub mod sign;

@@ -127,7 +127,7 @@ fn what_is_not_built_is_said() {
     }
     let second = changed("sinks:\n", "  more:\n    from: totals\n    filter: count > 3\nsinks:\n");
     let found = mistakes(&second);
-    assert!(found[0].contains("results of a window step is not supported yet"), "{found:#?}");
+    assert!(found[0].contains("results of a window step or of rules is not supported yet"), "{found:#?}");
 }
 
 #[test]

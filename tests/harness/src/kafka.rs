@@ -19,8 +19,8 @@ const JARS: &str = "GRANARY_TEST_KAFKA_JARS";
 /// What the broker says when it serves requests.
 const STARTED: &str = "Kafka Server started";
 
-/// For a test: soon up, and small.
-const JVM_BRIEF: [&str; 4] = ["-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+/// For tests: soon up, and small at first. The shared one has some ten thousand partitions at the end, which 512 MB did not hold.
+const JVM_BRIEF: [&str; 4] = ["-Xms64m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 /// As Kafka's own scripts start it.
 const JVM_LASTING: [&str; 6] = [
