@@ -19,7 +19,7 @@ const JARS: &str = "GRANARY_TEST_KAFKA_JARS";
 /// What the broker says when it serves requests.
 const STARTED: &str = "Kafka Server started";
 
-/// For tests: soon up, and small at first. The shared one has some ten thousand partitions at the end, which 512 MB did not hold.
+/// For a test: soon up, and small at first.
 const JVM_BRIEF: [&str; 4] = ["-Xms64m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 /// As Kafka's own scripts start it.
@@ -208,6 +208,7 @@ group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=4194304
 log.retention.check.interval.ms=5000
 log.retention.ms=-1
+log.segment.delete.delay.ms=1000
 ",
         data.display()
     );

@@ -15,6 +15,7 @@ use granary_streams::inject::{self, Injector};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::KafkaError;
 
 use super::proxy::Proxy;
 use super::published::Published;
@@ -102,6 +103,33 @@ impl Default for Rig {
         Rig::with(Setup::default())
     }
 }
+
+/// The shared broker keeps a file open for every partition, and a process may have so many: what no test needs any more goes.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Broker::Shared(kafka) = self.kafka {
+            // A test that has failed says so; that its topics stay is of no account then.
+            let _ = delete_topics(kafka.brokers(), |topic| {
+                topic.contains(&self.cluster) || topic == self.input || topic == self.output
+            });
+        }
+    }
+}
+
+/// Deletes the topics whose names are so.
+fn delete_topics(brokers: &str, goes: impl Fn(&str) -> bool) -> Result<(), KafkaError> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    let metadata = admin.inner().fetch_metadata(None, DELETE_WITHIN)?;
+    let topics: Vec<&str> =
+        metadata.topics().iter().map(|topic| topic.name()).filter(|name| goes(name)).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let options = AdminOptions::new().request_timeout(Some(DELETE_WITHIN));
+    runtime.block_on(admin.delete_topics(&topics, &options)).map(drop)
+}
+
+/// How long deleting topics may take.
+const DELETE_WITHIN: Duration = Duration::from_secs(10);
 
 impl Rig {
     pub fn new() -> Rig {
