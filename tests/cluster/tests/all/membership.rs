@@ -214,7 +214,9 @@ fn a_silo_back_at_once_waits_until_its_old_life_is_dead() {
     }
     let joined = joined.unwrap();
     println!("back after {joined:?}");
-    assert!(joined >= LEASE * 3 / 4, "before its old life could be known to be dead: {joined:?}");
+    // A lease after the others saw its counter go up for the last time; on a full machine that is a while before it was killed.
+    // Had the name been given away at once, it would have taken as long as a process takes to start.
+    assert!(joined >= LEASE / 4, "before its old life could be known to be dead: {joined:?}");
     silos.until_settled();
     silos.until_agreed();
     assert_eq!(runtime.block_on(call(&client, &counter, "total", NOTHING, within(5_000))), Ok(5));
