@@ -143,7 +143,7 @@ fn raised(rules: &Rules, info: &Info, time: Timestamp, key: &[String], hit: &Hit
     }
     data["reason"] = json!(reason(rules, info, key, hit, &value));
     data["suppressed_since_last"] = json!(hit.suppressed);
-    data["warming"] = json!(false);
+    data["warming"] = json!(hit.is_warming);
     data["repaired"] = json!(hit.is_repair);
 }
 

@@ -182,3 +182,20 @@ fn a_key_has_several_fields_and_they_do_not_run_together() {
     let events: Vec<&str> = events.iter().map(String::as_str).collect();
     assert_eq!(alerts(&rules, &events), ["r:3"]);
 }
+
+#[test]
+fn an_alert_says_that_its_rule_is_warming() {
+    let rules = rules("  - {id: r, kind: threshold, per: card, when: amount > 1.00}\n");
+    let mut event = Event::default();
+    Reader::new(rules.spec()).json(br#"{"id":1,"ts":1,"card":"c","amount":2}"#, &mut event).unwrap();
+    let mut warming = Vec::new();
+    Judges::new(Arc::new(rules.clone())).event(&event, &mut |mut said| {
+        let setting = alert::Setting { recorded_at: said.decision.time, sequence: 0, revision: 0 };
+        warming.push(alert::cloud_event(&rules, &said, setting)["data"]["warming"].clone());
+        if let Change::Raised(hit) = &mut said.decision.change {
+            hit.is_warming = true;
+        }
+        warming.push(alert::cloud_event(&rules, &said, setting)["data"]["warming"].clone());
+    });
+    assert_eq!(warming, [false, true]);
+}
