@@ -160,21 +160,19 @@ impl Compiler<'_> {
     }
 
     fn operator(&mut self, node: &IdedExpr, name: &str, args: &[IdedExpr]) -> Result<Part, Unfit> {
-        let compare = |comparison| Some(comparison);
         let comparison = match name {
-            "_==_" => compare(Comparison::Eq),
-            "_!=_" => compare(Comparison::Ne),
-            "_<_" => compare(Comparison::Lt),
-            "_<=_" => compare(Comparison::Le),
-            "_>_" => compare(Comparison::Gt),
-            "_>=_" => compare(Comparison::Ge),
+            "_==_" => Some(Comparison::Eq),
+            "_!=_" => Some(Comparison::Ne),
+            "_<_" => Some(Comparison::Lt),
+            "_<=_" => Some(Comparison::Le),
+            "_>_" => Some(Comparison::Gt),
+            "_>=_" => Some(Comparison::Ge),
             _ => None,
         };
+        if let (Some(comparison), [a, b]) = (comparison, args) {
+            return self.comparison(node, comparison, a, b).map(Part::Condition);
+        }
         match (name, args) {
-            (_, [a, b]) if comparison.is_some() => {
-                let comparison = comparison.unwrap_or(Comparison::Eq);
-                self.comparison(node, comparison, a, b).map(Part::Condition)
-            }
             ("_&&_" | "_||_", [_, _]) => {
                 let mut parts = Vec::new();
                 for arg in args {

@@ -148,7 +148,7 @@ impl Comparison {
 impl Number {
     fn to_f64(self) -> f64 {
         match self {
-            Number::Exact(decimal) => decimal.units as f64 / 10f64.powi(decimal.scale.cast_signed()),
+            Number::Exact(decimal) => decimal.to_f64(),
             Number::Double(double) => double,
         }
     }

@@ -49,6 +49,11 @@ impl Decimal {
         }
     }
 
+    /// The nearest double, about.
+    pub fn to_f64(self) -> f64 {
+        self.units as f64 / 10f64.powi(self.scale.cast_signed())
+    }
+
     /// The number in units of this place; `None` when digits are in excess or it has no room in an `i64`.
     pub fn at(self, scale: u32, excess: Excess) -> Option<i64> {
         let units = if scale >= self.scale {

@@ -95,11 +95,6 @@ impl Rules {
         };
         format!("{}: per {per}, {when}; {quiet}.", info.title)
     }
-
-    /// The rule with this name.
-    pub fn named(&self, id: &str) -> Option<usize> {
-        self.infos.iter().position(|info| *info.id == *id)
-    }
 }
 
 /// Puts rules that were read into sets.

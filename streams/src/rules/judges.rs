@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use granary_window::rule::{ABSENT, Decision, Fact, Judge, NUMBER_MAX, Outcome, Truth};
+use granary_window::rule::{ABSENT, DEGREE_UNITS, Decision, Fact, Judge, NUMBER_MAX, Outcome, Truth};
 use serde::Serialize;
 
 use super::Rules;
 use super::event::{Cell, Event};
 use super::groups::{Group, NumberOf};
-
-/// Units of a degree.
-const DEGREE_UNITS: f64 = 1e7;
 
 /// What is said of an event.
 #[derive(Debug)]

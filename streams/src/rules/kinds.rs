@@ -189,11 +189,10 @@ impl<'n> Reading<'_, 'n> {
         let gap_max = self.length("max_gap");
         let unless = self.condition("unless");
         "speed".clone_into(&mut self.subject);
-        let number = speed?.1.number;
         Some(Kind::Geo {
             lat: Number(lat? as u16),
             lon: Number(lon? as u16),
-            speed_kmh: number.units as f64 / 10f64.powi(number.scale.cast_signed()),
+            speed_kmh: speed?.1.number.to_f64(),
             distance_km_min: distance?,
             gap_max: gap_max?,
             unless,

@@ -154,6 +154,11 @@ pub(crate) fn read(
     })
 }
 
+/// A text without what only lays it out.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// What rules of a kind may say beside what all may.
 fn names_of(kind: &str) -> &'static [&'static str] {
     match kind {
@@ -177,7 +182,7 @@ fn meaning(node: &Node, context: &Context<'_>) -> String {
         match &node.value {
             Value::Scalar { text, .. } => match read::parse_span(text) {
                 Some(span) => out.push_str(&format!("{}ms", span.ms())),
-                None => out.push_str(&format!("{:?}", text.split_whitespace().collect::<Vec<_>>().join(" "))),
+                None => out.push_str(&format!("{:?}", one_line(text))),
             },
             Value::List(items) => {
                 out.push('[');
@@ -314,8 +319,7 @@ impl<'n> Reading<'_, 'n> {
             Ok((condition, fields)) => {
                 let of = fields.iter().find(|field| self.context.spec.fields[**field].kind.scale().is_some());
                 self.of = self.of.or(of.copied());
-                let source = text.split_whitespace().collect::<Vec<_>>().join(" ");
-                self.conditions.push((source.into(), condition));
+                self.conditions.push((one_line(text).into(), condition));
                 self.used.extend(fields);
                 Some(Index((self.conditions.len() - 1) as u16))
             }
@@ -325,13 +329,7 @@ impl<'n> Reading<'_, 'n> {
                     Some(name) if unfit.message.starts_with("unknown field") => {
                         unknown_field(self.id, &name, self.context.spec, place, self.problems);
                     }
-                    Some(name) => {
-                        let known: Vec<&str> = self.context.lists.keys().map(String::as_str).collect();
-                        let near = nearest(&name, &known);
-                        let hint = near.map_or(String::new(), |near| format!(". Did you mean \"{near}\"?"));
-                        let message = format!("{}: {}{hint}", self.id, unfit.message);
-                        self.problems.add(place, code::LIST, message);
-                    }
+                    Some(name) => self.unknown_list(&name, place),
                     None => {
                         let message = format!("{}: {}", self.id, unfit.message);
                         self.problems.add(place, code::CONDITION, message);
@@ -340,6 +338,13 @@ impl<'n> Reading<'_, 'n> {
                 None
             }
         }
+    }
+
+    fn unknown_list(&mut self, name: &str, place: Place) {
+        let known: Vec<&str> = self.context.lists.keys().map(String::as_str).collect();
+        let near = nearest(name, &known);
+        let hint = near.map_or(String::new(), |near| format!(". Did you mean \"{near}\"?"));
+        self.problems.add(place, code::LIST, format!("{}: unknown list \"{name}\"{hint}", self.id));
     }
 
     fn listed(&mut self) -> Option<Index> {
@@ -356,10 +361,7 @@ impl<'n> Reading<'_, 'n> {
         };
         let list = self.text(node, "a list")?;
         if !self.context.lists.contains_key(list) {
-            let known: Vec<&str> = self.context.lists.keys().map(String::as_str).collect();
-            let hint =
-                nearest(list, &known).map_or(String::new(), |near| format!(". Did you mean \"{near}\"?"));
-            self.problem(node, code::LIST, &format!("unknown list \"{list}\"{hint}"));
+            self.unknown_list(list, node.place);
             return None;
         }
         name.clone_into(&mut self.subject);

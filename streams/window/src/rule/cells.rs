@@ -27,7 +27,8 @@ const KEY: u8 = b'K';
 const CHUNK: u8 = b'C';
 
 /// Where what is now stood under an older layout.
-struct Mapping {
+#[derive(Debug)]
+pub(super) struct Mapping {
     old: Layout,
     numbers: Vec<Option<usize>>,
     texts: Vec<Option<usize>>,
@@ -135,7 +136,7 @@ impl Judge {
             key.warm(&self.set, mapping);
         }
         key.kept.first = first;
-        let loading = Loading { key, first, chunks: vec![None; count], layout };
+        let loading = Loading { key, first, chunks: vec![None; count], layout, mapping };
         self.loading.insert(name.into(), loading);
         self.settle_in(name);
         Ok(())
@@ -146,11 +147,12 @@ impl Judge {
         let loading =
             self.loading.get_mut(name).ok_or(Corrupt { what: "a chunk that was asked for expected" })?;
         let names = layouts.get(loading.layout).ok_or(Corrupt { what: "a layout of the root expected" })?;
-        let chunk = read_chunk(value, names)?;
-        let mapping = (loading.layout != self.layout).then(|| Mapping::new(names, &self.set.names));
+        let mut chunk = read_chunk(value, names)?;
+        if let Some(mapping) = &loading.mapping {
+            chunk = chunk.moved(mapping, self.set.layout);
+        }
         let place = number.checked_sub(loading.first).and_then(|i| loading.chunks.get_mut(i as usize));
-        *place.ok_or(Corrupt { what: "a chunk of the key expected" })? =
-            Some(mapping.map_or(chunk.clone(), |mapping| chunk.moved(&mapping, self.set.layout)));
+        *place.ok_or(Corrupt { what: "a chunk of the key expected" })? = Some(chunk);
         self.settle_in(name);
         Ok(())
     }

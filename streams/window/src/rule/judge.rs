@@ -6,6 +6,7 @@ use foldhash::fast::FixedState;
 use granary_core::Timestamp;
 use hashbrown::{HashMap, HashSet};
 
+use super::cells::Mapping;
 use super::kept::{Kept, Place};
 use super::set::{Bound, Carries, Names, Set, length_ms};
 use super::sliding::Sliding;
@@ -80,7 +81,9 @@ pub(super) struct Loading {
     pub key: Key,
     pub first: u32,
     pub chunks: Vec<Option<super::kept::Chunk>>,
+    /// The layout it was written in, and where what is now stood in it, if that is another one.
     pub layout: usize,
+    pub mapping: Option<Mapping>,
 }
 
 /// The state machine of one slot for one set of rules.

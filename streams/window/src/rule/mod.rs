@@ -37,6 +37,8 @@ pub use judge::{Change, Decision, Judge, Outcome};
 pub use set::{Names, Set};
 pub use verdict::{Hit, Measured, Piece};
 
+/// Units of a degree: coordinates are whole numbers of them.
+pub const DEGREE_UNITS: f64 = 1e7;
 /// A number that is not there.
 pub const ABSENT: i64 = i64::MIN;
 /// The greatest magnitude of a number, in units of its last place: up to it squares and sums of [`LAST_MAX`] are exact.

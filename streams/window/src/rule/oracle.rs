@@ -135,7 +135,7 @@ pub(super) fn rule(draw: &mut Draw) -> Rule {
 }
 
 /// The ids of the alerts by the definition.
-pub(super) fn expected(rule: &Rule, given: &[Plain]) -> Vec<u64> {
+fn expected(rule: &Rule, given: &[Plain]) -> Vec<u64> {
     let mut events: Vec<&Plain> = Vec::new();
     for event in given {
         if !events.iter().any(|known| known.id == event.id) {
@@ -283,6 +283,22 @@ pub(super) fn note(standing: &mut BTreeMap<(usize, u64), i64>, decision: &Decisi
     assert!((0..=1).contains(raised), "raised and withdrawn in turn: {decision:?}");
 }
 
+/// What stands is what the definition gives, for every rule.
+pub(super) fn must_be_expected(
+    standing: &BTreeMap<(usize, u64), i64>,
+    rules: &[Rule],
+    given: &[Plain],
+    which: &str,
+) {
+    for (i, rule) in rules.iter().enumerate() {
+        let raised = standing.iter().filter(|((of, _), raised)| *of == i && **raised == 1);
+        let raised: Vec<u64> = raised.map(|((_, id), _)| *id).collect();
+        let mut wanted = expected(rule, given);
+        wanted.sort_unstable();
+        assert_eq!(raised, wanted, "{which}: {rule:?}");
+    }
+}
+
 #[test]
 fn raised_less_withdrawn_is_what_sorted_events_give() {
     for seed in 0..6_000 {
@@ -303,12 +319,6 @@ fn raised_less_withdrawn_is_what_sorted_events_give() {
             assert!(!matches!(outcome, Outcome::Late(_)), "seed {seed}: {event:?}");
         }
         judge.end(&mut |decision| note(&mut standing, &decision));
-        for (i, rule) in rules.iter().enumerate() {
-            let raised = standing.iter().filter(|((of, _), raised)| *of == i && **raised == 1);
-            let raised: Vec<u64> = raised.map(|((_, id), _)| *id).collect();
-            let mut wanted = expected(rule, &given);
-            wanted.sort_unstable();
-            assert_eq!(raised, wanted, "seed {seed}, {pace:?}: {rule:?}");
-        }
+        must_be_expected(&standing, &rules, &given, &format!("seed {seed}, {pace:?}"));
     }
 }

@@ -151,19 +151,9 @@ impl Set {
         Ok(set)
     }
 
-    /// The rules.
-    pub fn rules(&self) -> &[Rule] {
-        &self.rules
-    }
-
     /// When they judge.
     pub fn pace(&self) -> Pace {
         self.pace
-    }
-
-    /// How long the events of a key are kept, beyond which they are not needed.
-    pub fn retention(&self) -> Span {
-        Span(self.retention_ms.unsigned_abs())
     }
 
     fn plan(&mut self, rule: usize) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use granary_core::{Span, Timestamp};
 
-use super::oracle::{Draw, Plain, events, expected, lateness_ms, note, rule, set};
+use super::oracle::{Draw, Plain, events, lateness_ms, must_be_expected, note, rule, set};
 use super::*;
 
 /// A store of cells.
@@ -64,13 +64,7 @@ fn storing_and_loading_changes_nothing() {
         }
         store.supply(&mut judge, b"k");
         judge.end(&mut |decision| note(&mut standing, &decision));
-        for (i, rule) in rules.iter().enumerate() {
-            let raised = standing.iter().filter(|((of, _), raised)| *of == i && **raised == 1);
-            let raised: Vec<u64> = raised.map(|((_, id), _)| *id).collect();
-            let mut wanted = expected(rule, &given);
-            wanted.sort_unstable();
-            assert_eq!(raised, wanted, "seed {seed}, {pace:?}: {rule:?}");
-        }
+        must_be_expected(&standing, &rules, &given, &format!("seed {seed}, {pace:?}"));
     }
 }
 

@@ -7,12 +7,10 @@ use super::set::{Bound, Set, Window};
 use super::sliding::Sliding;
 use super::steps::Complete;
 use super::wide::Wide;
-use super::{ABSENT, Comparison, EVIDENCE_MAX, Kind, Limit, Measure, Ratio, Sides};
+use super::{ABSENT, Comparison, DEGREE_UNITS, EVIDENCE_MAX, Kind, Limit, Measure, Ratio, Sides};
 
 /// The radius of the earth as distances are computed, in km.
 const EARTH_RADIUS_KM: f64 = 6_371.0;
-/// Units of a degree.
-const DEGREE_UNITS: f64 = 1e7;
 
 /// What a rule found.
 #[derive(Clone, Debug, PartialEq)]
