@@ -9,7 +9,7 @@ use granary_cluster::{Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
 use granary_core::{Clock, Error, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream};
-use granary_streams::plan::{Read, SET_ASIDE, Start, Target};
+use granary_streams::plan::{Read, SET_ASIDE, Start, Target, alerts_topic};
 use granary_streams::run::counts::{self, Counts};
 use granary_streams::subscribed::{Subscribed, Subscriptions};
 use granary_streams::{Plan, Slots};
@@ -278,7 +278,7 @@ impl Assembly {
             self.stray_topics().into_iter().map(|topic| add(topic, u32::from(self.slots))).collect();
         let poisoned = add(format!("granary.{}.poisoned", self.cluster), self.sink_partitions);
         let mut named =
-            vec![(ALERTS.to_string(), add(format!("granary.{}.alerts", self.cluster), self.sink_partitions))];
+            vec![(ALERTS.to_string(), add(alerts_topic(ALERTS, &self.cluster), self.sink_partitions))];
         for (name, partitions) in &self.emits {
             named.push((name.clone(), add(name.clone(), *partitions)));
         }

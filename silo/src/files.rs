@@ -1,7 +1,7 @@
 //! A file as a source: one record a line, the offset is the line number less one.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -44,10 +44,7 @@ impl FileSource {
 
     fn lines(&mut self) -> Result<&mut BufReader<Box<dyn Read + Send>>> {
         if self.lines.is_none() {
-            let file = File::open(&self.path).map_err(|e| unreadable(&self.path, &e))?;
-            let is_packed = self.path.extension().is_some_and(|e| e == "gz");
-            let bytes: Box<dyn Read + Send> =
-                if is_packed { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(file) };
+            let bytes = open(&self.path).map_err(|e| unreadable(&self.path, &e))?;
             self.lines = Some(BufReader::with_capacity(BUFFER_BYTES, bytes));
             self.line = 0;
             self.is_at_end = false;
@@ -117,6 +114,19 @@ impl Source for FileSource {
     fn has_ended(&mut self, at: u64) -> Result<bool> {
         Ok(self.is_at_end && at >= self.line)
     }
+}
+
+/// Opens a file; `.gz` is unpacked on the way.
+pub(crate) fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+    let file = File::open(path)?;
+    let is_packed = path.extension().is_some_and(|e| e == "gz");
+    Ok(if is_packed { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(file) })
+}
+
+/// Reads files that another one names, by their paths from where that one is.
+pub(crate) fn beside(path: &Path) -> impl Fn(&str) -> std::result::Result<String, String> {
+    let folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
+    move |name| std::fs::read_to_string(folder.join(name)).map_err(|e| e.to_string())
 }
 
 fn unreadable(path: &Path, e: &std::io::Error) -> Error {

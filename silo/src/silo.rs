@@ -306,9 +306,7 @@ pub async fn signalled() {
 pub fn read_plan(path: &Path) -> Result<Plan> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Error::invalid(format!("{}: cannot be read: {e}", path.display())))?;
-    let beside = path.parent().unwrap_or(Path::new("."));
-    let read = |name: &str| std::fs::read_to_string(beside.join(name)).map_err(|e| e.to_string());
-    granary_streams::file::parse_beside(&text, &read)
+    granary_streams::file::parse_beside(&text, &crate::files::beside(path))
         .map_err(|mistakes| Error::invalid(format!("{}:\n{mistakes}", path.display())))
 }
 

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use flate2::read::MultiGzDecoder;
 use granary_core::{Error, ErrorKind, Result};
 use granary_streams::rules::backtest::{AlertedEvents, Backtest, Report};
 use granary_streams::rules::{Event, Options, Problems, Reader, Rules, UnfitEvent, parse};
+
+use crate::files;
+use crate::run::unwritable;
 
 use super::screen::Meter;
 use super::{NO, USAGE, YES};
@@ -73,9 +75,7 @@ fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Error {
 /// Reads a rules file; lists stand beside it.
 fn read(path: &Path, without_cooldown: bool) -> Result<(Option<Rules>, Problems)> {
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
-    let beside = path.parent().unwrap_or(Path::new("."));
-    let read = |name: &str| std::fs::read_to_string(beside.join(name)).map_err(|error| error.to_string());
-    Ok(parse(&text, &Options { read: &read, without_cooldown }))
+    Ok(parse(&text, &Options { read: &files::beside(path), without_cooldown }))
 }
 
 /// Prints problems, each with the file's name before it.
@@ -146,10 +146,8 @@ fn explain(path: &Path, json: bool) -> Result<u8> {
 }
 
 /// The lines of a file, unpacked.
-fn open(path: &Path) -> Result<Box<dyn Read>> {
-    let file = File::open(path).map_err(|error| cannot_read(path, &error))?;
-    let is_packed = path.extension().is_some_and(|e| e == "gz");
-    Ok(if is_packed { Box::new(MultiGzDecoder::new(BufReader::new(file))) } else { Box::new(file) })
+fn open(path: &Path) -> Result<BufReader<Box<dyn Read + Send>>> {
+    files::open(path).map(BufReader::new).map_err(|error| cannot_read(path, &error))
 }
 
 /// Whether a file is a table by its name.
@@ -159,7 +157,7 @@ fn is_csv(path: &Path) -> bool {
 }
 
 fn labels(path: &Path) -> Result<HashSet<Box<[u8]>>> {
-    let mut table = csv::Reader::from_reader(BufReader::new(open(path)?));
+    let mut table = csv::Reader::from_reader(open(path)?);
     let ids = table.byte_records().map(|row| {
         let row = row.map_err(|error| cannot_read(path, &error))?;
         Ok(row.get(0).unwrap_or_default().into())
@@ -186,7 +184,7 @@ fn each_event(
         f(read.map(|()| event).map_err(|unfit| (line, unfit)))
     };
     if is_csv(path) {
-        let mut table = csv::Reader::from_reader(BufReader::new(open(path)?));
+        let mut table = csv::Reader::from_reader(open(path)?);
         let header = table.headers().map_err(|error| cannot_read(path, &error))?.clone();
         let rows = reader.csv(&header).map_err(|missing| {
             Error::invalid(format!(
@@ -202,7 +200,7 @@ fn each_event(
             give(row.position().map_or(0, csv::Position::line), read, &event)?;
         }
     } else {
-        let mut lines = BufReader::new(open(path)?);
+        let mut lines = open(path)?;
         let (mut line, mut no) = (Vec::new(), 0);
         while lines.read_until(b'\n', &mut line).map_err(|error| cannot_read(path, &error))? > 0 {
             no += 1;
@@ -235,9 +233,7 @@ fn backtest(arguments: &BacktestArguments, json: bool) -> Result<u8> {
     let rules = Arc::new(sound(&arguments.rules, arguments.no_cooldown)?);
     let older = arguments.against.as_ref().map(|path| alerted_by(path, arguments, json)).transpose()?;
     let labels = arguments.labels.as_ref().map(|path| labels(path)).transpose()?;
-    let cannot_write = |error: std::io::Error| {
-        Error::new(ErrorKind::Unavailable, format!("{}: cannot be written: {error}", arguments.out.display()))
-    };
+    let cannot_write = |error: std::io::Error| unwritable(&arguments.out, &error);
     std::fs::create_dir_all(&arguments.out).map_err(cannot_write)?;
     let alerts = File::create(arguments.out.join("alerts.jsonl")).map_err(cannot_write)?;
     let mut alerts = BufWriter::new(alerts);

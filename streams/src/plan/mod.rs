@@ -21,7 +21,12 @@ pub use rules::RulesStep;
 pub const SET_ASIDE: [&str; 3] = ["rejected", "late", "poisoned"];
 
 /// The streams of a plan with rules: alerts of live rules, and of those in shadow.
-pub const ALERTS: [&str; 2] = ["alerts", "alerts.shadow"];
+pub const ALERTS: [&str; 2] = [granary_core::cx::ALERTS, "alerts.shadow"];
+
+/// The topic of one of [`ALERTS`]: alerts of all pipelines and grains of a cluster are one stream.
+pub fn alerts_topic(stream: &str, cluster: &str) -> String {
+    format!("granary.{cluster}.{stream}")
+}
 
 /// The stream of [`Plan::with_verdicts`].
 pub const VERDICTS: &str = "verdicts";
@@ -312,9 +317,8 @@ impl Plan {
     pub fn topic(&self, stream: StreamId, cluster: &str) -> String {
         match self.sinks.get(usize::from(stream.0)).map(|sink| &sink.to) {
             Some(Target::Topic(topic)) => topic.to_string(),
-            // Alerts of all pipelines and grains of a cluster are one stream.
             None if ALERTS.contains(&&*self.streams[usize::from(stream.0)]) => {
-                format!("granary.{cluster}.{}", self.streams[usize::from(stream.0)])
+                alerts_topic(&self.streams[usize::from(stream.0)], cluster)
             }
             _ => format!("granary.{cluster}.{}.{}", self.name, self.streams[usize::from(stream.0)]),
         }

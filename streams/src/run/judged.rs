@@ -1,19 +1,27 @@
 //! What the rules of a plan say of a record.
 
-use granary_cluster::{Cells, Effects, Record};
+use granary_cluster::{Effects, Record};
 use granary_core::Timestamp;
 use granary_window::Corrupt;
-use granary_window::rule::{Change, Outcome};
+use granary_window::rule::{Change, Judge, Outcome};
 
 use super::counts::Verdict;
 use super::emit::Causes;
 use super::prepared::Prepared;
 use super::route::Routed;
 use super::rows;
-use super::slot::{Buffers, Judged, Slot, set_aside};
+use super::slot::{Buffers, Judged, Slot, better, set_aside};
 use crate::plan::{RulesStep, Step};
 use crate::rules::alert::{self, Setting};
-use crate::rules::{Judges, Mode, Said};
+use crate::rules::{Event, Judges, Mode, Said};
+
+/// A record as a step of rules sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Filled {
+    event: Event,
+    /// Whether it could be filled in.
+    is_fit: bool,
+}
 
 impl Slot {
     /// The judges of a plan's rules.
@@ -25,7 +33,7 @@ impl Slot {
         prepared.rules.iter().map(rules).collect()
     }
 
-    /// Names the cells that judges lack for the event.
+    /// Fills the record in for every step of rules that it reaches, and names the cells that judges lack for it.
     pub fn judges_lack_cells(
         &mut self,
         prepared: &Prepared,
@@ -34,38 +42,40 @@ impl Slot {
         buffers: &mut Buffers,
         effects: &mut Effects,
     ) {
-        for (judges, place) in self.judges.iter_mut().zip(&prepared.rules) {
-            if let Some((_, rules)) = reached(prepared, *place, routed, record)
-                && rules.fill(routed.fields, record.value, routed.time(), &mut buffers.event).is_ok()
-            {
-                judges.missing(&buffers.event, &mut effects.missing);
+        buffers.events.resize_with(self.judges.len(), Filled::default);
+        for (i, judges) in self.judges.iter_mut().enumerate() {
+            if let Some((_, rules)) = reached(prepared, prepared.rules[i], routed, record) {
+                let Filled { event, is_fit } = &mut buffers.events[i];
+                *is_fit = rules.fill(routed.fields, record.value, routed.time(), event).is_ok();
+                if *is_fit {
+                    judges.missing(event, &mut effects.missing);
+                }
             }
         }
     }
 
-    /// Has the record judged by all rules that it reaches; what became of it, if it reaches any.
+    /// Has the record that was filled in judged by all rules that it reaches; what became of it, if it reaches any.
     pub fn judge_by_rules(
         &mut self,
         prepared: &Prepared,
         routed: Routed<'_>,
         record: &Record<'_>,
-        buffers: &mut Buffers,
+        buffers: &Buffers,
         causes: &mut Causes,
         effects: &mut Effects,
     ) -> Option<Judged> {
         let mut best: Option<Judged> = None;
         for i in 0..self.judges.len() {
             let Some((step, rules)) = reached(prepared, prepared.rules[i], routed, record) else { continue };
+            let filled = &buffers.events[i];
             let (judged, watermark) =
-                self.judge_by_step(i, prepared, rules, routed, record, buffers, causes, effects);
+                self.judge_by_step(i, prepared, rules, routed, record, filled, causes, effects);
             if judged.0 == Verdict::Late {
                 let (key, time, step) = (routed.key(record.value), routed.time(), Some(&*step.name));
                 let late = rows::Late { reason: judged.1, key, time, watermark, step };
                 set_aside(prepared, routed, record, &late, causes, effects);
             }
-            if best.is_none_or(|(verdict, _)| (judged.0 as u8) < verdict as u8) {
-                best = Some(judged);
-            }
+            best = better(best, Some(judged));
         }
         best
     }
@@ -78,7 +88,7 @@ impl Slot {
         rules: &RulesStep,
         routed: Routed<'_>,
         record: &Record<'_>,
-        buffers: &mut Buffers,
+        filled: &Filled,
         causes: &mut Causes,
         effects: &mut Effects,
     ) -> (Judged, Option<Timestamp>) {
@@ -86,7 +96,7 @@ impl Slot {
         if guard.is_some_and(|guard| routed.time() > record.appended_at + guard) {
             return ((Verdict::Late, "future"), None);
         }
-        if rules.fill(routed.fields, record.value, routed.time(), &mut buffers.event).is_err() {
+        if !filled.is_fit {
             return ((Verdict::Late, "unassigned"), None);
         }
         let tally = &mut self.tally;
@@ -108,7 +118,7 @@ impl Slot {
                 |out| out.extend_from_slice(alert.to_string().as_bytes()),
             );
         };
-        match self.judges[i].event(&buffers.event, &mut heard) {
+        match self.judges[i].event(&filled.event, &mut heard) {
             Outcome::Accepted => ((Verdict::Accepted, ""), None),
             Outcome::Duplicate => ((Verdict::Duplicate, ""), None),
             Outcome::Late(clock) => ((Verdict::Late, "late"), Some(clock)),
@@ -117,20 +127,13 @@ impl Slot {
 
     /// Hands over a cell of a judge; `None` when it is of none.
     pub fn supply_judges(&mut self, cell: &[u8], value: Option<&[u8]>) -> Option<Result<(), Corrupt>> {
-        let mut judges = self.judges.iter_mut().flat_map(Judges::each);
-        judges.find(|judge| cell.starts_with(judge.prefix())).map(|judge| judge.supply(cell, value))
+        let of_cell = self.each_judge().find(|judge| cell.starts_with(judge.prefix()));
+        of_cell.map(|judge| judge.supply(cell, value))
     }
 
-    /// Appends the cells that judges changed.
-    pub fn seal_judges(&mut self, n: u64, cells: &mut Cells) {
-        for judge in self.judges.iter_mut().flat_map(Judges::each) {
-            judge.seal(n, &mut |key, value| match value {
-                Some(value) => {
-                    cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(value));
-                }
-                None => cells.delete(|out| out.extend_from_slice(key)),
-            });
-        }
+    /// The judges of all steps.
+    pub fn each_judge(&mut self) -> impl Iterator<Item = &mut Judge> {
+        self.judges.iter_mut().flat_map(Judges::each)
     }
 
     /// How many cells judges would seal now, about.
@@ -140,7 +143,7 @@ impl Slot {
 
     /// Operators and judges.
     pub fn parts(&mut self) -> usize {
-        self.operators.len() + self.judges.iter_mut().flat_map(Judges::each).count()
+        self.operators.len() + self.each_judge().count()
     }
 }
 

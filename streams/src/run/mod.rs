@@ -39,7 +39,6 @@ pub use counts::{Counts, Verdict};
 use granary_window::Operator;
 
 use crate::plan::Plan;
-use crate::rules::Judges;
 use prepared::Prepared;
 use route::Chunk;
 pub(crate) use slot::INPUTS_MAX;
@@ -219,15 +218,12 @@ impl Pipeline for Slots {
 
     fn seal(&mut self, slot: SlotId, n: CommitNo, cells: &mut Cells) {
         let (slot, prepared, ..) = self.slot(slot);
-        for operator in &mut slot.operators {
-            operator.seal(n.0, &mut |key, value| match value {
-                Some(value) => {
-                    cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(value));
-                }
-                None => cells.delete(|out| out.extend_from_slice(key)),
-            });
-        }
-        slot.seal_judges(n.0, cells);
+        let mut put = |key: &[u8], value: Option<&[u8]>| match value {
+            Some(value) => cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(value)),
+            None => cells.delete(|out| out.extend_from_slice(key)),
+        };
+        slot.operators.iter_mut().for_each(|operator| operator.seal(n.0, &mut put));
+        slot.each_judge().for_each(|judge| judge.seal(n.0, &mut put));
         if let Some((key, value)) = slot.tally.seal(n.0, sinks(prepared)) {
             cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(&value));
         }
@@ -236,7 +232,7 @@ impl Pipeline for Slots {
     fn acknowledged(&mut self, slot: SlotId, n: CommitNo) {
         if let Some(slot) = &mut self.slots[usize::from(slot.0)] {
             slot.operators.iter_mut().for_each(|operator| operator.acknowledged(n.0));
-            slot.judges.iter_mut().flat_map(Judges::each).for_each(|judge| judge.acknowledged(n.0));
+            slot.each_judge().for_each(|judge| judge.acknowledged(n.0));
         }
     }
 
@@ -274,8 +270,7 @@ impl Pipeline for Slots {
         for operator in self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.operators) {
             operator.evict(share(operator.memory_bytes()), looks_max.max(1));
         }
-        let judges = self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.judges);
-        for judge in judges.flat_map(Judges::each) {
+        for judge in self.slots.iter_mut().flatten().flat_map(|slot| slot.each_judge()) {
             judge.evict(share(judge.memory_bytes()), looks_max.max(1));
         }
     }

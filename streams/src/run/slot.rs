@@ -10,11 +10,12 @@ use granary_window::{Event, Input, Operator, Outcome, Value};
 use super::clock::waits_for_the_wall_clock;
 use super::counts::{Tally, Verdict};
 use super::emit::{Causes, Emit, grain};
+use super::judged::Filled;
 use super::prepared::{Prepared, Window};
 use super::route::Routed;
 use super::{pack, rows, segments};
 use crate::plan::{From, Target};
-use crate::rules::{Event as RuleEvent, Judges};
+use crate::rules::Judges;
 
 /// Values that one window step's aggregates read at most.
 pub(crate) const INPUTS_MAX: usize = 64;
@@ -41,8 +42,8 @@ pub(crate) struct Slot {
 pub(crate) struct Buffers {
     by: Vec<u8>,
     id: Vec<u8>,
-    /// An event as rules see it.
-    pub event: RuleEvent,
+    /// For each step of rules the record as it sees it.
+    pub events: Vec<Filled>,
 }
 
 impl Slot {
@@ -105,9 +106,7 @@ impl Slot {
             return Ok(Applied::Missing);
         };
         let judged = self.judge_by_rules(prepared, routed, record, buffers, &mut causes, effects);
-        let verdicts = [entered, judged].into_iter().flatten();
-        let verdict = verdicts.min_by_key(|(verdict, _)| *verdict as u8);
-        let (verdict, reason) = verdict.unwrap_or((Verdict::Accepted, ""));
+        let (verdict, reason) = better(entered, judged).unwrap_or((Verdict::Accepted, ""));
         let verdict = (verdict, reason, "");
         self.pass_through(prepared, routed, record, &mut causes, effects);
         self.judge(prepared, record, verdict, &mut causes, effects);
@@ -193,9 +192,7 @@ impl Slot {
                 };
                 set_aside(prepared, routed, record, &late, causes, effects);
             }
-            if best.is_none_or(|(verdict, _)| (judged.0 as u8) < verdict as u8) {
-                best = Some(judged);
-            }
+            best = better(best, Some(judged));
         }
         failed.map_or(Ok(Some(best)), Err)
     }
@@ -345,6 +342,11 @@ impl Slot {
         let judges: usize = self.judges.iter().map(Judges::memory_bytes).sum();
         judges + self.operators.iter().map(Operator::memory_bytes).sum::<usize>()
     }
+}
+
+/// Of what became of a record in two places what counts: the first of the verdicts, the earlier one of equal ones.
+pub(crate) fn better(one: Option<Judged>, other: Option<Judged>) -> Option<Judged> {
+    [one, other].into_iter().flatten().min_by_key(|(verdict, _)| *verdict as u8)
 }
 
 /// Puts the record into the stream of late ones.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flate2::read::GzDecoder;
 use granary_streams::rules::backtest::Backtest;
 use granary_streams::rules::{Event, Options, Reader, Rules, parse};
-use granary_truth_tests::{Input, run};
+use granary_truth_tests::{Draw, Input, run};
 use serde_json::{Value, json};
 
 fn root() -> PathBuf {
@@ -134,15 +134,13 @@ fn arrivals_shuffled_within_the_lateness_change_nothing() {
             .replace("judge: on_arrival", &format!("judge: {pace}"));
         let rules = rules(&text, true);
         let mut events = table(&rules, "cards.csv.gz");
-        let mut seed: u64 = 7;
-        let mut draw = |below: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % below
-        };
-        let copies: Vec<Event> = events.iter().filter(|_| draw(20) == 0).cloned().collect();
+        let mut draw = Draw(7);
+        let copies: Vec<Event> = events.iter().filter(|_| draw.below(20) == 0).cloned().collect();
         events.extend(copies);
-        let mut arrivals: Vec<(i64, Event)> =
-            events.into_iter().map(|event| (event.time().ms() + draw(43_000_000) as i64, event)).collect();
+        let mut arrivals: Vec<(i64, Event)> = events
+            .into_iter()
+            .map(|event| (event.time().ms() + draw.below(43_000_000) as i64, event))
+            .collect();
         arrivals.sort_by_key(|(at, _)| *at);
         let events: Vec<Event> = arrivals.into_iter().map(|(_, event)| event).collect();
         assert_is_expected(&judge(&rules, &events), pace == "on_watermark");
