@@ -20,7 +20,7 @@ const JARS: &str = "GRANARY_TEST_KAFKA_JARS";
 const STARTED: &str = "Kafka Server started";
 
 /// For a test: soon up, and small at first.
-const JVM_BRIEF: [&str; 4] = ["-Xms64m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+const JVM_BRIEF: [&str; 4] = ["-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 /// As Kafka's own scripts start it.
 const JVM_LASTING: [&str; 6] = [
