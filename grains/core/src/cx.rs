@@ -105,6 +105,12 @@ impl Cx {
         self.host.emit(self.place, stream, None, &value)
     }
 
+    /// Tells a stream these bytes as they are, under this identity: whoever reads the stream can tell copies by it.
+    /// Otherwise as [`Cx::emit`].
+    pub fn emit_as(&mut self, stream: &str, id: &str, value: &[u8]) -> Result<()> {
+        self.host.emit(self.place, stream, Some(id), value)
+    }
+
     /// Raises an alert of this rule, with the commit of this turn.
     pub fn alert<T: Serialize + ?Sized>(&mut self, rule: &str, detail: &T) -> Ready<Result<()>> {
         #[derive(Serialize)]

@@ -29,6 +29,27 @@ impl Timestamp {
     pub fn since(self, earlier: Timestamp) -> Span {
         Span(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+
+    /// As text by RFC 3339: `2018-07-25T10:29:59Z`, with milliseconds where there are any.
+    ///
+    /// ```
+    /// use granary_core::Timestamp;
+    /// assert_eq!(Timestamp(1_532_514_599_250).to_rfc3339(), "2018-07-25T10:29:59.250Z");
+    /// ```
+    pub fn to_rfc3339(self) -> String {
+        let (days, ms) = (self.ms().div_euclid(86_400_000), self.ms().rem_euclid(86_400_000));
+        // The proleptic Gregorian calendar, years beginning in March, in eras of 400 years.
+        let z = days + 719_468;
+        let (era, of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * month + 2) / 5 + 1;
+        let (year, month) = (year_of_era + era * 400 + i64::from(month >= 10), (month + 2) % 12 + 1);
+        let (hour, minute, second, ms) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60, ms % 1_000);
+        let fraction = if ms == 0 { String::new() } else { format!(".{ms:03}") };
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+    }
 }
 
 impl Span {

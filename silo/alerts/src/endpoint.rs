@@ -1,360 +1,447 @@
-//! What one endpoint still has to be told, and when it is told: a state machine without clock, socket or chance.
+//! An endpoint as a grain: its settings, secrets and queue, durable and in one place. A courier does what it says and tells it
+//! what came of that.
 //!
-//! Messages are offered; [`Endpoint::due`] says which attempts to make now; [`Endpoint::answered`] says what came of one. All that
-//! must survive a crash is in [`Endpoint`] itself. An attempt that was under way when the process ended is made again, with the
-//! same id: a receiver tells copies by it.
+//! A step of an endpoint is one turn: what it takes from the topic of alerts, what came of attempts, and what it then wants to be
+//! attempted are stored together. So nothing is taken twice and nothing is forgotten, whoever the courier is and however many
+//! there are; only what was under way when a process ended is sent again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
-use granary_core::{Span, Timestamp, time::mins, time::secs};
+use granary_core::{Cx, Error, ErrorKind, Ran, Result, Span, Timestamp};
+use granary_macros::grain;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use crate::retry::{Answer, FAILING_MAX, Next, next};
+use crate::queue::{Do, NotTaken, Place, Queue, Why};
+use crate::retry::Answer;
+use crate::settings::{OVERLAP_MAX, Settings};
+use crate::sign::Secret;
 
-/// Messages that wait at an endpoint; then no more are taken, and whoever offers them keeps them.
-pub const QUEUE_MAX: usize = 10_000;
-/// Attempts under way at the same time, at most.
-pub const CONCURRENCY_MAX: usize = 100;
-/// Answers that the breaker looks back on.
-const ANSWERS_MAX: usize = 1_000;
-/// How far it looks back.
-const BREAKER_WINDOW: Span = mins(5);
-/// With fewer answers in that time it stays closed.
-const BREAKER_ANSWERS_MIN: usize = 10;
-/// It opens when so many of a hundred failed.
-const BREAKER_FAILED_PERCENT: usize = 70;
-/// While it is open one attempt is made in this time.
-const PROBE_EVERY: Span = secs(30);
+/// The stream that alerts go to which were tried often enough.
+pub const DEAD: &str = "alerts.webhooks.dead";
+/// The stream of alerts.
+pub const ALERTS: &str = granary_core::cx::ALERTS;
+/// Secrets of an endpoint that sign at the same time.
+pub const SECRETS_MAX: usize = 10;
 
-/// How an endpoint wants to be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manner {
-    /// Attempts a second, in the long run.
-    pub rate: u32,
-    /// Attempts at once after a silence.
-    pub burst: u32,
-    /// Attempts under way at the same time.
-    pub concurrency: usize,
-    /// Messages of a key one after the other, a failed one before the next.
-    pub is_strict: bool,
-}
-
-impl Default for Manner {
-    fn default() -> Manner {
-        Manner { rate: 50, burst: 100, concurrency: 10, is_strict: false }
-    }
-}
-
-/// A message that waits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Waiting {
-    id: Box<str>,
-    key: Box<str>,
-    /// Attempts so far.
-    attempts: u32,
-}
-
-/// Why an endpoint is told nothing any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Why {
-    /// It said so: 410.
-    Gone,
-    /// It failed for too long, without a single success.
-    Failing,
-    /// A person said so.
-    Asked,
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Do {
-    /// Send the message: the `attempt`-th time, from 1.
-    Attempt {
-        /// The message.
-        id: Box<str>,
-        /// Which attempt.
-        attempt: u32,
-    },
-    /// The message was taken; it can be forgotten.
-    Delivered(Box<str>),
-    /// It was tried often enough: it goes to the dead letters.
-    Bury {
-        /// The message.
-        id: Box<str>,
-        /// Attempts made.
-        attempts: u32,
-        /// What came of the last one.
-        last: Answer,
-    },
-    /// The endpoint is told nothing any more; its owner has to know.
-    Disabled(Why),
-}
-
-/// One endpoint: its queue and how it does.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// A webhook endpoint, `Endpoint/<name>`.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Endpoint {
-    manner: Manner,
-    /// What waits or is under way, by when it is due and the order in which it came.
-    queue: BTreeMap<(Timestamp, u64), Waiting>,
-    /// Messages offered so far.
-    offered: u64,
-    /// When failures began, if there was nothing else since.
-    failing_since: Option<Timestamp>,
-    disabled: Option<Why>,
-    /// What follows is not stored: it begins anew with the process.
-    #[serde(skip)]
-    under_way: BTreeSet<u64>,
-    #[serde(skip)]
-    index: Option<Index>,
-    #[serde(skip)]
-    answers: VecDeque<(Timestamp, bool)>,
-    #[serde(skip)]
-    probed_at: Option<Timestamp>,
-    #[serde(skip)]
-    is_open: bool,
-    /// Attempts that may be made at once, in thousandths, as of a time.
-    #[serde(skip)]
-    tokens: Option<(Timestamp, u64)>,
+    /// None: there is no such endpoint.
+    settings: Option<Settings>,
+    /// Newest first.
+    secrets: Vec<Signing>,
+    queue: Queue,
+    /// The next offset of each partition that it has not looked at.
+    taken: BTreeMap<u32, u64>,
+    is_verified: bool,
+    ping: Option<Ping>,
+    last_failure: Option<Failure>,
+    /// Raised by everything that a courier has to hear of.
+    changes: u64,
+    /// What could not be emitted yet: the slot's outbox was full.
+    unsaid: VecDeque<Saying>,
 }
 
-/// Where messages are in the queue; follows from it.
-#[derive(Clone, Debug, Default)]
-struct Index {
-    by_id: HashMap<Box<str>, (Timestamp, u64)>,
-    /// The orders of a key's messages.
-    by_key: HashMap<Box<str>, BTreeSet<u64>>,
+/// Something to be emitted: stream, id, text.
+type Saying = (String, String, String);
+
+/// A secret in use.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Signing {
+    /// As its owner knows it.
+    pub secret: String,
+    /// Until when it signs; `None`: until another takes its place.
+    pub until: Option<Timestamp>,
 }
 
-impl Index {
-    fn add(&mut self, place: (Timestamp, u64), waiting: &Waiting) {
-        self.by_id.insert(waiting.id.clone(), place);
-        self.by_key.entry(waiting.key.clone()).or_default().insert(place.1);
-    }
-
-    fn remove(&mut self, order: u64, waiting: &Waiting) {
-        self.by_id.remove(&waiting.id);
-        if let Some(orders) = self.by_key.get_mut(&waiting.key) {
-            orders.remove(&order);
-            if orders.is_empty() {
-                self.by_key.remove(&waiting.key);
-            }
-        }
-    }
-
-    /// Whether it is the first of its key.
-    fn is_first(&self, order: u64, waiting: &Waiting) -> bool {
-        self.by_key.get(&waiting.key).and_then(BTreeSet::first) == Some(&order)
+impl std::fmt::Debug for Signing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Signing(until {:?})", self.until)
     }
 }
 
-/// No more messages are taken now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotTaken {
-    /// Too many wait.
-    #[error("{QUEUE_MAX} messages wait at this endpoint")]
-    Full,
-    /// It is disabled.
-    #[error("the endpoint is disabled")]
-    Disabled,
+/// A question whether somebody is there who wants to be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// Its id.
+    pub id: String,
+    /// What came of it, when that is known: whether it was taken, and the answer in words.
+    pub answer: Option<(bool, String)>,
 }
 
-impl Endpoint {
-    /// One to which nothing was said.
-    pub fn new(manner: Manner) -> Endpoint {
-        Endpoint { manner, ..Endpoint::default() }
-    }
+/// An attempt that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// When.
+    pub at: Timestamp,
+    /// How, in words.
+    pub what: String,
+}
 
-    /// How it wants to be told.
-    pub fn manner(&self) -> Manner {
-        self.manner
-    }
+/// An alert for an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Its id.
+    pub id: Box<str>,
+    /// Alerts with the same key are in order.
+    pub key: Box<str>,
+    /// Where it is.
+    pub at: Place,
+}
 
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The alert.
+    pub id: Box<str>,
+    /// The answer.
+    pub answer: Answer,
+    /// The begin of what was answered, or why there was no answer.
+    pub words: String,
+    /// The alert itself, for the dead letter that this may become.
+    pub alert: Option<String>,
+}
+
+/// What a courier has to tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Alerts for the endpoint, in the order of their partitions.
+    pub offers: Vec<Offer>,
+    /// Up to where it has looked through partitions.
+    pub looked: BTreeMap<u32, u64>,
+    /// What came of attempts.
+    pub outcomes: Vec<Outcome>,
+    /// What came of a ping: its id, whether it was taken, the answer in words.
+    pub pong: Option<(String, bool, String)>,
+    /// Any number, drawn anew each time.
+    pub chance: u64,
+}
+
+/// An attempt to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The alert.
+    pub id: Box<str>,
+    /// Where it is.
+    pub at: Place,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+}
+
+/// What a courier has to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Attempts to be made now.
+    pub attempts: Vec<Attempt>,
+    /// The ping to be sent now.
+    pub ping: Option<String>,
+    /// When to ask again at the latest.
+    pub wakes_at: Option<Timestamp>,
+    /// How many alerts it would take.
+    pub room: usize,
+    /// Where to go on reading.
+    pub taken: BTreeMap<u32, u64>,
+    /// As of which change.
+    pub changes: u64,
+    /// It was disabled by this step.
+    pub disabled: Option<Why>,
+}
+
+/// What a courier has to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// Where and how.
+    pub settings: Settings,
+    /// What signs, newest first.
+    pub secrets: Vec<Signing>,
+}
+
+/// What its owner sees.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct About {
+    /// Where and how.
+    pub settings: Settings,
+    /// Somebody there has answered a ping.
+    pub is_verified: bool,
     /// Why it is told nothing, if it is not.
-    pub fn disabled(&self) -> Option<Why> {
-        self.disabled
-    }
+    pub disabled: Option<Why>,
+    /// Attempts are held back because most of them fail.
+    pub is_open: bool,
+    /// Alerts that wait.
+    pub waiting: u64,
+    /// Since when the oldest of them is due.
+    pub oldest: Option<Timestamp>,
+    /// Alerts taken.
+    pub delivered: u64,
+    /// Alerts given up.
+    pub buried: u64,
+    /// The last attempt that failed.
+    pub last_failure: Option<Failure>,
+    /// The last ping.
+    pub ping: Option<Ping>,
+    /// How many secrets sign.
+    pub secrets: usize,
+    /// The next offset of each partition that it has not looked at.
+    pub taken: BTreeMap<u32, u64>,
+}
 
-    /// Whether attempts are held back because most of them fail.
-    pub fn is_open(&self) -> bool {
-        self.is_open
-    }
-
-    /// Messages that wait or are under way.
-    pub fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    /// Whether it has been told everything.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// A message for it. One that it has already is not taken twice.
-    pub fn offer(&mut self, id: &str, key: &str, now: Timestamp) -> Result<(), NotTaken> {
-        if self.disabled.is_some() {
-            return Err(NotTaken::Disabled);
+#[grain(crate = granary_core)]
+impl Endpoint {
+    /// Makes it: alerts from these offsets on are for it, once somebody has answered a ping.
+    fn create(&mut self, settings: Settings, secret: String, from: BTreeMap<u32, u64>) -> Result<()> {
+        if self.settings.is_some() {
+            return Err(refused("there is an endpoint of this name already: remove it first, or choose another name"));
         }
-        if self.len() >= QUEUE_MAX {
-            return Err(NotTaken::Full);
-        }
-        if self.index().by_id.contains_key(id) {
-            return Ok(());
-        }
-        self.offered += 1;
-        self.put((now, self.offered), Waiting { id: id.into(), key: key.into(), attempts: 0 });
+        settings.check().map_err(refused)?;
+        Secret::parse(&secret).map_err(|error| refused(error.to_string()))?;
+        let changes = self.changes + 1;
+        let queue = Queue::new(settings.manner);
+        let secrets = vec![Signing { secret, until: None }];
+        *self = Endpoint { settings: Some(settings), secrets, queue, taken: from, changes, ..Endpoint::default() };
         Ok(())
     }
 
-    fn index(&mut self) -> &mut Index {
-        self.index.get_or_insert_with(|| {
-            let mut index = Index::default();
-            self.queue.iter().for_each(|(place, waiting)| index.add(*place, waiting));
-            index
+    /// Forgets it and all that waits for it.
+    fn remove(&mut self) -> Result<()> {
+        self.settings()?;
+        *self = Endpoint { changes: self.changes + 1, ..Endpoint::default() };
+        Ok(())
+    }
+
+    fn about(&self) -> Result<About> {
+        let (delivered, buried) = self.queue.totals();
+        Ok(About {
+            settings: self.settings()?.clone(),
+            is_verified: self.is_verified,
+            disabled: self.queue.disabled(),
+            is_open: self.queue.is_open(),
+            waiting: self.queue.len() as u64,
+            oldest: self.queue.oldest(),
+            delivered,
+            buried,
+            last_failure: self.last_failure.clone(),
+            ping: self.ping.clone(),
+            secrets: self.secrets.len(),
+            taken: self.taken.clone(),
         })
     }
 
-    fn put(&mut self, place: (Timestamp, u64), waiting: Waiting) {
-        self.index().add(place, &waiting);
-        self.queue.insert(place, waiting);
+    /// For a courier: how often anything has changed that it has to hear of.
+    fn changes(&self) -> Result<u64> {
+        self.settings()?;
+        Ok(self.changes)
     }
 
-    fn take(&mut self, place: (Timestamp, u64)) -> Option<Waiting> {
-        let waiting = self.queue.remove(&place)?;
-        self.index().remove(place.1, &waiting);
-        Some(waiting)
+    /// For a courier: what it has to know.
+    fn order(&self) -> Result<Order> {
+        Ok(Order { settings: self.settings()?.clone(), secrets: self.secrets.clone() })
     }
 
-    /// The attempts to make now.
-    pub fn due(&mut self, now: Timestamp, out: &mut Vec<Do>) {
-        if self.disabled.is_some() {
-            return;
+    /// For a courier: what it has to tell, and what it has to do now.
+    fn step(&mut self, step: Step, cx: &mut Cx) -> Result<Plan> {
+        self.settings()?;
+        let now = cx.now();
+        self.secrets.retain(|signing| signing.until.is_none_or(|until| until > now));
+        self.take(&step, now);
+        if let Some((id, is_taken, words)) = step.pong {
+            self.hear_pong(&id, is_taken, words, now);
         }
-        self.refill(now);
-        self.index();
-        let limit = self.manner.concurrency.clamp(1, CONCURRENCY_MAX);
-        let may_probe = self.may_probe(now);
-        let Endpoint { manner, queue, under_way, index: Some(index), tokens: Some((_, tokens)), .. } = self
-        else {
-            return;
-        };
-        for ((_, order), waiting) in queue.range_mut(..=(now, u64::MAX)) {
-            if under_way.len() >= limit || *tokens < 1_000 || (self.is_open && !may_probe) {
+        let mut said = Vec::new();
+        let mut disabled = None;
+        for (i, outcome) in step.outcomes.into_iter().enumerate() {
+            if !outcome.answer.is_taken() {
+                let what = format!("{}: {}", outcome.answer, outcome.words);
+                self.last_failure = Some(Failure { at: now, what });
+            }
+            let chance = step.chance.rotate_left(i as u32 % 64);
+            self.queue.answered(&outcome.id, outcome.answer, now, chance, &mut said);
+            for what in said.drain(..) {
+                match what {
+                    Do::Delivered(_) | Do::Attempt { .. } => {}
+                    Do::Bury { at, attempts, .. } => {
+                        self.unsaid.push_back(dead_letter(&outcome, at, attempts, cx));
+                    }
+                    Do::Disabled(why) => {
+                        disabled = Some(why);
+                        self.unsaid.push_back(self.disabled_event(why, cx));
+                    }
+                }
+            }
+        }
+        // an outbox that is full is tried again by a later step
+        while let Some((stream, id, text)) = self.unsaid.front() {
+            if cx.emit_as(stream, id, text.as_bytes()).is_err() {
                 break;
             }
-            // Of a key in order only the first may go.
-            let must_wait = manner.is_strict && !index.is_first(*order, waiting);
-            if must_wait || !under_way.insert(*order) {
+            self.unsaid.pop_front();
+        }
+        if self.is_verified {
+            self.queue.due(now, &mut said);
+        }
+        let mut plan = self.plan(said, now);
+        plan.disabled = disabled;
+        Ok(plan)
+    }
+
+    /// Asks whether somebody is there; [`About::ping`] tells what came of it.
+    fn ping(&mut self, id: String) -> Result<()> {
+        self.settings()?;
+        self.ping = Some(Ping { id, answer: None });
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// Signs with another secret; those before it sign, too, for a while.
+    fn rotate(&mut self, secret: String, overlap: Span, cx: &mut Cx) -> Result<()> {
+        self.settings()?;
+        Secret::parse(&secret).map_err(|error| refused(error.to_string()))?;
+        if overlap > OVERLAP_MAX {
+            return Err(refused(format!("an old secret signs for {OVERLAP_MAX} at most")));
+        }
+        let ends = cx.now() + overlap;
+        for signing in &mut self.secrets {
+            signing.until = Some(signing.until.map_or(ends, |until| until.min(ends)));
+        }
+        self.secrets.retain(|signing| signing.until > Some(cx.now()));
+        self.secrets.insert(0, Signing { secret, until: None });
+        self.secrets.truncate(SECRETS_MAX);
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// Tells it nothing any more; what waits is kept, and what comes stays on the topic.
+    fn disable(&mut self) -> Result<()> {
+        self.settings()?;
+        self.queue.disable(Why::Asked, &mut Vec::new());
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// Tells it again: what waits at once, then what has come meanwhile, or only what comes from these offsets on.
+    fn enable(&mut self, from: Option<BTreeMap<u32, u64>>, cx: &mut Cx) -> Result<()> {
+        self.settings()?;
+        self.queue.enable(cx.now());
+        self.taken = from.unwrap_or_else(|| self.taken.clone());
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// Tells it these alerts again, whatever became of them; how many there was room for.
+    fn again(&mut self, offers: Vec<Offer>, cx: &mut Cx) -> Result<u64> {
+        self.settings()?;
+        let mut taken = 0;
+        for Offer { id, key, at } in &offers {
+            match self.queue.offer(id, key, *at, cx.now()) {
+                Ok(()) => taken += 1,
+                Err(NotTaken::Full) => break,
+                Err(error @ NotTaken::Disabled) => return Err(refused(error.to_string())),
+            }
+        }
+        self.changes += 1;
+        Ok(taken)
+    }
+
+    #[private]
+    fn settings(&self) -> Result<&Settings> {
+        let missing = || Error::new(ErrorKind::NotFound, "there is no endpoint of this name").ran(Ran::No);
+        self.settings.as_ref().ok_or_else(missing)
+    }
+
+    /// Takes what is offered, in order, as far as there is room. What an earlier step took is not taken again.
+    #[private]
+    fn take(&mut self, step: &Step, now: Timestamp) {
+        for Offer { id, key, at } in &step.offers {
+            let next = self.taken.entry(at.partition).or_default();
+            if at.offset < *next {
                 continue;
             }
-            *tokens -= 1_000;
-            waiting.attempts += 1;
-            out.push(Do::Attempt { id: waiting.id.clone(), attempt: waiting.attempts });
-            if self.is_open {
-                self.probed_at = Some(now);
-                break;
+            if self.queue.offer(id, key, *at, now).is_err() {
+                return;
             }
+            *next = at.offset + 1;
+        }
+        for (partition, looked) in &step.looked {
+            let next = self.taken.entry(*partition).or_default();
+            *next = (*next).max(*looked);
         }
     }
 
-    /// When [`Endpoint::due`] has to be asked again, if nothing else happens.
-    pub fn wakes_at(&mut self, now: Timestamp) -> Option<Timestamp> {
-        self.index();
-        let index = self.index.as_ref()?;
-        let may_go = |order: u64, waiting: &Waiting| {
-            !self.under_way.contains(&order) && (!self.manner.is_strict || index.is_first(order, waiting))
-        };
-        let ((at, _), _) = self.queue.iter().find(|((_, order), waiting)| may_go(*order, waiting))?;
-        let mut wakes = *at;
-        if let (true, Some(probed)) = (self.is_open, self.probed_at) {
-            wakes = wakes.max(probed + PROBE_EVERY);
-        }
-        if self.tokens.is_some_and(|(_, tokens)| tokens < 1_000) {
-            wakes = wakes.max(now + Span(1_000 / u64::from(self.manner.rate.max(1)) + 1));
-        }
-        Some(wakes)
-    }
-
-    /// What came of an attempt. `chance` is any number.
-    pub fn answered(&mut self, id: &str, answer: Answer, now: Timestamp, chance: u64, out: &mut Vec<Do>) {
-        let Some(place) = self.index().by_id.get(id).copied() else { return };
-        if !self.under_way.remove(&place.1) {
-            return;
-        }
-        let Some(waiting) = self.take(place) else { return };
-        self.note(answer.is_taken(), now);
-        match next(waiting.attempts, answer, now, chance) {
-            Next::Delivered => {
-                self.failing_since = None;
-                return out.push(Do::Delivered(waiting.id));
+    #[private]
+    fn hear_pong(&mut self, id: &str, is_taken: bool, words: String, now: Timestamp) {
+        if let Some(ping) = self.ping.as_mut().filter(|ping| ping.id == id) {
+            self.is_verified |= is_taken;
+            if !is_taken {
+                self.last_failure = Some(Failure { at: now, what: words.clone() });
             }
-            Next::Disable => {
-                self.put((now, place.1), waiting);
-                return self.disable(Why::Gone, out);
-            }
-            Next::GiveUp => {
-                out.push(Do::Bury { id: waiting.id, attempts: waiting.attempts, last: answer });
-            }
-            Next::TryAt(at) => self.put((at, place.1), waiting),
-        }
-        let since = *self.failing_since.get_or_insert(now);
-        if now.since(since) > FAILING_MAX {
-            self.disable(Why::Failing, out);
+            ping.answer = Some((is_taken, words));
         }
     }
 
-    /// It is told nothing any more; what waits is kept.
-    pub fn disable(&mut self, why: Why, out: &mut Vec<Do>) {
-        if self.disabled.replace(why).is_none() {
-            out.push(Do::Disabled(why));
+    #[private]
+    fn plan(&mut self, said: Vec<Do>, now: Timestamp) -> Plan {
+        let attempts = said.into_iter().filter_map(|what| match what {
+            Do::Attempt { id, at, attempt } => Some(Attempt { id, at, attempt }),
+            Do::Delivered(_) | Do::Bury { .. } | Do::Disabled(_) => None,
+        });
+        Plan {
+            attempts: attempts.collect(),
+            ping: self.ping.as_ref().filter(|ping| ping.answer.is_none()).map(|ping| ping.id.clone()),
+            wakes_at: if self.is_verified { self.queue.wakes_at(now) } else { None },
+            room: if self.is_verified { self.queue.room() } else { 0 },
+            taken: self.taken.clone(),
+            changes: self.changes,
+            disabled: None,
         }
     }
 
-    /// It is told again: what waits is due at once, counted anew.
-    pub fn enable(&mut self, now: Timestamp) {
-        self.disabled = None;
-        self.failing_since = None;
-        self.is_open = false;
-        self.answers.clear();
-        self.index = None;
-        let waiting = std::mem::take(&mut self.queue);
-        let again = |((_, order), waiting)| ((now, order), Waiting { attempts: 0, ..waiting });
-        self.queue = waiting.into_iter().map(again).collect();
-    }
-
-    fn refill(&mut self, now: Timestamp) {
-        let most = u64::from(self.manner.burst.max(1)) * 1_000;
-        let (since, tokens) = self.tokens.unwrap_or((now, most));
-        let more = now.since(since).ms().saturating_mul(u64::from(self.manner.rate));
-        self.tokens = Some((now.max(since), tokens.saturating_add(more).min(most)));
-    }
-
-    fn may_probe(&self, now: Timestamp) -> bool {
-        self.under_way.is_empty() && self.probed_at.is_none_or(|probed| now.since(probed) >= PROBE_EVERY)
-    }
-
-    /// Opens or closes the breaker after an answer.
-    fn note(&mut self, is_taken: bool, now: Timestamp) {
-        if is_taken && self.is_open {
-            self.is_open = false;
-            self.answers.clear();
-        }
-        self.answers.push_back((now, is_taken));
-        while self.answers.len() > ANSWERS_MAX
-            || self.answers.front().is_some_and(|(at, _)| now.since(*at) > BREAKER_WINDOW)
-        {
-            self.answers.pop_front();
-        }
-        let failed = self.answers.iter().filter(|(_, is_taken)| !is_taken).count();
-        if self.answers.len() >= BREAKER_ANSWERS_MIN
-            && failed * 100 >= self.answers.len() * BREAKER_FAILED_PERCENT
-        {
-            if !self.is_open {
-                self.probed_at = Some(now);
-            }
-            self.is_open = true;
-        }
+    /// Its owner hears of it by the other endpoints.
+    #[private]
+    fn disabled_event(&self, why: Why, cx: &Cx) -> Saying {
+        let name = cx.key().to_string();
+        let id = format!("we_{}_{}", cx.now().ms(), name.replace('.', "-"));
+        let event = json!({
+            "specversion": "1.0",
+            "type": "webhook.endpoint.disabled",
+            "id": id,
+            "source": format!("/webhooks/endpoints/{name}"),
+            "subject": format!("endpoint/{name}"),
+            "time": cx.now().to_rfc3339(),
+            "datacontenttype": "application/json",
+            "partitionkey": name,
+            "severitytext": "HIGH",
+            "severitynumber": 17,
+            "data": {
+                "endpoint": name,
+                "reason": why.to_string(),
+                "waiting": self.queue.len(),
+                "last_failure": self.last_failure.as_ref().map(|failure| &failure.what),
+            },
+        });
+        (ALERTS.to_owned(), id, event.to_string())
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// An alert that was given up.
+fn dead_letter(outcome: &Outcome, at: Place, attempts: u32, cx: &Cx) -> Saying {
+    let name = cx.key().to_string();
+    let alert = outcome.alert.as_deref().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
+    let letter = json!({
+        "endpoint": name,
+        "id": outcome.id,
+        "at": cx.now().ms(),
+        "attempts": attempts,
+        "reason": outcome.answer.to_string(),
+        "answer": outcome.words,
+        "partition": at.partition,
+        "offset": at.offset,
+        "alert": alert,
+    });
+    let id = format!("{name}/{}#{}", outcome.id, cx.now().ms());
+    (DEAD.to_owned(), id, letter.to_string())
+}
+
+fn refused(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Invalid, message.into()).ran(Ran::No)
+}

@@ -2,10 +2,13 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`endpoint`](mod@endpoint) | what an endpoint has still to be told, and when |
+//! | [`endpoint`](mod@endpoint), [`endpoints`](mod@endpoints) | an endpoint as a grain, and the names of all |
+//! | [`queue`] | what an endpoint has still to be told, and when |
+//! | [`settings`] | how an endpoint wants to be told, and which alerts are for it |
 //! | [`sign`] | Standard Webhooks signatures and their verification |
 //! | [`guard`] | which addresses an endpoint may have |
 //! | [`retry`] | what an answer means, and when to try again |
+//! | [`send`] | what sends |
 //!
 //! ```
 //! use granary_alerts::sign::{Headers, Secret, Verifier, verify};
@@ -17,10 +20,12 @@
 //! assert_eq!(verify(&[key], headers, b"{}", 1_614_265_331), Ok(()));
 //! # Ok::<(), granary_alerts::sign::BadSecret>(())
 //! ```
-//!
-//! Nothing here opens a socket yet: these are the rules that a sender follows.
 
 pub mod endpoint;
+pub mod endpoints;
 pub mod guard;
+pub mod queue;
 pub mod retry;
+pub mod send;
+pub mod settings;
 pub mod sign;

@@ -2,7 +2,11 @@
 //!
 //! The schedule is that of Standard Webhooks: ten attempts over three days. Time and chance come in as values.
 
+use std::fmt;
+use std::time::UNIX_EPOCH;
+
 use granary_core::{Span, Timestamp, time::hours, time::mins, time::secs};
+use serde::{Deserialize, Serialize};
 
 /// How long after the attempt before each further one is made.
 pub const SCHEDULE: [Span; 9] =
@@ -15,7 +19,7 @@ const JITTER_PERCENT: u64 = 20;
 pub const FAILING_MAX: Span = granary_core::time::days(5);
 
 /// What came of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// A status, and how long `Retry-After` asks to wait.
     Status(u16, Option<Span>),
@@ -25,6 +29,20 @@ pub enum Answer {
     Broken,
     /// The address is not one that may be connected to.
     Refused,
+    /// Nothing was sent: the message is not on its topic any more.
+    Lost,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Answer::Status(status, _) => write!(f, "status {status}"),
+            Answer::Timeout => f.write_str("no answer in time"),
+            Answer::Broken => f.write_str("no connection"),
+            Answer::Refused => f.write_str("an address that nothing is sent to"),
+            Answer::Lost => f.write_str("the alert is not on its topic any more"),
+        }
+    }
 }
 
 /// What to do after an attempt.
@@ -57,8 +75,10 @@ pub fn next(attempt: u32, answer: Answer, now: Timestamp, chance: u64) -> Next {
     if answer.is_taken() {
         return Next::Delivered;
     }
-    if let Answer::Status(410, _) = answer {
-        return Next::Disable;
+    match answer {
+        Answer::Status(410, _) => return Next::Disable,
+        Answer::Lost => return Next::GiveUp,
+        Answer::Status(..) | Answer::Timeout | Answer::Broken | Answer::Refused => {}
     }
     let Some(base) = SCHEDULE.get(attempt.saturating_sub(1) as usize).copied() else {
         return Next::GiveUp;
@@ -73,8 +93,12 @@ pub fn next(attempt: u32, answer: Answer, now: Timestamp, chance: u64) -> Next {
     Next::TryAt(now + if answer.is_slow_down() { delay.max(SLOW_MIN) } else { delay })
 }
 
-/// Reads `Retry-After`: seconds, fractions rounded up. (Dates are not looked at: clocks differ.)
-pub fn retry_after(value: &str) -> Option<Span> {
+/// Reads `Retry-After`: seconds, fractions rounded up, or a date, as seen from `now`.
+pub fn retry_after(value: &str, now: Timestamp) -> Option<Span> {
+    if let Ok(date) = httpdate::parse_http_date(value.trim()) {
+        let ms = date.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        return Some(Timestamp(i64::try_from(ms).unwrap_or(i64::MAX)).since(now));
+    }
     let (whole, fraction) = value.trim().split_once('.').unwrap_or((value.trim(), ""));
     let is_digits = |part: &str| part.bytes().all(|digit| digit.is_ascii_digit());
     if whole.is_empty() || !is_digits(whole) || !is_digits(fraction) {
@@ -130,10 +154,13 @@ mod tests {
         assert_eq!(delay(1, asks(90), 0), Some(secs(90)));
         assert_eq!(delay(1, asks(1), 0), Some(SLOW_MIN));
         assert_eq!(delay(1, asks(1_000_000), 0), Some(mins(2)));
-        assert_eq!(retry_after("120"), Some(secs(120)));
-        assert_eq!(retry_after(" 1.2 "), Some(secs(2)));
-        for wrong in ["", "-1", "soon", "Wed, 21 Oct 2026 07:28:00 GMT", "1e3"] {
-            assert_eq!(retry_after(wrong), None, "{wrong}");
+        assert_eq!(retry_after("120", NOW), Some(secs(120)));
+        assert_eq!(retry_after(" 1.2 ", NOW), Some(secs(2)));
+        let now = Timestamp(1_792_567_600_000); // 2026-10-21 07:26:40
+        assert_eq!(retry_after("Wed, 21 Oct 2026 07:28:00 GMT", now), Some(secs(80)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT", now), Some(Span::ZERO));
+        for wrong in ["", "-1", "soon", "Wed, 21 Oct", "1e3"] {
+            assert_eq!(retry_after(wrong, NOW), None, "{wrong}");
         }
     }
 }

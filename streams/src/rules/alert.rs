@@ -25,22 +25,6 @@ pub struct Setting {
     pub revision: u64,
 }
 
-/// A time as text: `2018-07-25T10:29:59Z`, with milliseconds where there are any.
-pub fn rfc3339(time: Timestamp) -> String {
-    let (days, ms) = (time.ms().div_euclid(86_400_000), time.ms().rem_euclid(86_400_000));
-    // The proleptic Gregorian calendar, years beginning in March, in eras of 400 years.
-    let z = days + 719_468;
-    let (era, of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (year, month) = (year_of_era + era * 400 + i64::from(month >= 10), (month + 2) % 12 + 1);
-    let (hour, minute, second, ms) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60, ms % 1_000);
-    let fraction = if ms == 0 { String::new() } else { format!(".{ms:03}") };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
-}
-
 /// The id of the alert that an event gives: `al_` and 26 letters and digits.
 pub fn alert_id(info: &Info, key: &[u8], event: &[u8]) -> String {
     named("al_", &[b"alert", info.id.as_bytes(), info.hash.as_bytes(), key, event])
@@ -100,8 +84,8 @@ pub fn cloud_event(rules: &Rules, said: &Said<'_>, setting: Setting) -> Value {
         "id": own_id,
         "source": format!("/fraud/rules/{}", info.id),
         "subject": subject.join("/"),
-        "time": rfc3339(decision.time),
-        "recordedtime": rfc3339(setting.recorded_at),
+        "time": decision.time.to_rfc3339(),
+        "recordedtime": setting.recorded_at.to_rfc3339(),
         "datacontenttype": "application/json",
         "dataschema": "/schemas/fraud-alert-v1.json",
         "partitionkey": texts.join("/"),
@@ -120,7 +104,7 @@ fn raised(rules: &Rules, info: &Info, time: Timestamp, key: &[String], hit: &Hit
     let amount_scale = scale(rules.spec().amount);
     let last = hit.evidence.len().saturating_sub(1);
     let evidence = hit.evidence.iter().enumerate().map(|(i, piece)| {
-        let mut shown = json!({"id": String::from_utf8_lossy(&piece.id), "ts": rfc3339(piece.time)});
+        let mut shown = json!({"id": String::from_utf8_lossy(&piece.id), "ts": piece.time.to_rfc3339()});
         if let Some(amount) = piece.amount {
             shown["amount"] = json!(write(i128::from(amount), amount_scale));
         }
@@ -138,7 +122,7 @@ fn raised(rules: &Rules, info: &Info, time: Timestamp, key: &[String], hit: &Hit
     }
     if let Some(from) = hit.from {
         data["window"] = json!({
-            "from": rfc3339(from), "to": rfc3339(time), "from_included": false, "events": hit.events,
+            "from": from.to_rfc3339(), "to": time.to_rfc3339(), "from_included": false, "events": hit.events,
         });
     }
     data["reason"] = json!(reason(rules, info, key, hit, &value));
@@ -232,7 +216,7 @@ mod tests {
             "1969-12-31T23:59:59Z",
             "2100-03-01T00:00:00Z",
         ] {
-            assert_eq!(rfc3339(crate::file::rfc3339(text).unwrap()), text);
+            assert_eq!(crate::file::rfc3339(text).unwrap().to_rfc3339(), text);
         }
     }
 

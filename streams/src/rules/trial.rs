@@ -138,7 +138,7 @@ impl Trial {
             return Ok(());
         }
         let list = |times: &[Timestamp]| {
-            let times: Vec<String> = times.iter().map(|time| super::alert::rfc3339(*time)).collect();
+            let times: Vec<String> = times.iter().map(|time| time.to_rfc3339()).collect();
             if times.is_empty() { "none".to_owned() } else { times.join(", ") }
         };
         fail(format!("alerts at {} expected, at {} found", list(&wanted), list(&found)))

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-/// A world of one endpoint: time that passes, a server that answers as it likes.
+/// A world of one queue: time that passes, a server that answers as it likes.
 struct World {
-    endpoint: Endpoint,
+    queue: Queue,
     now: Timestamp,
     seed: u64,
     attempts: BTreeMap<Box<str>, u32>,
@@ -19,7 +19,7 @@ struct World {
 impl World {
     fn new(manner: Manner) -> World {
         World {
-            endpoint: Endpoint::new(manner),
+            queue: Queue::new(manner),
             now: Timestamp(1_000_000),
             seed: 1,
             attempts: BTreeMap::new(),
@@ -49,15 +49,15 @@ impl World {
     /// Makes all attempts that are due; each is answered at once.
     fn round(&mut self, server: &mut impl FnMut(&str, u32) -> Answer) {
         let mut out = Vec::new();
-        self.endpoint.due(self.now, &mut out);
+        self.queue.due(self.now, &mut out);
         for attempt in out {
-            let Do::Attempt { id, attempt } = attempt else { panic!("{attempt:?}") };
+            let Do::Attempt { id, attempt, .. } = attempt else { panic!("{attempt:?}") };
             let count = self.attempts.entry(id.clone()).or_default();
             *count += 1;
             assert_eq!(*count, attempt);
             self.sent.push((self.now, id.clone()));
             let (mut out, chance) = (Vec::new(), self.draw());
-            self.endpoint.answered(&id, server(&id, attempt), self.now, chance, &mut out);
+            self.queue.answered(&id, server(&id, attempt), self.now, chance, &mut out);
             self.hear(out);
         }
     }
@@ -66,10 +66,10 @@ impl World {
     fn until(&mut self, end: Span, mut server: impl FnMut(&str, u32) -> Answer) {
         let end = self.now + end;
         self.round(&mut server);
-        while let Some(at) = self.endpoint.wakes_at(self.now).filter(|at| *at <= end) {
+        while let Some(at) = self.queue.wakes_at(self.now).filter(|at| *at <= end) {
             self.now = at.max(self.now + Span(1));
             self.round(&mut server);
-            if self.endpoint.disabled().is_some() {
+            if self.queue.disabled().is_some() {
                 return;
             }
         }
@@ -77,6 +77,7 @@ impl World {
     }
 }
 
+const AT: Place = Place { partition: 3, offset: 14 };
 const OK: Answer = Answer::Status(200, None);
 const FAILED: Answer = Answer::Status(500, None);
 const WEEK: Span = granary_core::time::days(7);
@@ -89,7 +90,7 @@ fn every_message_is_delivered_or_buried_whatever_the_server_answers() {
         let mut world = World::new(manner);
         world.seed = seed;
         for i in 0..40 {
-            world.endpoint.offer(&format!("m{i}"), &format!("k{}", i % 5), world.now).unwrap();
+            world.queue.offer(&format!("m{i}"), &format!("k{}", i % 5), AT, world.now).unwrap();
         }
         let mut lot = seed;
         // Of a key in strict order each message may take three days.
@@ -104,8 +105,8 @@ fn every_message_is_delivered_or_buried_whatever_the_server_answers() {
             }
         });
         let ended = world.delivered.len() + world.buried.len();
-        assert_eq!(ended + world.endpoint.len(), 40, "seed {seed}");
-        assert!(world.endpoint.is_empty() || !world.disabled.is_empty(), "seed {seed}");
+        assert_eq!(ended + world.queue.len(), 40, "seed {seed}");
+        assert!(world.queue.is_empty() || !world.disabled.is_empty(), "seed {seed}");
         assert!(world.attempts.values().all(|attempts| *attempts <= 10), "seed {seed}");
         assert!(world.buried.iter().all(|id| world.attempts[id] == 10), "seed {seed}");
     }
@@ -115,7 +116,7 @@ fn every_message_is_delivered_or_buried_whatever_the_server_answers() {
 fn in_strict_order_a_key_waits_for_its_first_message() {
     let mut world = World::new(Manner { is_strict: true, ..Manner::default() });
     for (id, key) in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("a3", "a")] {
-        world.endpoint.offer(id, key, world.now).unwrap();
+        world.queue.offer(id, key, AT, world.now).unwrap();
     }
     world.until(WEEK, |id, attempt| if id == "a1" && attempt < 4 { FAILED } else { OK });
     let order: Vec<&str> = world.sent.iter().map(|(_, id)| &**id).collect();
@@ -126,7 +127,7 @@ fn in_strict_order_a_key_waits_for_its_first_message() {
 fn a_rate_is_kept_and_bursts_are_bounded() {
     let mut world = World::new(Manner { rate: 10, burst: 5, concurrency: 100, is_strict: false });
     for i in 0..105 {
-        world.endpoint.offer(&format!("m{i}"), "k", world.now).unwrap();
+        world.queue.offer(&format!("m{i}"), "k", AT, world.now).unwrap();
     }
     let begin = world.now;
     world.until(mins(1), |_, _| OK);
@@ -141,33 +142,33 @@ fn a_rate_is_kept_and_bursts_are_bounded() {
 fn an_open_breaker_burns_no_attempts_and_closes_with_a_success() {
     let mut world = World::new(Manner::default());
     for i in 0..200 {
-        world.endpoint.offer(&format!("m{i}"), "k", world.now).unwrap();
+        world.queue.offer(&format!("m{i}"), "k", AT, world.now).unwrap();
     }
     world.until(mins(10), |_, _| FAILED);
-    assert!(world.endpoint.is_open());
+    assert!(world.queue.is_open());
     let tried = world.sent.len();
     assert!(tried < 60, "{tried} attempts while almost all fail");
     world.until(mins(30), |_, _| OK);
-    assert!(!world.endpoint.is_open());
+    assert!(!world.queue.is_open());
     assert_eq!(world.delivered.len(), 200);
 }
 
 #[test]
 fn an_endpoint_that_is_gone_or_fails_for_days_is_disabled_and_keeps_what_waits() {
     let mut world = World::new(Manner::default());
-    world.endpoint.offer("m1", "k", world.now).unwrap();
-    world.endpoint.offer("m2", "k", world.now).unwrap();
+    world.queue.offer("m1", "k", AT, world.now).unwrap();
+    world.queue.offer("m2", "k", AT, world.now).unwrap();
     world.until(WEEK, |_, _| Answer::Status(410, None));
     assert_eq!(world.disabled, [Why::Gone]);
-    assert_eq!(world.endpoint.offer("m3", "k", world.now), Err(NotTaken::Disabled));
-    world.endpoint.enable(world.now);
+    assert_eq!(world.queue.offer("m3", "k", AT, world.now), Err(NotTaken::Disabled));
+    world.queue.enable(world.now);
     world.attempts.clear();
     world.until(WEEK, |_, _| OK);
-    assert_eq!(world.delivered.len() + world.endpoint.len(), 2);
+    assert_eq!(world.delivered.len() + world.queue.len(), 2);
 
     let mut world = World::new(Manner::default());
     for day in 0..9 {
-        let _ = world.endpoint.offer(&format!("m{day}"), "k", world.now);
+        let _ = world.queue.offer(&format!("m{day}"), "k", AT, world.now);
         world.until(granary_core::time::days(1), |_, _| FAILED);
     }
     assert_eq!(world.disabled, [Why::Failing]);
@@ -175,18 +176,18 @@ fn an_endpoint_that_is_gone_or_fails_for_days_is_disabled_and_keeps_what_waits()
 
 #[test]
 fn what_was_under_way_in_a_crash_is_sent_again_under_the_same_id() {
-    let mut endpoint = Endpoint::new(Manner::default());
-    endpoint.offer("m1", "k", Timestamp(5)).unwrap();
+    let mut endpoint = Queue::new(Manner::default());
+    endpoint.offer("m1", "k", AT, Timestamp(5)).unwrap();
     let mut out = Vec::new();
     endpoint.due(Timestamp(6), &mut out);
-    assert_eq!(out, [Do::Attempt { id: "m1".into(), attempt: 1 }]);
-    endpoint.offer("m1", "k", Timestamp(7)).unwrap();
+    assert_eq!(out, [Do::Attempt { id: "m1".into(), at: AT, attempt: 1 }]);
+    endpoint.offer("m1", "k", AT, Timestamp(7)).unwrap();
     assert_eq!(endpoint.len(), 1, "it is not taken twice");
     let stored = granary_core::codec::to_bytes(&endpoint).unwrap();
-    let mut again: Endpoint = granary_core::codec::from_bytes(&stored).unwrap();
+    let mut again: Queue = granary_core::codec::from_bytes(&stored).unwrap();
     let mut out = Vec::new();
     again.due(Timestamp(8), &mut out);
-    assert_eq!(out, [Do::Attempt { id: "m1".into(), attempt: 2 }]);
+    assert_eq!(out, [Do::Attempt { id: "m1".into(), at: AT, attempt: 2 }]);
     let mut out = Vec::new();
     again.answered("m1", OK, Timestamp(9), 0, &mut out);
     assert_eq!(out, [Do::Delivered("m1".into())]);
