@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use granary_alerts::endpoint::{DEAD, Endpoint};
+use granary_alerts::endpoints::Endpoints;
 use granary_cluster::{Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
-use granary_core::{Clock, Error, KindInfo, Result, SlotId, Span};
+use granary_core::{Clock, Error, Grain as _, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream};
 use granary_streams::plan::{Read, SET_ASIDE, Start, Target, alerts_topic};
@@ -36,6 +38,8 @@ pub struct Assembly {
     pub plan: Option<Arc<Plan>>,
     /// The kinds the user's program hosts.
     pub kinds: Vec<&'static KindInfo>,
+    /// Whether it tells webhook endpoints of alerts.
+    pub endpoints: bool,
     /// Streams that grains emit to, beside [`ALERTS`]: name and partitions.
     pub emits: Vec<(String, u32)>,
     /// Partitions of the topics that sinks write.
@@ -63,6 +67,7 @@ impl Default for Assembly {
             slots: SLOTS_DEFAULT,
             plan: None,
             kinds: Vec::new(),
+            endpoints: false,
             emits: Vec::new(),
             sink_partitions: 12,
             durability: Durability::Fsync,
@@ -208,7 +213,7 @@ impl Assembly {
         }
         self.check_sinks()?;
         let outputs = self.outputs();
-        let mut config = Config::new(backing.store.clone(), self.clock.clone(), self.kinds.clone());
+        let mut config = Config::new(backing.store.clone(), self.clock.clone(), self.hosted());
         config.store_is_remote = backing.as_external().is_some();
         config.silo.clone_from(&self.silo);
         config.me = backing.me;
@@ -229,6 +234,12 @@ impl Assembly {
             Box::new(Subscribed::new(inner, planned, subscriptions.clone(), slots, poisoned))
         });
         Ok(config)
+    }
+
+    /// The kinds it hosts: those of the user's program and its own.
+    pub(crate) fn hosted(&self) -> Vec<&'static KindInfo> {
+        let own = if self.endpoints { vec![Endpoint::info(), Endpoints::info()] } else { Vec::new() };
+        self.kinds.iter().copied().chain(own).collect()
     }
 
     /// The grains that sinks call are hosted here and have the methods: else each record would end in `poisoned`.
@@ -279,6 +290,9 @@ impl Assembly {
         let poisoned = add(format!("granary.{}.poisoned", self.cluster), self.sink_partitions);
         let mut named =
             vec![(ALERTS.to_string(), add(alerts_topic(ALERTS, &self.cluster), self.sink_partitions))];
+        if self.endpoints {
+            named.push((DEAD.to_string(), add(alerts_topic(DEAD, &self.cluster), self.sink_partitions)));
+        }
         for (name, partitions) in &self.emits {
             named.push((name.clone(), add(name.clone(), *partitions)));
         }

@@ -37,6 +37,7 @@ pub mod rewind;
 pub mod run;
 mod service;
 pub mod silo;
+mod webhooks;
 
 pub use granary_client as client;
 pub use granary_core as core;

@@ -84,7 +84,7 @@ impl Assembly {
                 content.steps.insert(step.to_owned(), StepState { shape, drops });
             }
         }
-        content.kinds = self.kinds.iter().map(|kind| (kind.name.to_owned(), kind.version)).collect();
+        content.kinds = self.hosted().iter().map(|kind| (kind.name.to_owned(), kind.version)).collect();
         content.sources = self.source_names();
         content.streams = self.stream_names();
         if let Some(external) = backing.as_external() {

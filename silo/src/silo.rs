@@ -10,7 +10,7 @@ use granary_core::{Error, ErrorKind, Grain, KindInfo, Result};
 use granary_engine::Handle;
 use granary_store::Durability;
 use granary_streams::Plan;
-use granary_streams::plan::Target;
+use granary_streams::plan::{Target, alerts_topic};
 use granary_streams::run::counts::Counts;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -22,6 +22,7 @@ use crate::config::{self, Settings, StoreDurability, StoreKind};
 use crate::gateway::{Gateway, Serving};
 use crate::life::{Current, Keeper, Kept, Mold};
 use crate::service::SiloService;
+use crate::webhooks::Webhooks;
 
 /// Stopping in order takes no longer: whoever sent SIGTERM waits ten seconds.
 pub(crate) const STOP_MAX: Duration = Duration::from_secs(8);
@@ -129,6 +130,7 @@ impl Silo {
             topics,
             silo: name.clone(),
         };
+        let (alerts, totals) = (settings.alerts.clone(), gateway.webhooks.clone());
         let mold = Mold {
             settings: Arc::new(settings),
             assembly: assembly.clone(),
@@ -140,9 +142,17 @@ impl Silo {
         let stopped = async move { drop(stopped.await) };
         let served = tokio::spawn(serve::serve(listener, Arc::new(service), identity, stopped));
         let kept = keeper.start(mold).await?;
+        let webhooks = Webhooks::start(
+            &alerts,
+            current.clone(),
+            assembly.clock.clone(),
+            totals,
+            &alerts_topic(crate::assembly::ALERTS, &assembly.cluster),
+            assembly.slots,
+        )?;
         let probes = serving.as_ref().map_or("none", |gateway| gateway.address());
         tracing::info!(silo = %name, %address, gateway = probes, "silo runs");
-        Ok(RunningSilo { kept, current, assembly, stop, served, address, gateway: serving })
+        Ok(RunningSilo { kept, webhooks, current, assembly, stop, served, address, gateway: serving })
     }
 
     /// Everything it is made of, checked as far as that is possible without its store and log.
@@ -169,6 +179,7 @@ impl Silo {
             left_out: settings.cluster.left_out.iter().cloned().collect(),
             plan,
             kinds,
+            endpoints: true,
             emits,
             durability,
             memory_bytes_max: memory.map_or(Assembly::default().memory_bytes_max, |bytes| {
@@ -192,6 +203,7 @@ impl Silo {
 /// A silo that runs and listens.
 pub struct RunningSilo {
     kept: Kept,
+    webhooks: Webhooks,
     current: Arc<Current>,
     assembly: Arc<Assembly>,
     stop: oneshot::Sender<()>,
@@ -234,6 +246,7 @@ impl RunningSilo {
     /// Gives its slots to the other silos, stops taking, finishes turns, stores what they changed.
     pub async fn stop(self) {
         let in_order = async {
+            self.webhooks.stop().await;
             self.kept.leave().await;
             let _ = self.stop.send(());
             // answers under way still leave; a peer that does not hang up holds nobody up
@@ -325,7 +338,7 @@ impl Assembly {
     /// Sinks, set-aside streams and what grains emit to, each with its topic.
     pub fn named_topics(&self) -> BTreeMap<String, String> {
         let planned = self.plan.iter().flat_map(|plan| plan.streams().to_vec());
-        let own = [crate::assembly::ALERTS, "poisoned"].map(String::from);
+        let own = [crate::assembly::ALERTS, "poisoned", granary_alerts::endpoint::DEAD].map(String::from);
         let emitted = self.emits.iter().map(|(name, _)| name.clone());
         planned
             .chain(own)

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+pub use crate::message::*;
 use crate::queue::{Do, NotTaken, Place, Queue, Why};
 use crate::retry::Answer;
 use crate::settings::{OVERLAP_MAX, Settings};
@@ -47,159 +48,28 @@ pub struct Endpoint {
 /// Something to be emitted: stream, id, text.
 type Saying = (String, String, String);
 
-/// A secret in use.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Signing {
-    /// As its owner knows it.
-    pub secret: String,
-    /// Until when it signs; `None`: until another takes its place.
-    pub until: Option<Timestamp>,
-}
-
-impl std::fmt::Debug for Signing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Signing(until {:?})", self.until)
-    }
-}
-
-/// A question whether somebody is there who wants to be told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ping {
-    /// Its id.
-    pub id: String,
-    /// What came of it, when that is known: whether it was taken, and the answer in words.
-    pub answer: Option<(bool, String)>,
-}
-
-/// An attempt that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// When.
-    pub at: Timestamp,
-    /// How, in words.
-    pub what: String,
-}
-
-/// An alert for an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offer {
-    /// Its id.
-    pub id: Box<str>,
-    /// Alerts with the same key are in order.
-    pub key: Box<str>,
-    /// Where it is.
-    pub at: Place,
-}
-
-/// What came of an attempt.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// The alert.
-    pub id: Box<str>,
-    /// The answer.
-    pub answer: Answer,
-    /// The begin of what was answered, or why there was no answer.
-    pub words: String,
-    /// The alert itself, for the dead letter that this may become.
-    pub alert: Option<String>,
-}
-
-/// What a courier has to tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// Alerts for the endpoint, in the order of their partitions.
-    pub offers: Vec<Offer>,
-    /// Up to where it has looked through partitions.
-    pub looked: BTreeMap<u32, u64>,
-    /// What came of attempts.
-    pub outcomes: Vec<Outcome>,
-    /// What came of a ping: its id, whether it was taken, the answer in words.
-    pub pong: Option<(String, bool, String)>,
-    /// Any number, drawn anew each time.
-    pub chance: u64,
-}
-
-/// An attempt to be made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
-    /// The alert.
-    pub id: Box<str>,
-    /// Where it is.
-    pub at: Place,
-    /// Which attempt, from 1.
-    pub attempt: u32,
-}
-
-/// What a courier has to do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
-    /// Attempts to be made now.
-    pub attempts: Vec<Attempt>,
-    /// The ping to be sent now.
-    pub ping: Option<String>,
-    /// When to ask again at the latest.
-    pub wakes_at: Option<Timestamp>,
-    /// How many alerts it would take.
-    pub room: usize,
-    /// Where to go on reading.
-    pub taken: BTreeMap<u32, u64>,
-    /// As of which change.
-    pub changes: u64,
-    /// It was disabled by this step.
-    pub disabled: Option<Why>,
-}
-
-/// What a courier has to know.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Order {
-    /// Where and how.
-    pub settings: Settings,
-    /// What signs, newest first.
-    pub secrets: Vec<Signing>,
-}
-
-/// What its owner sees.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct About {
-    /// Where and how.
-    pub settings: Settings,
-    /// Somebody there has answered a ping.
-    pub is_verified: bool,
-    /// Why it is told nothing, if it is not.
-    pub disabled: Option<Why>,
-    /// Attempts are held back because most of them fail.
-    pub is_open: bool,
-    /// Alerts that wait.
-    pub waiting: u64,
-    /// Since when the oldest of them is due.
-    pub oldest: Option<Timestamp>,
-    /// Alerts taken.
-    pub delivered: u64,
-    /// Alerts given up.
-    pub buried: u64,
-    /// The last attempt that failed.
-    pub last_failure: Option<Failure>,
-    /// The last ping.
-    pub ping: Option<Ping>,
-    /// How many secrets sign.
-    pub secrets: usize,
-    /// The next offset of each partition that it has not looked at.
-    pub taken: BTreeMap<u32, u64>,
-}
-
 #[grain(crate = granary_core)]
 impl Endpoint {
     /// Makes it: alerts from these offsets on are for it, once somebody has answered a ping.
     fn create(&mut self, settings: Settings, secret: String, from: BTreeMap<u32, u64>) -> Result<()> {
         if self.settings.is_some() {
-            return Err(refused("there is an endpoint of this name already: remove it first, or choose another name"));
+            return Err(refused(
+                "there is an endpoint of this name already: remove it first, or choose another name",
+            ));
         }
         settings.check().map_err(refused)?;
         Secret::parse(&secret).map_err(|error| refused(error.to_string()))?;
         let changes = self.changes + 1;
         let queue = Queue::new(settings.manner);
         let secrets = vec![Signing { secret, until: None }];
-        *self = Endpoint { settings: Some(settings), secrets, queue, taken: from, changes, ..Endpoint::default() };
+        *self = Endpoint {
+            settings: Some(settings),
+            secrets,
+            queue,
+            taken: from,
+            changes,
+            ..Endpoint::default()
+        };
         Ok(())
     }
 
@@ -211,16 +81,9 @@ impl Endpoint {
     }
 
     fn about(&self) -> Result<About> {
-        let (delivered, buried) = self.queue.totals();
         Ok(About {
             settings: self.settings()?.clone(),
-            is_verified: self.is_verified,
-            disabled: self.queue.disabled(),
-            is_open: self.queue.is_open(),
-            waiting: self.queue.len() as u64,
-            oldest: self.queue.oldest(),
-            delivered,
-            buried,
+            standing: self.standing(),
             last_failure: self.last_failure.clone(),
             ping: self.ping.clone(),
             secrets: self.secrets.len(),
@@ -245,14 +108,14 @@ impl Endpoint {
         let now = cx.now();
         self.secrets.retain(|signing| signing.until.is_none_or(|until| until > now));
         self.take(&step, now);
-        if let Some((id, is_taken, words)) = step.pong {
-            self.hear_pong(&id, is_taken, words, now);
+        if let Some((id, answer, words)) = step.pong {
+            self.hear_pong(&id, answer, words, now);
         }
         let mut said = Vec::new();
         let mut disabled = None;
         for (i, outcome) in step.outcomes.into_iter().enumerate() {
             if !outcome.answer.is_taken() {
-                let what = format!("{}: {}", outcome.answer, outcome.words);
+                let what = in_words(outcome.answer, &outcome.words);
                 self.last_failure = Some(Failure { at: now, what });
             }
             let chance = step.chance.rotate_left(i as u32 % 64);
@@ -369,13 +232,13 @@ impl Endpoint {
     }
 
     #[private]
-    fn hear_pong(&mut self, id: &str, is_taken: bool, words: String, now: Timestamp) {
+    fn hear_pong(&mut self, id: &str, answer: Answer, words: String, now: Timestamp) {
         if let Some(ping) = self.ping.as_mut().filter(|ping| ping.id == id) {
-            self.is_verified |= is_taken;
-            if !is_taken {
-                self.last_failure = Some(Failure { at: now, what: words.clone() });
+            self.is_verified |= answer.is_taken();
+            if !answer.is_taken() {
+                self.last_failure = Some(Failure { at: now, what: in_words(answer, &words) });
             }
-            ping.answer = Some((is_taken, words));
+            ping.answer = Some((answer, words));
         }
     }
 
@@ -393,6 +256,21 @@ impl Endpoint {
             taken: self.taken.clone(),
             changes: self.changes,
             disabled: None,
+            standing: self.standing(),
+        }
+    }
+
+    #[private]
+    fn standing(&self) -> Standing {
+        let (delivered, buried) = self.queue.totals();
+        Standing {
+            is_verified: self.is_verified,
+            disabled: self.queue.disabled(),
+            is_open: self.queue.is_open(),
+            waiting: self.queue.len() as u64,
+            oldest: self.queue.oldest(),
+            delivered,
+            buried,
         }
     }
 
@@ -440,6 +318,11 @@ fn dead_letter(outcome: &Outcome, at: Place, attempts: u32, cx: &Cx) -> Saying {
     });
     let id = format!("{name}/{}#{}", outcome.id, cx.now().ms());
     (DEAD.to_owned(), id, letter.to_string())
+}
+
+/// An answer, and its begin if it has one.
+pub fn in_words(answer: Answer, words: &str) -> String {
+    if words.is_empty() { answer.to_string() } else { format!("{answer}: {words}") }
 }
 
 fn refused(message: impl Into<String>) -> Error {

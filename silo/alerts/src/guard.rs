@@ -5,6 +5,7 @@
 //! address that was looked at is the one that is connected to. That holds for each connection anew.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use url::{Host, Url};
 
@@ -47,15 +48,15 @@ impl Net {
 pub struct Policy {
     /// Without TLS, too.
     pub allows_http: bool,
-    /// Ports beside 443.
-    pub ports: Vec<u16>,
+    /// Ports.
+    pub ports: Vec<RangeInclusive<u16>>,
     /// Addresses that are allowed though they are not public.
     pub allowed: Vec<Net>,
 }
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy { allows_http: false, ports: vec![443], allowed: Vec::new() }
+        Policy { allows_http: false, ports: vec![443..=443], allowed: Vec::new() }
     }
 }
 
@@ -98,7 +99,7 @@ impl Policy {
             return Err(Refused::Credentials);
         }
         let port = url.port_or_known_default().unwrap_or(0);
-        if !self.ports.contains(&port) {
+        if !self.ports.iter().any(|ports| ports.contains(&port)) {
             return Err(Refused::Port(port));
         }
         let refused = |host: &dyn std::fmt::Display| Refused::Address(host.to_string());
@@ -275,7 +276,7 @@ mod tests {
     fn exceptions_are_said_and_reach_no_further() {
         let policy = Policy {
             allows_http: true,
-            ports: vec![443, 8_080],
+            ports: vec![443..=443, 8_080..=8_090],
             allowed: vec![Net::parse("127.0.0.1/32").unwrap()],
         };
         assert!(policy.check("http://127.0.0.1:8080/").is_ok());

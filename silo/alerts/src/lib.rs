@@ -24,6 +24,7 @@
 pub mod endpoint;
 pub mod endpoints;
 pub mod guard;
+mod message;
 pub mod queue;
 pub mod retry;
 pub mod send;

@@ -129,13 +129,16 @@ impl Sender {
             Ok(Ok(told)) => told,
             Ok(Err(Failed::Refused(refused))) => Told { answer: Answer::Refused, words: refused.to_string() },
             Ok(Err(Failed::Broken(words))) => Told { answer: Answer::Broken, words },
-            Err(_) => {
-                Told { answer: Answer::Timeout, words: format!("nothing within {}", settings.timeout) }
-            }
+            Err(_) => Told { answer: Answer::Timeout, words: format!("nothing within {}", settings.timeout) },
         }
     }
 
-    async fn attempt(&self, url: &Url, request: Request<Full<Bytes>>, now: Timestamp) -> Result<Told, Failed> {
+    async fn attempt(
+        &self,
+        url: &Url,
+        request: Request<Full<Bytes>>,
+        now: Timestamp,
+    ) -> Result<Told, Failed> {
         let stream = self.connect(url).await?;
         if url.scheme() == "http" {
             return exchange(stream, request, now).await;

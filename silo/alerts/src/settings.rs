@@ -215,7 +215,10 @@ mod tests {
     fn the_head_of_an_alert_is_read_and_other_things_are_not() {
         let event = br#"{"id":"al_1","type":"t","partitionkey":"c-1","severitynumber":17,"data":{"rule":{"id":"r"}}}"#;
         let read = Head::read(event).unwrap();
-        assert_eq!((&*read.id, read.rule.as_deref(), read.severity, &*read.key), ("al_1", Some("r"), 17, "c-1"));
+        assert_eq!(
+            (&*read.id, read.rule.as_deref(), read.severity, &*read.key),
+            ("al_1", Some("r"), 17, "c-1")
+        );
         let own = br#"{"id":"al_1","type":"t","data":{"rule":"burst"}}"#;
         assert_eq!(Head::read(own).unwrap().rule, None);
         for wrong in [&b"\x81\xa4rule"[..], b"[]", br#"{"id":"a.b","type":"t"}"#, b""] {

@@ -75,6 +75,19 @@ impl Secret {
         Secret::Hmac(random.to_vec())
     }
 
+    /// A key pair of these random bytes.
+    pub fn pair_of(random: [u8; 32]) -> Secret {
+        Secret::Ed25519(Box::new(SigningKey::from_bytes(&random)))
+    }
+
+    /// What whoever verifies has to know: the symmetric key (`whsec_...`), or the public half of a pair (`whpk_...`).
+    pub fn verifies_with(&self) -> String {
+        match self {
+            Secret::Hmac(_) => self.reveal(),
+            Secret::Ed25519(key) => format!("{PUBLIC}{}", STANDARD.encode(key.verifying_key().to_bytes())),
+        }
+    }
+
     /// As the owner of an endpoint is told it, once.
     pub fn reveal(&self) -> String {
         match self {

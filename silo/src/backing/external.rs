@@ -61,6 +61,16 @@ impl External {
         self.sources.opener(topic.to_owned(), partitions)
     }
 
+    pub(super) fn reader(
+        &self,
+        topic: &str,
+        partitions: u32,
+        ring: impl Fn() + Send + Sync + 'static,
+    ) -> OpenSource {
+        let sources = Sources::new(self.kafka.settings().clone(), Some(Arc::new(ring)));
+        sources.opener(topic.to_owned(), partitions)
+    }
+
     /// The sources ring by themselves, whichever topic has more.
     pub(super) fn ring(&self, ring: impl Fn() + Send + Sync + 'static) {
         let _ = self.bell.set(Arc::new(ring)); // lanes start once in the life of a silo

@@ -101,6 +101,20 @@ impl Backing {
         }
     }
 
+    /// Opens the partitions of a topic for a reader that is no lane, and has a bell rung whenever there may be more, for as long
+    /// as what comes with it is kept. All partitions are opened and read by one thread.
+    pub fn reader(
+        &self,
+        topic: &str,
+        partitions: u32,
+        ring: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> (OpenSource, Vec<Box<dyn Any + Send + Sync>>) {
+        match &self.on {
+            On::Embedded(_) => (self.source(topic, partitions), self.watch(&[topic.to_owned()], ring)),
+            On::External(external) => (external.reader(topic, partitions, ring), Vec::new()),
+        }
+    }
+
     /// The producers of lanes, for outputs to `streams` and reading from `sources`; `None` when the store publishes
     /// outputs in the step of their commit.
     pub fn producer(&self, streams: Vec<String>, sources: Vec<String>) -> Option<MakeProducer> {

@@ -14,6 +14,7 @@
 //! | `replay` | replay: set-aside records, again |
 //! | `rewind` | rewind: going on further ahead where records are gone |
 //! | `rules` | rules check, explain, backtest |
+//! | `endpoints` | endpoints add, list, test, rotate, replay, disable, enable, remove: webhooks |
 //! | `screen` | what a person sees while they run |
 //!
 //! Exit codes: 0 yes, 1 the answer is no, 2 usage or configuration, 3 unreachable, 70 a stuck turn ended the process.
@@ -25,6 +26,7 @@ macro_rules! say {
 
 mod bench;
 mod demo;
+mod endpoints;
 mod inject;
 mod offline;
 mod online;
@@ -101,6 +103,8 @@ enum Command {
     /// Rules: check a file, say what it means, try it on the past
     #[command(subcommand)]
     Rules(rules::RulesArguments),
+    /// Webhooks: who is told of alerts, and how that goes
+    Endpoints(endpoints::EndpointsArguments),
     /// Call a grain
     Call(online::CallArguments),
     /// Print the records of a stream as they come
@@ -149,6 +153,7 @@ impl Cli {
             Command::Replay(replay) => replay::replay(replay, self.kinds, json),
             Command::Rewind(rewind) => rewind::rewind(rewind, self.kinds, json),
             Command::Rules(rules) => rules::rules(rules, json),
+            Command::Endpoints(endpoints) => endpoints::endpoints(endpoints, json),
             Command::Call(call) => online::call(call, json),
             Command::Tail(tail) => online::tail(tail, json),
             Command::Status(status) => operate::status(status),

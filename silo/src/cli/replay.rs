@@ -117,7 +117,7 @@ fn open(settings: &Settings, assembly: &Assembly) -> Result<Arc<dyn Log>> {
     })
 }
 
-fn time(text: &str) -> std::result::Result<Timestamp, String> {
+pub(super) fn time(text: &str) -> std::result::Result<Timestamp, String> {
     let ms = text.parse().ok().map(Timestamp);
     ms.or_else(|| granary_streams::file::rfc3339(text))
         .ok_or_else(|| "ms since 1970 expected, or a time such as 2026-01-31T00:00:00Z".to_string())

@@ -69,6 +69,10 @@ pub(super) const KEYS: &[(&str, Shape)] = &[
     ("log.kafka", Shape::Foreign),
     ("commit.interval_min_ms", Shape::Whole { min: 0, max: INTERVAL_MS_MAX }),
     ("commit.interval_max_ms", Shape::Whole { min: 1, max: INTERVAL_MS_MAX }),
+    ("alerts.http", Shape::Word(&["refused", "allowed"])),
+    ("alerts.ports", Shape::Texts),
+    ("alerts.allowed", Shape::Texts),
+    ("alerts.ca_file", Shape::Text),
 ];
 
 fn shape_of(key: &str) -> Option<Shape> {

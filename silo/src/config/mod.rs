@@ -25,7 +25,7 @@ use ::config::{Config, Value, ValueKind};
 use layers::Layer;
 pub use layers::environment;
 pub use mistakes::{Mistake, Mistakes};
-pub use settings::{LogKind, Setting, Settings, StoreDurability, StoreKind};
+pub use settings::{Alerts, Http, LogKind, Setting, Settings, StoreDurability, StoreKind, port_range};
 
 /// Reads the file, if there is one, then `environment`, then the `--set` arguments.
 ///

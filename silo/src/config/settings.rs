@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
+use granary_alerts::guard::Net;
 use granary_core::time::{Span, millis};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -29,6 +31,8 @@ pub struct Settings {
     pub log: Log,
     /// How often log-driven commits are made.
     pub commit: Commit,
+    /// To whom webhooks may go.
+    pub alerts: Alerts,
     /// Where each key was set; keys with their default are not among them.
     #[serde(skip)]
     pub(super) origins: BTreeMap<String, String>,
@@ -203,6 +207,44 @@ impl Commit {
     }
 }
 
+/// Whether webhooks may go without TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Http {
+    /// An endpoint's URL begins with `https`.
+    #[default]
+    Refused,
+    /// Or with `http`.
+    Allowed,
+}
+
+/// `[alerts]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Alerts {
+    /// Whether webhooks may go without TLS.
+    pub http: Http,
+    /// Ports that webhooks may go to: `443`, `8000-8999`.
+    pub ports: Vec<String>,
+    /// Addresses that webhooks may go to though they are not public: `10.1.2.0/24`.
+    pub allowed: Vec<String>,
+    /// Certificates (PEM) that are trusted beside those of the public internet.
+    pub ca_file: Option<String>,
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        Alerts { http: Http::Refused, ports: vec!["443".into()], allowed: Vec::new(), ca_file: None }
+    }
+}
+
+/// Reads `443` or `8000-8999`.
+pub fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first <= last).then_some(first..=last)
+}
+
 /// A text that may be, or hold, a secret: shown without it.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
@@ -309,6 +351,9 @@ impl Settings {
                 *path = from_directory(directory, path);
             }
         }
+        if let (true, Some(path)) = (in_file(self.origins.get("alerts.ca_file")), &self.alerts.ca_file) {
+            self.alerts.ca_file = Some(from_directory(directory, path));
+        }
         if in_file(self.origins.get("store.path")) {
             self.store.path = from_directory(directory, &self.store.path);
         }
@@ -338,6 +383,17 @@ impl Settings {
         mistakes.note("store.kind", self.place("store.kind"), wanted);
     }
 
+    fn check_alerts(&self, mistakes: &mut Mistakes) {
+        for ports in self.alerts.ports.iter().filter(|ports| port_range(ports).is_none()) {
+            let problem = format!("`{ports}` is no port and no range of ports, such as 443 or 8000-8999");
+            mistakes.note("alerts.ports", self.place("alerts.ports"), problem);
+        }
+        for net in self.alerts.allowed.iter().filter(|net| Net::parse(net).is_none()) {
+            let problem = format!("`{net}` is no address and no range of addresses, such as 10.1.2.0/24");
+            mistakes.note("alerts.allowed", self.place("alerts.allowed"), problem);
+        }
+    }
+
     fn check_log(&self, mistakes: &mut Mistakes) {
         if self.log.kind != LogKind::Kafka {
             return;
@@ -359,6 +415,7 @@ impl Settings {
     pub(super) fn check(&self, mistakes: &mut Mistakes) {
         self.check_store(mistakes);
         self.check_log(mistakes);
+        self.check_alerts(mistakes);
         let Commit { interval_min_ms: min, interval_max_ms: max } = self.commit;
         if min > max {
             let key = "commit.interval_min_ms";

@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 
+use granary_alerts::endpoint::Standing;
 use granary_cluster::Log;
 use granary_engine::Handle;
 
 use super::{Gateway, State};
+use crate::webhooks::Totals;
 
 /// What lanes have counted, by its name there, with the name and kind it has for Prometheus.
 const OF_LANES: &[(&str, &str, &str)] = &[
@@ -78,6 +80,7 @@ impl Gateway {
         }
         outputs(&mut out, &silo, &told.streams, &handle);
         sources(&mut out, &silo, &handle, &*told.log);
+        webhooks(&mut out, &silo, &self.webhooks);
         out
     }
 }
@@ -109,6 +112,41 @@ fn sources(out: &mut String, silo: &str, handle: &Handle, log: &dyn Log) {
                     "granary_source_lag_records{{silo=\"{silo}\",topic=\"{topic}\",partition=\"{partition}\"}} {lag}"
                 ),
             );
+        }
+    }
+}
+
+/// What an endpoint's figure is called, its kind, and the figure.
+type OfEndpoint = (&'static str, &'static str, fn(&Standing) -> f64);
+
+const OF_ENDPOINTS: &[OfEndpoint] = &[
+    ("granary_webhook_waiting", "gauge", |standing| standing.waiting as f64),
+    ("granary_webhook_oldest_timestamp_seconds", "gauge", |standing| {
+        standing.oldest.map_or(0.0, |at| at.ms() as f64 / 1e3)
+    }),
+    ("granary_webhook_delivered_total", "counter", |standing| standing.delivered as f64),
+    ("granary_webhook_dead_letters_total", "counter", |standing| standing.buried as f64),
+    ("granary_webhook_breaker_open", "gauge", |standing| f64::from(u8::from(standing.is_open))),
+    ("granary_webhook_verified", "gauge", |standing| f64::from(u8::from(standing.is_verified))),
+    ("granary_webhook_disabled", "gauge", |standing| f64::from(u8::from(standing.disabled.is_some()))),
+];
+
+fn webhooks(out: &mut String, silo: &str, totals: &Totals) {
+    line(out, format_args!("# TYPE granary_webhook_attempts_total counter"));
+    for (result, count) in totals.attempts() {
+        line(
+            out,
+            format_args!("granary_webhook_attempts_total{{silo=\"{silo}\",result=\"{result}\"}} {count}"),
+        );
+    }
+    line(out, format_args!("# TYPE granary_webhook_unreadable_total counter"));
+    line(out, format_args!("granary_webhook_unreadable_total{{silo=\"{silo}\"}} {}", totals.unreadable()));
+    let standings = totals.standings();
+    for (name, kind, of) in OF_ENDPOINTS {
+        line(out, format_args!("# TYPE {name} {kind}"));
+        for (endpoint, standing) in &standings {
+            let (endpoint, value) = (escape(endpoint), of(standing));
+            line(out, format_args!("{name}{{silo=\"{silo}\",endpoint=\"{endpoint}\"}} {value}"));
         }
     }
 }

@@ -24,6 +24,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::webhooks::Totals;
+
 /// Connections served at a time; more wait.
 const CONNECTIONS_MAX: usize = 64;
 /// A request's head has to be here within.
@@ -35,6 +37,8 @@ const CONNECTION_MAX: Duration = Duration::from_secs(600);
 pub struct Gateway {
     silo: String,
     state: RwLock<State>,
+    /// What webhooks there were.
+    pub(crate) webhooks: Arc<Totals>,
 }
 
 /// What there is to tell of a silo that runs, beside its lanes.
@@ -80,7 +84,8 @@ impl Serving {
 impl Gateway {
     /// For the silo of this name. It does not run yet.
     pub fn new(silo: String) -> Arc<Gateway> {
-        Arc::new(Gateway { silo, state: RwLock::new(State::Starting("the silo starts".into())) })
+        let state = RwLock::new(State::Starting("the silo starts".into()));
+        Arc::new(Gateway { silo, state, webhooks: Arc::default() })
     }
 
     /// The silo cannot start yet.

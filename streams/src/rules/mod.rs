@@ -132,10 +132,14 @@ impl Severity {
     const NAMES: [&str; 5] = ["info", "low", "medium", "high", "critical"];
 
     pub(crate) fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Severity> {
-        const ALL: [Severity; 5] =
-            [Severity::Info, Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
-        let word = read::word(node, "severity", &Severity::NAMES, mistakes)?;
-        Severity::NAMES.iter().zip(ALL).find(|(name, _)| **name == word).map(|(_, severity)| severity)
+        read::word(node, "severity", &Severity::NAMES, mistakes).and_then(|word| Severity::named(&word))
+    }
+
+    /// The one that is written so.
+    pub fn named(name: &str) -> Option<Severity> {
+        [Severity::Info, Severity::Low, Severity::Medium, Severity::High, Severity::Critical]
+            .into_iter()
+            .find(|severity| severity.name() == name)
     }
 
     /// As it is written.
