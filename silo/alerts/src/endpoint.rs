@@ -99,7 +99,7 @@ impl Endpoint {
 
     /// For a courier: what it has to know.
     fn order(&self) -> Result<Order> {
-        Ok(Order { settings: self.settings()?.clone(), secrets: self.secrets.clone() })
+        Ok(Order { settings: self.settings()?.clone(), secrets: self.secrets.clone(), changes: self.changes })
     }
 
     /// For a courier: what it has to tell, and what it has to do now.

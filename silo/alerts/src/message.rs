@@ -139,6 +139,8 @@ pub struct Order {
     pub settings: Settings,
     /// What signs, newest first.
     pub secrets: Vec<Signing>,
+    /// As of which change.
+    pub changes: u64,
 }
 
 /// What its owner sees.

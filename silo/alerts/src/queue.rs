@@ -323,6 +323,9 @@ impl Queue {
             !self.under_way.contains_key(&order) && (!self.manner.is_strict || index.is_first(order, waiting))
         };
         let given_up = self.under_way.values().min().map(|begun| *begun + Span(2 * ATTEMPT_MAX.ms()));
+        if self.under_way.len() >= self.manner.concurrency.clamp(1, CONCURRENCY_MAX) {
+            return given_up; // an answer comes before anything else may go
+        }
         let next = self.queue.iter().find(|((_, order), waiting)| may_go(*order, waiting));
         let Some(((at, _), _)) = next else { return given_up };
         let mut wakes = *at;

@@ -105,11 +105,12 @@ impl Courier {
     async fn round(&mut self) -> Result<()> {
         if self.order.is_none() {
             self.order = Some(Arc::new(self.endpoint()?.order().await?));
-            self.next.clear();
+            self.next.clear(); // filters may be others now
             self.step.offers.clear();
             self.step.looked.clear();
             self.tell().await?;
         }
+        self.hear_all();
         self.read().await?;
         if self.has_something_to_tell() {
             self.tell().await?;
@@ -178,13 +179,18 @@ impl Courier {
         if let Some(done) = done {
             self.hear(done);
         }
-        if is_late && self.endpoint()?.changes().await? != self.plan.changes {
-            self.order = None;
+        if is_late {
+            let changes = self.endpoint()?.changes().await?;
+            self.order.take_if(|order| order.changes != changes);
         }
+        Ok(())
+    }
+
+    /// Hears of everything that has ended.
+    fn hear_all(&mut self) {
         while let Some(done) = self.under_way.try_join_next() {
             self.hear(done);
         }
-        Ok(())
     }
 
     fn hear(&mut self, done: std::result::Result<Done, tokio::task::JoinError>) {
@@ -206,6 +212,11 @@ impl Courier {
         self.shared.totals.stands(&self.name, plan.standing);
         if let Some(why) = plan.disabled {
             tracing::warn!(endpoint = &*self.name, %why, "the endpoint is disabled: alerts wait on their topic until it is enabled");
+        }
+        // somebody may have rotated a secret since: what is sent now is signed by those of now
+        if self.order.as_ref().is_some_and(|order| order.changes != plan.changes) {
+            self.order = Some(Arc::new(self.endpoint()?.order().await?));
+            self.next.clear(); // and filters may be others now
         }
         for attempt in &plan.attempts {
             self.begin(attempt);

@@ -139,6 +139,20 @@ fn a_rate_is_kept_and_bursts_are_bounded() {
 }
 
 #[test]
+fn with_as_many_under_way_as_may_be_nothing_is_due_before_an_answer() {
+    let manner = Manner { concurrency: 2, ..Manner::default() };
+    let (mut queue, now, mut out) = (Queue::new(manner), Timestamp(5), Vec::new());
+    for i in 0..5 {
+        queue.offer(&format!("m{i}"), "k", AT, now).unwrap();
+    }
+    queue.due(now, &mut out);
+    assert_eq!(out.len(), 2);
+    assert_eq!(queue.wakes_at(now), Some(now + Span(2 * ATTEMPT_MAX.ms())), "when attempts are given up");
+    queue.answered("m0", OK, now, 0, &mut Vec::new());
+    assert_eq!(queue.wakes_at(now), Some(now));
+}
+
+#[test]
 fn an_open_breaker_burns_no_attempts_and_closes_with_a_success() {
     let mut world = World::new(Manner::default());
     for i in 0..200 {

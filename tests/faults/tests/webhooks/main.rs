@@ -1,0 +1,10 @@
+//! Webhooks: what is sent, to whom, how often, and what two libraries of others make of it.
+
+#[path = "../all/kit.rs"]
+#[allow(dead_code)]
+mod kit;
+
+mod endpoint;
+mod libraries;
+mod send;
+mod silo;
