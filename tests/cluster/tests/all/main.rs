@@ -21,4 +21,5 @@ mod sample;
 mod several;
 mod streams;
 mod upgrade;
+mod webhooks;
 mod writes;

@@ -48,7 +48,7 @@ fn expected() -> BTreeSet<(String, String)> {
 }
 
 /// Customer and record of each payment, in an order of arrival.
-fn payments(shuffled_by: u64) -> Vec<(String, String)> {
+pub(super) fn payments(shuffled_by: u64) -> Vec<(String, String)> {
     let mut draw = Draw(11);
     let mut arrivals: Vec<(u64, String, String)> = sample("cards.csv.gz")
         .into_iter()
@@ -67,7 +67,7 @@ fn payments(shuffled_by: u64) -> Vec<(String, String)> {
 }
 
 /// A rig that runs the example with rules, without cooldowns.
-fn rig(partitions: u32, lateness: &str) -> Rig {
+pub(super) fn rig(partitions: u32, lateness: &str) -> Rig {
     let rig = Rig::with(Setup { partitions, ..Setup::default() });
     let example = |name: &str| fs::read_to_string(root().join("deploy/examples/fraud").join(name)).unwrap();
     let pipeline =
@@ -80,7 +80,7 @@ fn rig(partitions: u32, lateness: &str) -> Rig {
 }
 
 /// Writes payments, and is called between steps.
-fn write(rig: &Rig, payments: &[(String, String)], mut between: impl FnMut(usize)) {
+pub(super) fn write(rig: &Rig, payments: &[(String, String)], mut between: impl FnMut(usize)) {
     let partitions = rig.log.partitions(&rig.input).unwrap().unwrap();
     for (step, some) in payments.chunks(STEP_PAYMENTS).enumerate() {
         let mut batches = vec![Batch::default(); partitions as usize];
