@@ -17,7 +17,7 @@ pub use window::{Window, WindowRef, WindowState};
 use granary_core::{Error, ErrorKind, Grain, Ran};
 
 /// The names of the built-in kinds. A user's kind with one of them is refused.
-pub const BUILT_IN: &[&str] = &[Device::KIND, Window::KIND, "Endpoint", "Endpoints"];
+pub const BUILT_IN: &[&str] = &[Device::KIND, Window::KIND, "Endpoint", "Endpoints", "Rules"];
 
 /// Whether a user's kind may not have this name.
 pub fn is_reserved(kind: &str) -> bool {
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn the_names_of_built_in_kinds_are_reserved() {
-        assert_eq!(BUILT_IN, ["Device", "Window", "Endpoint", "Endpoints"]);
+        assert_eq!(BUILT_IN, ["Device", "Window", "Endpoint", "Endpoints", "Rules"]);
         assert!(is_reserved("Window") && !is_reserved("window") && !is_reserved("Sensor"));
     }
 }

@@ -20,6 +20,7 @@ use crate::backing::Backing;
 use crate::backing::topics::{self, Needed, Role};
 use crate::clock::SystemClock;
 use crate::revisions::{Runs, renumber};
+use crate::rulebook::Rulebook;
 
 /// The stream alerts go to.
 pub const ALERTS: &str = granary_core::cx::ALERTS;
@@ -238,7 +239,11 @@ impl Assembly {
 
     /// The kinds it hosts: those of the user's program and its own.
     pub(crate) fn hosted(&self) -> Vec<&'static KindInfo> {
-        let own = if self.endpoints { vec![Endpoint::info(), Endpoints::info()] } else { Vec::new() };
+        let own = if self.endpoints {
+            vec![Endpoint::info(), Endpoints::info(), Rulebook::info()]
+        } else {
+            Vec::new()
+        };
         self.kinds.iter().copied().chain(own).collect()
     }
 

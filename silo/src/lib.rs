@@ -34,6 +34,7 @@ pub mod replay;
 mod results;
 pub mod revisions;
 pub mod rewind;
+mod rulebook;
 pub mod run;
 mod service;
 pub mod silo;

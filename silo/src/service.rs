@@ -10,12 +10,14 @@ use granary_cluster::{Batch, Log, Program};
 use granary_core::{Clock, Error, ErrorKind, GrainId, Key, Ran, Result, codec, id};
 use granary_kafka::KafkaLog;
 use granary_store::Embedded;
+use granary_streams::Plan;
 use granary_wire as wire;
 use tokio::sync::Notify;
 
 use crate::gateway::Gateway;
 use crate::life::{Current, Leaver, table_of};
 use crate::placing::{self, Moves};
+use crate::rulebook::{self, Ask};
 
 /// Records handed to one tail before others get their turn.
 const TAIL_RECORDS: usize = 1_024;
@@ -36,6 +38,8 @@ pub struct SiloService {
     pub clock: Arc<dyn Clock>,
     /// The topics of its output streams, by the name people use.
     pub topics: BTreeMap<String, String>,
+    /// What becomes of records, if anything.
+    pub plan: Option<Arc<Plan>>,
     /// Its name.
     pub silo: String,
 }
@@ -116,9 +120,11 @@ impl Service for SiloService {
             "move" => self.place(arguments, reply),
             "drain" => self.drain(reply),
             "ends" => self.ends(arguments, reply),
+            "rules" => self.rules(arguments, reply),
             _ => {
                 let message = format!(
-                    "a silo does not know the question `{what}`; it knows: status, slots, members, move, drain, ends"
+                    "a silo does not know the question `{what}`; it knows: status, slots, members, move, drain, ends, \
+                     rules"
                 );
                 reply.send(Err(Error::new(ErrorKind::NotFound, message).ran(Ran::No)));
             }
@@ -139,6 +145,19 @@ impl SiloService {
             let end = |partition| log.bounds(&topic, partition).map(|(_, next)| (partition, next));
             let ends = (0..partitions).map(end).collect::<Result<BTreeMap<u32, u64>>>();
             reply.send(ends.and_then(|ends| codec::to_bytes(&ends)));
+        }));
+    }
+
+    /// What it judges by, and by what it is to judge.
+    fn rules(&self, ask: &[u8], reply: Reply) {
+        let ask = match codec::from_bytes::<Ask>(ask) {
+            Ok(ask) => ask,
+            Err(error) => return reply.send(Err(error)),
+        };
+        let (plan, lanes) = (self.plan.clone(), self.current.lanes());
+        drop(tokio::spawn(async move {
+            let answer = rulebook::answer(ask, plan, lanes).await;
+            reply.send(answer.and_then(|answer| codec::to_bytes(&answer)));
         }));
     }
 

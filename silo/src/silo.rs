@@ -21,6 +21,7 @@ use crate::backing::Backing;
 use crate::config::{self, Settings, StoreDurability, StoreKind};
 use crate::gateway::{Gateway, Serving};
 use crate::life::{Current, Keeper, Kept, Mold};
+use crate::rulebook::Follower;
 use crate::service::SiloService;
 use crate::webhooks::Webhooks;
 
@@ -128,6 +129,7 @@ impl Silo {
             leaver: keeper.leaver(),
             clock,
             topics,
+            plan: assembly.plan.clone(),
             silo: name.clone(),
         };
         let (alerts, totals) = (settings.alerts.clone(), gateway.webhooks.clone());
@@ -142,6 +144,7 @@ impl Silo {
         let stopped = async move { drop(stopped.await) };
         let served = tokio::spawn(serve::serve(listener, Arc::new(service), identity, stopped));
         let kept = keeper.start(mold).await?;
+        let follower = Follower::start(assembly.plan.clone(), current.clone());
         let webhooks = Webhooks::start(
             &alerts,
             current.clone(),
@@ -152,7 +155,17 @@ impl Silo {
         )?;
         let probes = serving.as_ref().map_or("none", |gateway| gateway.address());
         tracing::info!(silo = %name, %address, gateway = probes, "silo runs");
-        Ok(RunningSilo { kept, webhooks, current, assembly, stop, served, address, gateway: serving })
+        Ok(RunningSilo {
+            kept,
+            webhooks,
+            _follower: follower,
+            current,
+            assembly,
+            stop,
+            served,
+            address,
+            gateway: serving,
+        })
     }
 
     /// Everything it is made of, checked as far as that is possible without its store and log.
@@ -204,6 +217,7 @@ impl Silo {
 pub struct RunningSilo {
     kept: Kept,
     webhooks: Webhooks,
+    _follower: Option<Follower>,
     current: Arc<Current>,
     assembly: Arc<Assembly>,
     stop: oneshot::Sender<()>,

@@ -14,6 +14,8 @@ use granary_streams::rules::{Event, Options, Problems, Reader, Rules, UnfitEvent
 use crate::files;
 use crate::run::unwritable;
 
+mod revise;
+
 use super::screen::Meter;
 use super::{NO, USAGE, YES};
 
@@ -30,6 +32,12 @@ pub(crate) enum RulesArguments {
     Explain(FileArguments),
     /// Run rules over the past: hits, precision, recall, money caught
     Backtest(BacktestArguments),
+    /// Have all silos judge by this file from now on, without a restart
+    Reload(revise::ReloadArguments),
+    /// Have a rule's alerts reach people from now on; or put it in shadow, or switch it off
+    Promote(revise::PromoteArguments),
+    /// Say which revision of rules each silo judges by
+    Status(revise::StatusArguments),
 }
 
 #[derive(Args)]
@@ -65,6 +73,9 @@ pub(crate) fn rules(arguments: RulesArguments, json: bool) -> Result<u8> {
         RulesArguments::Check(check) => self::check(&check.file, json),
         RulesArguments::Explain(explain) => self::explain(&explain.file, json),
         RulesArguments::Backtest(backtest) => self::backtest(&backtest, json),
+        RulesArguments::Reload(reload) => revise::reload(reload, json),
+        RulesArguments::Promote(promote) => revise::promote(promote, json),
+        RulesArguments::Status(status) => revise::status(status, json),
     }
 }
 
@@ -75,7 +86,7 @@ fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> Error {
 /// Reads a rules file; lists stand beside it.
 fn read(path: &Path, without_cooldown: bool) -> Result<(Option<Rules>, Problems)> {
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
-    Ok(parse(&text, &Options { read: &files::beside(path), without_cooldown }))
+    Ok(parse(&text, &Options { read: &files::beside(path), modes: &Default::default(), without_cooldown }))
 }
 
 /// Prints problems, each with the file's name before it.

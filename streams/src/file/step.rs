@@ -7,8 +7,7 @@ use super::read::{self, Map};
 use super::window;
 use super::yaml::{Node, Value};
 use crate::plan::expression::{Expression, Unfit};
-use crate::plan::{Column, ColumnKind, Does, EventTime, Filter, From, RulesStep, Source, Step};
-use crate::rules;
+use crate::plan::{Bundle, Column, ColumnKind, Does, EventTime, Filter, From, RulesStep, Source, Step};
 
 /// What stands before a step or sink and may be named by it.
 pub(super) struct Scope<'p> {
@@ -138,12 +137,13 @@ fn rules(
     let read = |list: &str| {
         (scope.read)(&if beside.is_empty() { list.to_owned() } else { format!("{beside}/{list}") })
     };
-    let (rules, problems) = rules::parse(&text, &rules::Options { read: &read, without_cooldown: false });
-    for problem in problems.iter().filter(|problem| problem.is_error()) {
-        mistakes.add(node.place, format!("{path}:{problem}"));
-    }
-    match RulesStep::new(name, Arc::new(rules?), source, columns) {
-        Ok(step) => Some(Does::Rules(Box::new(step))),
+    let collected = Bundle::collect(text, &read)
+        .map_err(|problems| {
+            problems.iter().for_each(|problem| mistakes.add(node.place, format!("{path}:{problem}")));
+        })
+        .ok()?;
+    match RulesStep::new(name, collected, source, columns) {
+        Ok(step) => Some(Does::Rules(Arc::new(step))),
         Err(wrong) => {
             wrong.into_iter().for_each(|message| mistakes.add(node.place, format!("{path}: {message}")));
             None
@@ -154,7 +154,7 @@ fn rules(
 /// Every rule of a file has to be judged by a step: one that reads a source with the rule's key.
 pub(super) fn check_rules(steps: &[Step], mistakes: &mut Mistakes) {
     let with_rules: Vec<(&Step, &RulesStep)> =
-        steps.iter().filter_map(|step| Some((step, step.rules()?))).collect();
+        steps.iter().filter_map(|step| Some((step, &**step.rules()?))).collect();
     for (step, of) in &with_rules {
         let same = with_rules.iter().filter(|(_, other)| other.rules.stream() == of.rules.stream());
         let served: Vec<usize> = same.flat_map(|(_, other)| other.groups.iter().copied()).collect();

@@ -4,6 +4,7 @@
 //! Invariant: a [`Plan`] that exists can be run; everything that may be wrong with it was said when it was made.
 
 pub mod expression;
+mod revision;
 mod rules;
 mod shape;
 
@@ -15,6 +16,7 @@ use granary_window as window;
 
 use crate::decode::{Decoded, Reject, Schema};
 use expression::Expression;
+pub use revision::{Bundle, REVISION_BYTES_MAX};
 pub use rules::RulesStep;
 
 /// The set-aside streams every plan has, after those of its sinks.
@@ -181,7 +183,7 @@ pub enum Does {
     /// Windows with aggregates.
     Window(Box<WindowStep>),
     /// Rules.
-    Rules(Box<RulesStep>),
+    Rules(Arc<RulesStep>),
 }
 
 /// A condition on an event.
@@ -378,7 +380,7 @@ impl Step {
     }
 
     /// Its rules, if it is a step of rules.
-    pub fn rules(&self) -> Option<&RulesStep> {
+    pub fn rules(&self) -> Option<&Arc<RulesStep>> {
         match &self.does {
             Does::Rules(rules) => Some(rules),
             Does::Filter(_) | Does::Map(_) | Does::Window(_) => None,

@@ -6,14 +6,23 @@ use granary_core::Timestamp;
 use granary_window::Value;
 use granary_window::rule::Pace;
 
+use super::revision::{Bundle, Newest};
 use super::{Column, Source};
 use crate::decode::Fields;
 use crate::rules::{Event, Field, Raw, Rules, UnfitEvent};
 
 /// Rules on the events of a source, as far as their key begins with the source's.
 pub struct RulesStep {
+    /// Which revision it is; 0 for the file that the pipeline names.
+    pub revision: u64,
+    /// What the rules are made of.
+    pub bundle: Bundle,
     /// The rules of the file.
     pub rules: Arc<Rules>,
+    /// What the events of the step are like.
+    frame: Arc<Frame>,
+    /// The newest revision, for all of them.
+    pub(crate) newest: Arc<Newest>,
     /// The sets that are judged here.
     pub(crate) groups: Vec<usize>,
     /// For each field of the file's events its column.
@@ -22,6 +31,16 @@ pub struct RulesStep {
     id: usize,
     /// The prefix of its cells' keys.
     pub(crate) prefix: Box<[u8]>,
+}
+
+/// What rules have to fit.
+#[derive(Debug)]
+struct Frame {
+    source: Box<str>,
+    /// The column that names an event, and the one of the routing key.
+    id: Option<usize>,
+    key: usize,
+    columns: Vec<Column>,
 }
 
 /// The same for equal rules, whatever order their lists are kept in.
@@ -37,28 +56,50 @@ impl RulesStep {
     /// The rules of a file on events with these columns; what is wrong with that.
     pub(crate) fn new(
         step: &str,
-        rules: Arc<Rules>,
+        (bundle, rules): (Bundle, Rules),
         source: &Source,
         columns: &[Column],
     ) -> Result<RulesStep, Vec<String>> {
+        let (name, columns) = (source.name.clone(), columns.to_vec());
+        let frame = Frame { source: name, id: source.id, key: source.key, columns };
+        // Beside the prefixes of windows (`w/`), counts (`c/`) and the engine's own: reminders have `r/`.
+        let prefix = format!("j/{step}/").into_bytes().into();
+        RulesStep::fit(0, bundle, rules, Arc::new(frame), Arc::default(), prefix)
+    }
+
+    /// The same step with the rules of another revision; what is wrong with them.
+    pub(crate) fn revised(&self, revision: u64, bundle: &Bundle) -> Result<Arc<RulesStep>, Vec<String>> {
+        let (frame, newest, prefix) = (self.frame.clone(), self.newest.clone(), self.prefix.clone());
+        let rules = bundle.rules()?;
+        RulesStep::fit(revision, bundle.clone(), rules, frame, newest, prefix).map(Arc::new)
+    }
+
+    fn fit(
+        revision: u64,
+        bundle: Bundle,
+        rules: Rules,
+        frame: Arc<Frame>,
+        newest: Arc<Newest>,
+        prefix: Box<[u8]>,
+    ) -> Result<RulesStep, Vec<String>> {
         let mut mistakes = Vec::new();
+        let Frame { source, id, key, columns } = &*frame;
         let place =
             |name: &str| columns.iter().find(|column| *column.name == *name).map(|column| column.index);
-        let Some(id) = source.id else {
-            return Err(vec![format!("source `{}` has no `id`: rules name events by it", source.name)]);
+        let Some(id) = *id else {
+            return Err(vec![format!("source `{source}` has no `id`: rules name events by it")]);
         };
         let spec = rules.spec();
         let column = |field: &Field| {
             let column = place(&field.from.member);
             if column.is_none() && !field.is_optional {
-                let (member, name) = (&field.from.member, &source.name);
-                mistakes.push(format!("no column `{member}` in source `{name}`, which the rules read"));
+                let member = &field.from.member;
+                mistakes.push(format!("no column `{member}` in source `{source}`, which the rules read"));
             }
             column
         };
         let of_fields = spec.fields.iter().map(column).collect::<Vec<_>>();
-        let is_served =
-            |per: &[usize]| per.first().is_some_and(|field| of_fields[*field] == Some(source.key));
+        let is_served = |per: &[usize]| per.first().is_some_and(|field| of_fields[*field] == Some(*key));
         let groups = (0..rules.groups.len()).filter(|group| is_served(&rules.groups[*group].per)).collect();
         if rules.groups.iter().any(|group| group.set.pace() == Pace::OnWatermark) {
             mistakes.push(
@@ -68,9 +109,18 @@ impl RulesStep {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        // Beside the prefixes of windows (`w/`), counts (`c/`) and the engine's own: reminders have `r/`.
-        let prefix = format!("j/{step}/").into_bytes().into();
-        Ok(RulesStep { rules, groups, columns: of_fields, id, prefix })
+        let rules = Arc::new(rules);
+        Ok(RulesStep {
+            revision,
+            bundle,
+            rules,
+            frame: frame.clone(),
+            newest,
+            groups,
+            columns: of_fields,
+            id,
+            prefix,
+        })
     }
 
     /// Fills an event from a record's columns.

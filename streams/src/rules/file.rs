@@ -1,6 +1,6 @@
 //! The rules file: YAML in, rules that can run or all that is wrong with them out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use granary_core::Span;
@@ -51,6 +51,8 @@ impl Default for Defaults {
 pub struct Options<'a> {
     /// Reads a file that the rules name, by the path as it is written there.
     pub read: &'a dyn Fn(&str) -> Result<String, String>,
+    /// Modes of rules, by their ids, whatever the file says.
+    pub modes: &'a BTreeMap<String, Mode>,
     /// No rule is silent after an alert.
     pub without_cooldown: bool,
 }
@@ -90,8 +92,13 @@ fn whole(
     let tests = map.get("tests");
     map.finish(mistakes);
     let (spec, stream) = (spec?, stream?);
-    let context =
-        Context { spec: &spec, defaults, lists: &lists, without_cooldown: options.without_cooldown };
+    let context = Context {
+        spec: &spec,
+        defaults,
+        lists: &lists,
+        modes: options.modes,
+        without_cooldown: options.without_cooldown,
+    };
     let mut rules = Vec::new();
     if let Some(node) = nodes {
         let Value::List(items) = &node.value else {

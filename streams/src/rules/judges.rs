@@ -69,6 +69,21 @@ impl Judges {
         }
     }
 
+    /// Goes on by other rules. Sets that judge the same keys at the same pace go on with what they know; new ones begin with
+    /// what is stored.
+    pub(crate) fn revise(&mut self, rules: Arc<Rules>, groups: &[usize], prefix: &[u8]) {
+        let mut next = Judges::of(rules, groups, prefix);
+        for (place, judge) in &mut next.judges {
+            let known = self.judges.iter_mut().find(|(_, known)| known.prefix() == judge.prefix());
+            if let Some((_, known)) = known {
+                std::mem::swap(known, judge);
+                judge.revise(next.rules.groups[*place].set.clone());
+            }
+        }
+        next.counts = self.counts;
+        *self = next;
+    }
+
     /// What became of the events.
     pub fn counts(&self) -> Counts {
         self.counts

@@ -22,7 +22,8 @@
 //! rules:
 //!   - {id: big, kind: threshold, per: card, when: amount > 220.00, mode: live}
 //! ";
-//! let options = Options { read: &|_| Err("no files here".to_owned()), without_cooldown: false };
+//! let modes = Default::default();
+//! let options = Options { read: &|_| Err("no files here".to_owned()), modes: &modes, without_cooldown: false };
 //! let rules = std::sync::Arc::new(parse(file, &options).0.expect("a file without errors"));
 //! let (reader, mut judges) = (Reader::new(rules.spec()), Judges::new(rules.clone()));
 //! let mut event = Event::default();
@@ -102,6 +103,11 @@ impl Mode {
         })
     }
 
+    /// The one that is written so.
+    pub fn named(name: &str) -> Option<Mode> {
+        [Mode::Shadow, Mode::Live, Mode::Off].into_iter().find(|mode| mode.name() == name)
+    }
+
     /// As it is written.
     pub fn name(self) -> &'static str {
         match self {
@@ -132,7 +138,7 @@ impl Severity {
     const NAMES: [&str; 5] = ["info", "low", "medium", "high", "critical"];
 
     pub(crate) fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Severity> {
-        read::word(node, "severity", &Severity::NAMES, mistakes).and_then(|word| Severity::named(&word))
+        read::word(node, "severity", &Severity::NAMES, mistakes).and_then(Severity::named)
     }
 
     /// The one that is written so.

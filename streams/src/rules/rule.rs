@@ -1,5 +1,7 @@
 //! One rule of the file.
 
+use std::collections::BTreeMap;
+
 use granary_core::Span;
 use granary_window::rule::{Condition as Index, Kind, Pace};
 
@@ -20,6 +22,8 @@ pub(crate) struct Context<'a> {
     pub spec: &'a EventSpec,
     pub defaults: Defaults,
     pub lists: &'a Lists,
+    /// Modes of rules, whatever the file says.
+    pub modes: &'a BTreeMap<String, Mode>,
     pub without_cooldown: bool,
 }
 
@@ -96,6 +100,7 @@ pub(crate) fn read(
     let title = map.get("title").and_then(|node| read::text(node, "a title", mistakes)).unwrap_or(id);
     let mode = map.get("mode").and_then(|node| Mode::read(node, mistakes));
     let severity = map.get("severity").and_then(|node| Severity::read(node, mistakes));
+    let set = context.modes.get(id).copied();
     let cooldown = map.get("cooldown").and_then(|node| length(id, "cooldown", node, mistakes, problems));
     let pace = map.get("judge").and_then(|node| self::pace(node, mistakes));
     for name in ["backfill", "case", "include", "max_alert_rate", "resolution"] {
@@ -139,7 +144,7 @@ pub(crate) fn read(
         kind: kind?,
         when,
         conditions,
-        mode: mode.unwrap_or(context.defaults.mode),
+        mode: set.or(mode).unwrap_or(context.defaults.mode),
         severity: severity.unwrap_or(context.defaults.severity),
         cooldown: match cooldown {
             _ if context.without_cooldown => Span::ZERO,

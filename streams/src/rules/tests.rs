@@ -11,7 +11,7 @@ fn parsed(text: &str) -> (Option<Rules>, Problems) {
         "blocked.txt" => Ok("# shops\nm-1\nm-2\n".to_owned()),
         _ => Err("no such file".to_owned()),
     };
-    parse(text, &Options { read: &read, without_cooldown: false })
+    parse(text, &Options { read: &read, modes: &Default::default(), without_cooldown: false })
 }
 
 const HEAD: &str = "\

@@ -1,8 +1,9 @@
 //! What the rules of a plan say of a record.
 
+use std::sync::Arc;
+
 use granary_cluster::{Effects, Record};
 use granary_core::Timestamp;
-use granary_window::Corrupt;
 use granary_window::rule::{Change, Judge, Outcome};
 
 use super::counts::Verdict;
@@ -23,14 +24,66 @@ pub(crate) struct Filled {
     is_fit: bool,
 }
 
+/// A slot's judges of a step of rules, and the revision they judge by.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub step: Arc<RulesStep>,
+    pub judges: Judges,
+    /// The store was asked which revision the slot judged by last.
+    is_known: bool,
+    /// It is another one than is stored.
+    is_changed: bool,
+}
+
+impl Seat {
+    fn new(step: &Arc<RulesStep>) -> Seat {
+        let judges = Judges::of(step.rules.clone(), &step.groups, &step.prefix);
+        Seat { step: step.clone(), judges, is_known: false, is_changed: false }
+    }
+
+    fn revise(&mut self, step: Arc<RulesStep>) {
+        self.judges.revise(step.rules.clone(), &step.groups, &step.prefix);
+        self.step = step;
+    }
+
+    /// Hands over what the store knows of the revision.
+    fn supply(&mut self, value: Option<&[u8]>) -> Result<(), String> {
+        if let Some(value) = value {
+            let step = self.step.of_cell(value)?;
+            if step.revision > self.step.revision {
+                self.revise(step);
+            }
+        }
+        self.is_known = true;
+        Ok(())
+    }
+
+    /// The cell that says which revision it is, when that changed.
+    pub fn seal(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
+        std::mem::take(&mut self.is_changed).then(|| {
+            let value = self.step.to_cell().expect("texts and numbers can be encoded");
+            (self.step.revision_cell(), value)
+        })
+    }
+}
+
 impl Slot {
     /// The judges of a plan's rules.
-    pub fn judges(prepared: &Prepared) -> Vec<Judges> {
+    pub fn seats(prepared: &Prepared) -> Vec<Seat> {
         let rules = |step: &usize| {
-            let step = prepared.plan.steps[*step].rules().expect("prepared steps of rules have rules");
-            Judges::of(step.rules.clone(), &step.groups, &step.prefix)
+            Seat::new(prepared.plan.steps[*step].rules().expect("prepared steps of rules have rules"))
         };
         prepared.rules.iter().map(rules).collect()
+    }
+
+    /// Judges by the newest rules from the next record on.
+    pub fn take_over_rules(&mut self) {
+        for seat in self.seats.iter_mut().filter(|seat| seat.is_known) {
+            if let Some(step) = seat.step.newest.after(seat.step.revision) {
+                seat.revise(step);
+                seat.is_changed = true;
+            }
+        }
     }
 
     /// Fills the record in for every step of rules that it reaches, and names the cells that judges lack for it.
@@ -42,14 +95,19 @@ impl Slot {
         buffers: &mut Buffers,
         effects: &mut Effects,
     ) {
-        buffers.events.resize_with(self.judges.len(), Filled::default);
-        for (i, judges) in self.judges.iter_mut().enumerate() {
-            if let Some((_, rules)) = reached(prepared, prepared.rules[i], routed, record) {
-                let Filled { event, is_fit } = &mut buffers.events[i];
-                *is_fit = rules.fill(routed.fields, record.value, routed.time(), event).is_ok();
-                if *is_fit {
-                    judges.missing(event, &mut effects.missing);
-                }
+        buffers.events.resize_with(self.seats.len(), Filled::default);
+        for (i, seat) in self.seats.iter_mut().enumerate() {
+            if reached(prepared, prepared.rules[i], routed, record).is_none() {
+                continue;
+            }
+            if !seat.is_known {
+                effects.missing.push(seat.step.revision_cell());
+                continue;
+            }
+            let Filled { event, is_fit } = &mut buffers.events[i];
+            *is_fit = seat.step.fill(routed.fields, record.value, routed.time(), event).is_ok();
+            if *is_fit {
+                seat.judges.missing(event, &mut effects.missing);
             }
         }
     }
@@ -65,11 +123,11 @@ impl Slot {
         effects: &mut Effects,
     ) -> Option<Judged> {
         let mut best: Option<Judged> = None;
-        for i in 0..self.judges.len() {
-            let Some((step, rules)) = reached(prepared, prepared.rules[i], routed, record) else { continue };
+        for i in 0..self.seats.len() {
+            let Some(step) = reached(prepared, prepared.rules[i], routed, record) else { continue };
             let filled = &buffers.events[i];
             let (judged, watermark) =
-                self.judge_by_step(i, prepared, rules, routed, record, filled, causes, effects);
+                self.judge_by_step(i, prepared, routed, record, filled, causes, effects);
             if judged.0 == Verdict::Late {
                 let (key, time, step) = (routed.key(record.value), routed.time(), Some(&*step.name));
                 let late = rows::Late { reason: judged.1, key, time, watermark, step };
@@ -85,7 +143,6 @@ impl Slot {
         &mut self,
         i: usize,
         prepared: &Prepared,
-        rules: &RulesStep,
         routed: Routed<'_>,
         record: &Record<'_>,
         filled: &Filled,
@@ -99,13 +156,14 @@ impl Slot {
         if !filled.is_fit {
             return ((Verdict::Late, "unassigned"), None);
         }
-        let tally = &mut self.tally;
+        let (tally, Seat { step: rules, judges, .. }) = (&mut self.tally, &mut self.seats[i]);
         let mut heard = |said: Said<'_>| {
             let info = &rules.rules.infos()[said.rule];
             let stream = usize::from(info.mode != Mode::Live);
             let Some(id) = prepared.alerts[stream] else { return };
             // What a replay sees again: the log's clock, the record's place.
-            let setting = Setting { recorded_at: record.appended_at, sequence: record.offset, revision: 0 };
+            let (sequence, revision) = (record.offset, rules.revision);
+            let setting = Setting { recorded_at: record.appended_at, sequence, revision };
             let alert = alert::cloud_event(&rules.rules, &said, setting);
             let is_raised = matches!(said.decision.change, Change::Raised(_));
             tally.result(prepared.plan.sinks.len() + stream, if is_raised { 1 } else { -1 });
@@ -118,27 +176,30 @@ impl Slot {
                 |out| out.extend_from_slice(alert.to_string().as_bytes()),
             );
         };
-        match self.judges[i].event(&filled.event, &mut heard) {
+        match judges.event(&filled.event, &mut heard) {
             Outcome::Accepted => ((Verdict::Accepted, ""), None),
             Outcome::Duplicate => ((Verdict::Duplicate, ""), None),
             Outcome::Late(clock) => ((Verdict::Late, "late"), Some(clock)),
         }
     }
 
-    /// Hands over a cell of a judge; `None` when it is of none.
-    pub fn supply_judges(&mut self, cell: &[u8], value: Option<&[u8]>) -> Option<Result<(), Corrupt>> {
+    /// Hands over a cell of a step of rules; `None` when it is of none.
+    pub fn supply_judges(&mut self, cell: &[u8], value: Option<&[u8]>) -> Option<Result<(), String>> {
+        if let Some(seat) = self.seats.iter_mut().find(|seat| seat.step.revision_cell() == cell) {
+            return Some(seat.supply(value));
+        }
         let of_cell = self.each_judge().find(|judge| cell.starts_with(judge.prefix()));
-        of_cell.map(|judge| judge.supply(cell, value))
+        of_cell.map(|judge| judge.supply(cell, value).map_err(|corrupt| corrupt.to_string()))
     }
 
     /// The judges of all steps.
     pub fn each_judge(&mut self) -> impl Iterator<Item = &mut Judge> {
-        self.judges.iter_mut().flat_map(Judges::each)
+        self.seats.iter_mut().flat_map(|seat| seat.judges.each())
     }
 
     /// How many cells judges would seal now, about.
     pub fn open_judges(&self) -> usize {
-        self.judges.iter().map(Judges::open_cells).sum()
+        self.seats.iter().map(|seat| seat.judges.open_cells() + usize::from(seat.is_changed)).sum()
     }
 
     /// Operators and judges.
@@ -153,9 +214,8 @@ fn reached<'p>(
     place: usize,
     routed: Routed<'_>,
     record: &Record<'_>,
-) -> Option<(&'p Step, &'p RulesStep)> {
+) -> Option<&'p Step> {
     let step = &prepared.plan.steps[place];
     let is_reached = step.source == prepared.plan.source_of(record.source) && routed.passes[place];
-    is_reached.then_some(())?;
-    Some((step, step.rules()?))
+    is_reached.then_some(step)
 }

@@ -39,6 +39,7 @@ pub use counts::{Counts, Verdict};
 use granary_window::Operator;
 
 use crate::plan::Plan;
+use judged::Seat;
 use prepared::Prepared;
 use route::Chunk;
 pub(crate) use slot::INPUTS_MAX;
@@ -166,7 +167,7 @@ impl Pipeline for Slots {
         }
         if let Some(supplied) = slot.supply_judges(cell, value) {
             return supplied
-                .map_err(|corrupt| Error::new(ErrorKind::Codec, format!("a cell of rules: {corrupt}")));
+                .map_err(|wrong| Error::new(ErrorKind::Codec, format!("a cell of rules: {wrong}")));
         }
         let cell = String::from_utf8_lossy(cell);
         Err(Error::new(ErrorKind::NotFound, format!("the cell `{cell}` belongs to no step of the plan")))
@@ -224,6 +225,9 @@ impl Pipeline for Slots {
         };
         slot.operators.iter_mut().for_each(|operator| operator.seal(n.0, &mut put));
         slot.each_judge().for_each(|judge| judge.seal(n.0, &mut put));
+        for (key, value) in slot.seats.iter_mut().filter_map(Seat::seal) {
+            put(&key, Some(&value));
+        }
         if let Some((key, value)) = slot.tally.seal(n.0, sinks(prepared)) {
             cells.put(|out| out.extend_from_slice(key), |out| out.extend_from_slice(&value));
         }

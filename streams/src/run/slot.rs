@@ -10,12 +10,11 @@ use granary_window::{Event, Input, Operator, Outcome, Value};
 use super::clock::waits_for_the_wall_clock;
 use super::counts::{Tally, Verdict};
 use super::emit::{Causes, Emit, grain};
-use super::judged::Filled;
+use super::judged::{Filled, Seat};
 use super::prepared::{Prepared, Window};
 use super::route::Routed;
 use super::{pack, rows, segments};
 use crate::plan::{From, Target};
-use crate::rules::Judges;
 
 /// Values that one window step's aggregates read at most.
 pub(crate) const INPUTS_MAX: usize = 64;
@@ -29,7 +28,7 @@ pub(crate) struct Slot {
     /// One operator for each window step, in their order.
     pub operators: Vec<Operator>,
     /// The judges of each step of rules, in their order.
-    pub judges: Vec<Judges>,
+    pub seats: Vec<Seat>,
     pub tally: Tally,
     /// The last tick since the last record: silence is counted from one tick to the next.
     pub ticked_at: Option<Timestamp>,
@@ -54,7 +53,7 @@ impl Slot {
         };
         Slot {
             operators: prepared.windows.iter().map(operator).collect(),
-            judges: Slot::judges(prepared),
+            seats: Slot::seats(prepared),
             tally: Tally::new(prepared.plan.counted().count()),
             ticked_at: None,
             idle: vec![Vec::new(); prepared.windows.len()],
@@ -93,8 +92,9 @@ impl Slot {
             );
             return Ok(Applied::Done);
         }
+        self.take_over_rules();
         // With several operators none may be changed before all have their cells.
-        let parts = self.operators.len() + self.judges.len();
+        let parts = self.operators.len() + self.seats.len();
         if (parts > 1 || self.operators.is_empty())
             && self.lacks_cells(prepared, routed, record, buffers, effects)
         {
@@ -143,7 +143,7 @@ impl Slot {
         effects: &mut Effects,
     ) -> Result<Option<Option<Judged>>, Failure> {
         let mut failed = None;
-        let is_only = self.operators.len() == 1 && self.judges.is_empty();
+        let is_only = self.operators.len() == 1 && self.seats.is_empty();
         let mut best: Option<Judged> = None;
         for i in 0..self.operators.len() {
             let window = &prepared.windows[i];
@@ -339,7 +339,7 @@ impl Slot {
     }
 
     pub fn memory_bytes(&self) -> usize {
-        let judges: usize = self.judges.iter().map(Judges::memory_bytes).sum();
+        let judges: usize = self.seats.iter().map(|seat| seat.judges.memory_bytes()).sum();
         judges + self.operators.iter().map(Operator::memory_bytes).sum::<usize>()
     }
 }

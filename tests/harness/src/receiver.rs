@@ -62,8 +62,8 @@ pub struct Receiver {
 impl Receiver {
     /// It answers by the request and how many came to the same path before it.
     pub fn start(answer: impl Fn(&Request, usize) -> Answering + Send + Sync + 'static) -> Receiver {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let port = listener.local_addr().expect("it is bound").port();
         let receiver = Receiver { port, requests: Arc::default(), flooded: Arc::default() };
         let (mine, answer) = (receiver.clone(), Arc::new(answer));
         std::thread::spawn(move || {

@@ -24,7 +24,8 @@ fn example(name: &str) -> String {
 }
 
 fn rules(text: &str, without_cooldown: bool) -> Arc<Rules> {
-    let options = Options { read: &|_| Err("no files".to_owned()), without_cooldown };
+    let modes = BTreeMap::new();
+    let options = Options { read: &|_| Err("no files".to_owned()), modes: &modes, without_cooldown };
     let (rules, problems) = parse(text, &options);
     Arc::new(rules.unwrap_or_else(|| panic!("{problems}")))
 }

@@ -10,6 +10,7 @@
 //! name is taken over, what is new is missing in old events, and rules that look back on those say that they are warming.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::judge::{Judge, Key, Loading};
 use super::kept::{Chunk, Kept, Layout, Place};
@@ -108,6 +109,32 @@ impl Judge {
             layouts.len() - 1
         });
         self.layouts = Some(layouts);
+    }
+
+    /// Goes on by other rules: every key that is in memory is taken over by the names of fields, conditions and rules, as if it
+    /// had been stored under the old ones and read under these.
+    pub fn revise(&mut self, set: Arc<Set>) {
+        let mapping = Mapping::new(&self.set.names, &set.names);
+        self.set = set;
+        self.forget_counts();
+        self.loading.clear();
+        let Some(layouts) = self.layouts.take() else { return };
+        self.set_layouts(layouts);
+        let set = self.set.clone();
+        for (name, key) in &mut self.keys {
+            key.carries = key.carries.moved(&mapping);
+            key.warm(&set, &mapping);
+            let chunks = std::mem::take(&mut key.kept.chunks);
+            let chunks = chunks.iter().map(|chunk| chunk.moved(&mapping, set.layout)).collect();
+            key.kept = Kept::of(set.layout, key.kept.first, chunks);
+            key.ids.clear();
+            key.rebuild(&set);
+            if !std::mem::replace(&mut key.is_changed, true) {
+                self.dirty.push(name.clone());
+            }
+            let before = key.bytes;
+            self.bytes = self.bytes - before + key.account(name, &set);
+        }
     }
 
     fn supply_key(&mut self, name: &[u8], value: &[u8]) -> Result<(), Corrupt> {

@@ -137,6 +137,11 @@ impl Judge {
         }
     }
 
+    /// What is counted of rules begins anew.
+    pub(super) fn forget_counts(&mut self) {
+        (self.skipped, self.hits) = (vec![0; self.set.rules.len()], vec![0; self.set.rules.len()]);
+    }
+
     /// The prefix of its cells.
     pub fn prefix(&self) -> &[u8] {
         &self.prefix

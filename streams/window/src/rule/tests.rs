@@ -115,6 +115,47 @@ fn other_rules_take_over_the_events_that_are_kept() {
 }
 
 #[test]
+fn going_on_by_other_rules_is_as_storing_and_loading_under_them() {
+    for seed in 0..2_000 {
+        let mut draw = Draw(seed);
+        let some = |draw: &mut Draw| -> Vec<Rule> { (0..1 + draw.below(4)).map(|_| rule(draw)).collect() };
+        let (before, more) = (some(&mut draw), some(&mut draw));
+        let (lateness_ms, pace) = (lateness_ms(&mut draw), Pace::OnArrival);
+        let given = events(&mut draw, lateness_ms);
+        let kept = draw.below(before.len() as u64 + 1) as usize;
+        let after: Vec<Rule> = before[..kept].iter().cloned().chain(more).collect();
+        let (old, new) = (set(before, pace, lateness_ms), set(after, pace, lateness_ms));
+        let at = draw.below(given.len() as u64) as usize;
+        let (mut revised, mut loaded) = (Judge::new(old.clone(), b"r/"), Judge::new(old, b"r/"));
+        let (mut of_revised, mut of_loaded) = (Store::default(), Store::default());
+        for (n, event) in (1..).zip(&given[..at]) {
+            of_revised.supply(&mut revised, b"k");
+            of_loaded.supply(&mut loaded, b"k");
+            event.give(&mut revised, &mut |_| {});
+            event.give(&mut loaded, &mut |_| {});
+            if draw.below(8) == 0 {
+                of_revised.seal(&mut revised, n);
+            }
+        }
+        revised.revise(new.clone());
+        of_loaded.seal(&mut loaded, given.len() as u64);
+        loaded = Judge::new(new.clone(), b"r/");
+        for (n, event) in (at as u64 + 1..).zip(&given[at..]) {
+            of_revised.supply(&mut revised, b"k");
+            of_loaded.supply(&mut loaded, b"k");
+            let (mut said, mut expected) = (Vec::new(), Vec::new());
+            event.give(&mut revised, &mut |decision| said.push(format!("{decision:?}")));
+            event.give(&mut loaded, &mut |decision| expected.push(format!("{decision:?}")));
+            assert_eq!(said, expected, "seed {seed}, event {n}");
+            if draw.below(8) == 0 {
+                of_revised.seal(&mut revised, given.len() as u64 + n);
+                revised = Judge::new(new.clone(), b"r/"); // what it had is stored under the new rules
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_needed_no_more_is_deleted() {
     let mut store = Store::default();
     let set = named(&["a"], vec![("count", velocity(Measure::Count, 100, 1_000_000))]);

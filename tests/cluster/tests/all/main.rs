@@ -14,6 +14,7 @@ mod membership;
 mod outages;
 mod partitions;
 mod placing;
+mod reload;
 mod reminders;
 mod rollback;
 mod rules;

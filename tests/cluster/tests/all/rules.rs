@@ -24,7 +24,7 @@ const STEP_PAYMENTS: usize = 5_000;
 /// How late payments arrive at most; the rules allow twelve hours.
 const LATE_MS: u64 = 11 * 3_600_000;
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 

@@ -91,7 +91,8 @@ fn webhooks_go_on_when_the_silo_that_sends_them_is_killed() {
     assert_eq!(told, expected);
     let requests = receiver.alerts("/");
     println!("{} alerts, {} webhooks", told.len(), requests.len());
-    assert!(requests.len() - told.len() <= 2 * CONCURRENCY, "only what was under way is sent again");
+    // for each kill: what was under way, and what was answered and not stored yet
+    assert!(requests.len() - told.len() <= 2 * 2 * CONCURRENCY, "little is sent again");
     silos.stop_all();
     assert_eq!(ids(&receiver.alerts("/")), alerts(&rig));
 }

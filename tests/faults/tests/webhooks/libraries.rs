@@ -49,7 +49,7 @@ fn libraries_for_python_and_javascript_verify_what_a_silo_sends() {
     let libraries = libraries();
     let mut python = Command::new("python3");
     python.env("PYTHONPATH", libraries.join("python")).arg(script("verify.py")).arg(&file);
-    let mut javascript = Command::new("node");
+    let mut javascript = Command::new("nodejs");
     javascript.arg(script("verify.cjs")).arg(&file).arg(libraries.join("node_modules/standardwebhooks"));
     for verifier in [&mut python, &mut javascript] {
         let output = run_to_end(verifier);

@@ -255,7 +255,8 @@ fn nothing_is_lost_over_kill_9_and_what_is_sent_twice_has_one_id() {
         assert_eq!(*first, request.body, "one id, one body");
     }
     let repeated = requests.len() - 800;
-    assert!(repeated <= 4 * 8, "only what was under way is sent again: {repeated}");
+    // for each kill: what was under way, and what was answered and not stored yet
+    assert!(repeated <= 4 * 2 * 8, "little is sent again: {repeated}");
 }
 
 #[test]

@@ -1,0 +1,203 @@
+//! Rules that change while a pipeline runs: numbered revisions of a rules file, and which of them steps are to judge by.
+//!
+//! A step has the rules of the file that its pipeline names, which are revision 0, and hears of later ones. A slot takes the
+//! newest over between two records and stores which one it judges by, with all that it is made of: so every event is judged by
+//! one revision, and a slot that is opened anew needs nobody to tell it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use granary_core::{Result, codec};
+use serde::{Deserialize, Serialize};
+
+use super::{Plan, RulesStep, Step};
+use crate::rules::{self, Mode, Rules};
+
+/// The bytes of a revision: every slot stores the one it judges by.
+pub const REVISION_BYTES_MAX: usize = 1 << 20;
+
+/// A rules file with all that it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The file.
+    pub text: String,
+    /// Files it names, by the paths that are written there.
+    pub files: BTreeMap<String, String>,
+    /// Modes of rules that were set since, by their ids: `live`, `shadow`, `off`.
+    pub modes: BTreeMap<String, String>,
+}
+
+impl Bundle {
+    /// The bundle of a file whose lists are read by `read`, and its rules; what is wrong with it, a line for each.
+    pub fn collect(
+        text: String,
+        read: &dyn Fn(&str) -> std::result::Result<String, String>,
+    ) -> std::result::Result<(Bundle, Rules), Vec<String>> {
+        let files = std::cell::RefCell::new(BTreeMap::new());
+        let noted = |path: &str| {
+            let text = read(path)?;
+            files.borrow_mut().insert(path.to_owned(), text.clone());
+            Ok(text)
+        };
+        let rules = parse(&text, &noted, &BTreeMap::new())?;
+        Ok((Bundle { text, files: files.into_inner(), modes: BTreeMap::new() }, rules))
+    }
+
+    /// Its rules; what is wrong with it, a line for each.
+    pub fn rules(&self) -> std::result::Result<Rules, Vec<String>> {
+        let modes = self.modes.iter();
+        let modes = modes.filter_map(|(id, mode)| Some((id.clone(), Mode::named(mode)?))).collect();
+        let read = |path: &str| self.files.get(path).cloned().ok_or_else(|| "it is not there".to_owned());
+        parse(&self.text, &read, &modes)
+    }
+
+    /// How many bytes it has.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + self.files.values().map(String::len).sum::<usize>()
+    }
+}
+
+fn parse(
+    text: &str,
+    read: &dyn Fn(&str) -> std::result::Result<String, String>,
+    modes: &BTreeMap<String, Mode>,
+) -> std::result::Result<Rules, Vec<String>> {
+    let options = rules::Options { read, modes, without_cooldown: false };
+    let (rules, problems) = rules::parse(text, &options);
+    let errors = problems.iter().filter(|problem| problem.is_error());
+    rules.ok_or_else(|| errors.map(ToString::to_string).collect())
+}
+
+/// The newest revision that a step has heard of.
+#[derive(Debug, Default)]
+pub(crate) struct Newest {
+    number: AtomicU64,
+    step: RwLock<Option<Arc<RulesStep>>>,
+}
+
+impl Newest {
+    /// Its number; 0 when there is none beside the file's.
+    pub fn number(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// The newest revision, if it is later than this one.
+    pub fn after(&self, revision: u64) -> Option<Arc<RulesStep>> {
+        if self.number() <= revision {
+            return None;
+        }
+        self.step.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn announce(&self, step: Arc<RulesStep>) {
+        let mut newest = self.step.write().unwrap_or_else(PoisonError::into_inner);
+        if step.revision > self.number() {
+            self.number.store(step.revision, Ordering::Relaxed);
+            *newest = Some(step);
+        }
+    }
+}
+
+/// Which revision a slot judges by, as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    revision: u64,
+    bundle: Bundle,
+}
+
+impl RulesStep {
+    /// The cell that says which revision a slot judges by.
+    pub(crate) fn revision_cell(&self) -> Vec<u8> {
+        [&self.prefix[..], b"V"].concat()
+    }
+
+    /// What stands there, for this one.
+    pub(crate) fn to_cell(&self) -> Result<Vec<u8>> {
+        codec::to_bytes(&Stored { revision: self.revision, bundle: self.bundle.clone() })
+    }
+
+    /// The revision that stands there.
+    pub(crate) fn of_cell(&self, value: &[u8]) -> std::result::Result<Arc<RulesStep>, String> {
+        let stored: Stored = codec::from_bytes(value).map_err(|error| error.message().to_owned())?;
+        let newest = self.newest.step.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(newest) = newest.filter(|newest| newest.revision == stored.revision) {
+            return Ok(newest);
+        }
+        let revised = self.revised(stored.revision, &stored.bundle).map_err(|wrong| {
+            format!("the rules of revision {} do not fit the pipeline: {}", stored.revision, wrong.join("; "))
+        })?;
+        self.newest.announce(revised.clone()); // other slots were there, too
+        Ok(revised)
+    }
+}
+
+impl Plan {
+    /// The streams that rules are on, by the names in their files.
+    pub fn rules_streams(&self) -> Vec<&str> {
+        let mut streams: Vec<&str> = self.rules_steps().map(|(_, step)| step.rules.stream()).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        streams
+    }
+
+    fn rules_steps(&self) -> impl Iterator<Item = (&Step, &Arc<RulesStep>)> {
+        self.steps.iter().filter_map(|step| Some((step, step.rules()?)))
+    }
+
+    /// The newest revision of the rules on a stream that this process has heard of, and what it is made of.
+    pub fn rules_of(&self, stream: &str) -> Option<Arc<RulesStep>> {
+        let (_, step) = self.rules_steps().find(|(_, step)| step.rules.stream() == stream)?;
+        Some(step.newest.after(0).unwrap_or_else(|| step.clone()))
+    }
+
+    /// Another revision of the rules on a stream, for every step that judges by them; what is wrong with it, a line for each.
+    pub fn revise(
+        &self,
+        stream: &str,
+        revision: u64,
+        bundle: &Bundle,
+    ) -> std::result::Result<Vec<Arc<RulesStep>>, Vec<String>> {
+        if bundle.bytes() > REVISION_BYTES_MAX {
+            return Err(vec![format!(
+                "rules and lists have {} bytes; without a restart {REVISION_BYTES_MAX} are possible",
+                bundle.bytes()
+            )]);
+        }
+        if self.eager_streams().next().is_some() {
+            let message =
+                "the pipeline has sinks with `delivery: eager`: restart its silos with the other file";
+            return Err(vec![message.to_owned()]);
+        }
+        let of_stream = self.rules_steps().filter(|(_, step)| step.rules.stream() == stream);
+        let revised: Vec<Arc<RulesStep>> = of_stream
+            .map(|(_, step)| step.revised(revision, bundle))
+            .collect::<std::result::Result<_, _>>()?;
+        let Some(first) = revised.first() else {
+            let known = self.rules_streams().join(", ");
+            return Err(vec![format!("no step judges the stream `{stream}`; there are rules on: {known}")]);
+        };
+        if first.rules.stream() != stream {
+            return Err(vec![format!(
+                "the file is on the stream `{}`, not on `{stream}`",
+                first.rules.stream()
+            )]);
+        }
+        let unserved = (0..first.rules.groups.len())
+            .find(|group| !revised.iter().any(|step| step.groups.contains(group)));
+        if let Some(group) = unserved {
+            let group = &first.rules.groups[group];
+            let (rule, key) =
+                (&first.rules.infos()[group.rules[0]].id, &first.rules.spec().fields[group.per[0]].name);
+            return Err(vec![format!("rule {rule} is per {key}, and no source of these rules has that key")]);
+        }
+        Ok(revised)
+    }
+
+    /// Has every slot judge by these from its next record on.
+    pub fn announce(&self, revised: &[Arc<RulesStep>]) {
+        for step in revised {
+            step.newest.announce(step.clone());
+        }
+    }
+}
