@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use granary_cluster::{Batch, Log as _, SourceId};
 use granary_core::{Error, ErrorKind, Result, Timestamp, id};
 use granary_kafka::{KafkaLog, Sources};
+use granary_streams::file;
+use granary_streams::plan::alerts_topic;
 
-use crate::assembly::Running;
+use crate::assembly::{ALERTS, Running};
 use crate::backing::Backing;
 
 use super::callers::panicked;
@@ -37,6 +39,17 @@ sinks:
   found: {from: high, topic: results, delivery: exactly_once}
 ";
 
+/// The same alerts by a rule.
+const RULES_STEP: &str = "  high: {from: measurements, rules: rules.yaml}\n";
+pub(super) const RULES: &str = "
+schema: fraud-rules/v1
+stream: measurements
+event: {id: id, time: dt, fields: {di: text, m1: integer}}
+defaults: {mode: live, cooldown: 0s, lateness: 60s, judge: on_arrival}
+rules:
+  - {id: high, kind: threshold, per: di, when: m1 > 99}
+";
+
 /// Values of `m1`: those above 99 are alerts.
 const VALUES: u64 = 110;
 
@@ -63,6 +76,8 @@ pub struct Options {
     pub measured: Duration,
     /// Alerts leave before their commit.
     pub eager: bool,
+    /// Alerts are those of a rule.
+    pub by_rule: bool,
     /// Where.
     pub servers: Servers,
 }
@@ -75,7 +90,14 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     }
     let delivery = if options.eager { "delivery: eager" } else { "delivery: exactly_once" };
     let pipeline = PIPELINE.replace("delivery: exactly_once", delivery);
-    let assembly = site.assembly(&pipeline, PARTITIONS)?;
+    let mut assembly = site.assembly(&pipeline, PARTITIONS)?;
+    let mut output = site.output.clone();
+    if options.by_rule {
+        let pipeline = site.pipeline(&rules_pipeline());
+        let plan = file::parse_beside(&pipeline, &|_| Ok(RULES.to_owned()));
+        assembly.plan = Some(Arc::new(plan.map_err(|m| Error::invalid(m.to_string()))?));
+        output = alerts_topic(ALERTS, &assembly.cluster);
+    }
     let backing = Backing::open(&site.settings, &assembly)?;
     let (config, _) = assembly.prepare(&backing)?;
     let running = Running::start(assembly, config, backing)?;
@@ -83,7 +105,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let watch = Watch::start();
-    let (log, topics) = (site.kafka.clone(), (site.input.clone(), site.output.clone()));
+    let (log, topics) = (site.kafka.clone(), (site.input.clone(), output));
     let of = options.clone();
     let measured = tokio::task::spawn_blocking(move || measure(&log, &topics.0, &topics.1, &of)).await;
     let measured = measured.map_err(panicked)??;
@@ -92,8 +114,8 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
         return Err(Error::new(ErrorKind::Timeout, "no alert has come"));
     }
     let sent = (options.warm_up + options.measured).as_secs() * u64::from(options.rate);
-    let note =
-        format!("{seen} alerts at {} messages/s, {PARTITIONS} partitions, fsync, {delivery}", options.rate);
+    let how = if options.by_rule { "of a rule, exactly once" } else { delivery };
+    let note = format!("{seen} alerts at {} messages/s, {PARTITIONS} partitions, fsync, {how}", options.rate);
     for (name, share) in [("alert, median", 0.5), ("alert, 99 %", 0.99), ("alert, 99.9 %", 0.999)] {
         let at = ((seen as f64 * share) as usize).min(seen - 1);
         tell(&Figure { name: name.into(), value: measured[at], unit: "ms", note: note.clone() });
@@ -101,6 +123,17 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     tell(&watch.rate("messages", sent, "with the generator and the reader in the same process"));
     running.stop().await;
     Ok(())
+}
+
+/// The pipeline with the rule in place of the filter and its sink.
+pub(super) fn rules_pipeline() -> String {
+    let until = |text: &str, mark: &str| text.split(mark).next().unwrap_or_default().to_owned();
+    let head = until(PIPELINE, "    key: device").replace("device: {from: di,", "di: {");
+    format!(
+        "{head}    id: id\n    key: di\n    event_time: dt\n    watermark: {{per: key, out_of_orderness: 60s, idle_after: none, \
+         future_guard: none}}\nsteps:\n{RULES_STEP}"
+    )
+    .replace("at:     {from: dt,", "dt:     {")
 }
 
 /// Sends at a steady rate and reads alerts; milliseconds of each, sorted.
@@ -182,8 +215,11 @@ pub(super) fn read(log: &KafkaLog, topic: &str, began: Instant, is_over: &Atomic
             for record in batch.iter(SourceId(0), 0) {
                 let row: serde_json::Value = serde_json::from_slice(record.value)
                     .map_err(|e| Error::new(ErrorKind::Codec, format!("a row is no JSON: {e}")))?;
-                let at = Duration::from_micros(row["at"].as_u64().unwrap_or(0));
-                let id = row["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or(u64::MAX);
+                // an alert of a rule says the same as a CloudEvent
+                let time = || file::rfc3339(row["time"].as_str()?)?.ms().try_into().ok();
+                let at = Duration::from_micros(row["at"].as_u64().or_else(time).unwrap_or(0));
+                let id = if row["causationid"].is_null() { &row["id"] } else { &row["causationid"] };
+                let id = id.as_str().and_then(|id| id.parse().ok()).unwrap_or(u64::MAX);
                 seen.push(Sent { id, at, took: now.saturating_sub(at) });
                 *next = record.offset + 1;
                 any = true;

@@ -9,7 +9,9 @@
 //! | `calls` | calls from another process: reads, durable writes, grains met cold |
 //! | `callers` | the program that calls |
 //! | `failover` | how long outputs and calls pause when a silo is killed, or gives its slots |
+//! | `rules` | rules in a silo from a log to a log, and an event of a hot key |
 //! | `rolling` | whether callers notice that all silos are restarted, one after the other |
+//! | `webhooks` | how long after an alert is on its topic its webhook arrives |
 //! | `silos` | silos as processes, for those that measure from outside |
 //! | `load` | the messages of both |
 
@@ -20,9 +22,11 @@ pub mod grains;
 pub mod latency;
 mod load;
 pub mod rolling;
+pub mod rules;
 pub mod servers;
 pub mod silos;
 pub mod streams;
+pub mod webhooks;
 
 use std::path::PathBuf;
 use std::time::Instant;

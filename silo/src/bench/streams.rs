@@ -17,7 +17,7 @@ use super::load::{Load, Sums};
 use super::{Figure, Scratch, Watch};
 
 /// Partitions of the input.
-const PARTITIONS: u32 = 12;
+pub(super) const PARTITIONS: u32 = 12;
 pub(super) const PIPELINE: &str = "
 pipeline: bench
 sources:
@@ -111,7 +111,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     Ok(())
 }
 
-fn source(input: &Arc<Embedded>) -> SourceSpec {
+pub(super) fn source(input: &Arc<Embedded>) -> SourceSpec {
     let (log, end) = (input.clone(), input.clone());
     let open = LogSource::opener(log, "measurements".into());
     SourceSpec {

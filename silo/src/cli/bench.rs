@@ -6,7 +6,9 @@ use clap::Subcommand;
 use granary_core::Result;
 
 use crate::bench::servers::Servers;
-use crate::bench::{Figure, calls, failover, grains, latency, rolling, servers, silos, streams};
+use crate::bench::{
+    Figure, calls, failover, grains, latency, rolling, rules, servers, silos, streams, webhooks,
+};
 use crate::config::StoreDurability;
 
 use super::{YES, block_on};
@@ -86,6 +88,27 @@ pub(crate) enum BenchArguments {
         #[command(flatten)]
         servers: Servers,
     },
+    /// A hundred rules and a pattern from a log to a log, and an event of a hot key
+    Rules {
+        /// Payments
+        #[arg(long, default_value_t = 1_000_000)]
+        events: u64,
+        /// Cards
+        #[arg(long, default_value_t = 10_000)]
+        cards: u64,
+        /// Lanes; one per core when not given
+        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        lanes: u16,
+    },
+    /// How long after an alert is on its topic its webhook arrives
+    Webhooks {
+        /// Alerts a second
+        #[arg(long, default_value_t = 100)]
+        rate: u32,
+        /// How many
+        #[arg(long, default_value_t = 2_000)]
+        alerts: u32,
+    },
     /// A silo of a measurement
     #[command(hide = true)]
     Serve,
@@ -98,8 +121,11 @@ pub(crate) enum BenchArguments {
         #[arg(long, default_value_t = 15)]
         seconds: u64,
         /// Alerts leave before their commit
-        #[arg(long)]
+        #[arg(long, conflicts_with = "by_rule")]
         eager: bool,
+        /// Alerts are those of a rule, as CloudEvents
+        #[arg(long)]
+        by_rule: bool,
         #[command(flatten)]
         servers: Servers,
     },
@@ -150,10 +176,16 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
             BenchArguments::Rolling { calls, servers } => {
                 rolling::run(rolling::Options { calls, servers }, tell).await?;
             }
+            BenchArguments::Rules { events, cards, lanes } => {
+                rules::run(rules::Options { events, cards, lanes }, tell).await?;
+            }
+            BenchArguments::Webhooks { rate, alerts } => {
+                webhooks::run(webhooks::Options { rate, alerts }, tell).await?;
+            }
             BenchArguments::Serve => silos::serve().await?,
-            BenchArguments::Latency { rate, seconds, eager, servers } => {
+            BenchArguments::Latency { rate, seconds, eager, by_rule, servers } => {
                 let (warm_up, measured) = (Duration::from_secs(10), Duration::from_secs(seconds));
-                let options = latency::Options { rate, warm_up, measured, eager, servers };
+                let options = latency::Options { rate, warm_up, measured, eager, by_rule, servers };
                 latency::run(options, tell).await?;
             }
         }

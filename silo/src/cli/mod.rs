@@ -7,7 +7,7 @@
 //! | `demo` | demo |
 //! | `offline` | run, compare, conformance: files only |
 //! | `inject` | inject: into a file or a topic |
-//! | `bench` | bench grains, streams, latency, calls, failover, rolling |
+//! | `bench` | bench grains, streams, rules, latency, webhooks, calls, failover, rolling |
 //! | `online` | silo, call, tail: a silo and its clients |
 //! | `operate` | status, slots, drain |
 //! | `topics` | topics: what a silo needs in Kafka |

@@ -1,0 +1,193 @@
+//! How long after an alert is on its topic the first attempt at an endpoint arrives.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use granary_alerts::endpoint::Endpoint;
+use granary_alerts::endpoints::{ALL, Endpoints};
+use granary_alerts::queue::Manner;
+use granary_alerts::settings::{Head, Settings as Wanted};
+use granary_alerts::sign::Secret;
+use granary_cluster::{Batch, SourceId};
+use granary_core::{Error, ErrorKind, Result, Timestamp, id};
+use granary_streams::file;
+use granary_streams::plan::alerts_topic;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::assembly::ALERTS;
+use crate::config::{Http, Settings};
+use crate::silo::{RunningSilo, Silo};
+
+use super::{Figure, Scratch, latency};
+
+/// Longest wait for what has to come.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// The topic is looked at so often.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// The bytes of a request at most.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Alerts a second.
+    pub rate: u32,
+    /// How many.
+    pub alerts: u32,
+}
+
+type Times = Arc<Mutex<HashMap<String, Instant>>>;
+
+/// Measures, telling figures.
+pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
+    let scratch = Scratch::make("webhooks")?;
+    let (at_server, on_topic) = (Times::default(), Times::default());
+    let unreachable = |error: std::io::Error| Error::new(ErrorKind::Unavailable, error.to_string());
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(unreachable)?;
+    let port = listener.local_addr().map_err(unreachable)?.port();
+    let server = tokio::spawn(serve(listener, at_server.clone()));
+    let silo = silo(&scratch, port).await?;
+    endpoint(&silo, port).await?;
+    let watching = tokio::task::spawn_blocking({
+        let (log, seen) = (silo.backing()?.log, on_topic.clone());
+        let (topic, alerts) = (alerts_topic(ALERTS, &silo.assembly().cluster), options.alerts as usize);
+        move || watch(&*log, &topic, &seen, alerts)
+    });
+    send(&silo, options).await?;
+    watching.await.map_err(super::callers::panicked)??;
+    let began = Instant::now();
+    let mut took = loop {
+        let (at_server, on_topic) = (lock(&at_server), lock(&on_topic));
+        let of = |(id, at): (&String, &Instant)| Some(at_server.get(id)?.saturating_duration_since(*at));
+        let took: Vec<Duration> = on_topic.iter().filter_map(of).collect();
+        drop((at_server, on_topic));
+        if took.len() >= options.alerts as usize {
+            break took;
+        }
+        if began.elapsed() > WAIT_MAX {
+            return Err(Error::new(ErrorKind::Timeout, "not all alerts have arrived"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    took.sort_unstable();
+    let note =
+        format!("{} alerts, {} a second, one endpoint, embedded store, fsync", took.len(), options.rate);
+    for (name, share) in [("webhook, median", 0.5), ("webhook, 99 %", 0.99), ("webhook, longest", 1.0)] {
+        let at = ((took.len() as f64 * share) as usize).min(took.len() - 1);
+        tell(&Figure {
+            name: name.into(),
+            value: took[at].as_secs_f64() * 1e3,
+            unit: "ms",
+            note: note.clone(),
+        });
+    }
+    server.abort();
+    silo.stop().await;
+    Ok(())
+}
+
+fn lock(times: &Times) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+    times.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn silo(scratch: &Scratch, port: u16) -> Result<RunningSilo> {
+    let mut settings = Settings::default();
+    (settings.silo.listen, settings.silo.gateway) = ("127.0.0.1:0".into(), "127.0.0.1:0".into());
+    settings.store.path = scratch.0.join("data").to_string_lossy().into_owned();
+    settings.alerts.http = Http::Allowed;
+    settings.alerts.ports = vec![port.to_string()];
+    settings.alerts.allowed = vec!["127.0.0.1".into()];
+    let plan = file::parse_beside(&latency::rules_pipeline(), &|_| Ok(latency::RULES.to_owned()));
+    let plan = plan.map_err(|mistakes| Error::invalid(mistakes.to_string()))?;
+    Silo::from_settings(settings)?.pipeline(plan).start().await
+}
+
+/// Adds the endpoint and waits until it is verified.
+async fn endpoint(silo: &RunningSilo, port: u16) -> Result<()> {
+    let lanes = silo.handle()?;
+    let endpoint = lanes.grain::<Endpoint>("bench");
+    let manner = Manner { rate: 10_000, burst: 10_000, concurrency: 100, is_strict: false };
+    let wanted = Wanted { manner, ..Wanted::to(format!("http://127.0.0.1:{port}/")) };
+    endpoint.create(wanted, Secret::of([7; 32]).reveal(), BTreeMap::new()).await?;
+    lanes.grain::<Endpoints>(ALL).add("bench".into()).await?;
+    endpoint.ping("wp_bench".into()).await?;
+    let began = Instant::now();
+    while !endpoint.about().await?.standing.is_verified {
+        if began.elapsed() > WAIT_MAX {
+            return Err(Error::new(ErrorKind::Timeout, "the endpoint is not told"));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Sends messages each of which is an alert.
+async fn send(silo: &RunningSilo, options: Options) -> Result<()> {
+    let log = silo.backing()?.log;
+    let partitions = log.partitions("measurements")?.unwrap_or(1);
+    let began = Instant::now();
+    for n in 0..options.alerts {
+        tokio::time::sleep_until((began + Duration::from_secs(1) * n / options.rate).into()).await;
+        let device = format!("device-{}", n % 1_000);
+        let value = format!(r#"{{"id":"{n}","di":"{device}","dt":{},"m1":100}}"#, 1_000 + n);
+        let mut batch = Batch::default();
+        batch.push(0, Timestamp(1_700_000_000_000), Some(device.as_bytes()), value.as_bytes());
+        let (log, partition) = (log.clone(), id::positive_murmur2(device.as_bytes()) % partitions);
+        let appended =
+            tokio::task::spawn_blocking(move || log.append("measurements", partition, &batch)).await;
+        appended.map_err(super::callers::panicked)??;
+    }
+    Ok(())
+}
+
+/// Notes when each alert is on the topic, until so many are.
+fn watch(log: &dyn granary_cluster::Log, topic: &str, seen: &Times, alerts: usize) -> Result<()> {
+    let partitions = log.partitions(topic)?.unwrap_or(0);
+    let (mut next, mut batch, began) = (vec![0; partitions as usize], Batch::default(), Instant::now());
+    while lock(seen).len() < alerts && began.elapsed() < WAIT_MAX * 10 {
+        for partition in 0..partitions {
+            batch.clear();
+            log.read(topic, partition, next[partition as usize], 1 << 20, &mut batch)?;
+            let now = Instant::now();
+            for record in batch.iter(SourceId(0), partition) {
+                next[partition as usize] = record.offset + 1;
+                if let Some(head) = Head::read(record.value) {
+                    lock(seen).insert(head.id.into(), now);
+                }
+            }
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
+
+async fn serve(listener: TcpListener, seen: Times) {
+    while let Ok((stream, _)) = listener.accept().await {
+        drop(tokio::spawn(take(stream, seen.clone())));
+    }
+}
+
+/// Takes one webhook and notes when it was here.
+async fn take(mut stream: TcpStream, seen: Times) {
+    let (mut request, mut chunk) = (Vec::new(), [0; 4_096]);
+    while request.len() < REQUEST_BYTES_MAX {
+        match stream.read(&mut chunk).await {
+            Ok(n) if n > 0 => request.extend_from_slice(&chunk[..n]),
+            _ => return,
+        }
+        let text = String::from_utf8_lossy(&request);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let of = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let length = of("content-length:").and_then(|length| length.parse().ok()).unwrap_or(0);
+        if body.len() < length {
+            continue;
+        }
+        if let Some(id) = of("webhook-id:") {
+            lock(&seen).entry(id.to_owned()).or_insert_with(Instant::now);
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        return;
+    }
+}
