@@ -28,6 +28,7 @@ pub mod config;
 pub mod demo;
 mod files;
 pub mod gateway;
+mod inbox;
 mod life;
 mod placing;
 pub mod replay;

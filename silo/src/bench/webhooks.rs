@@ -13,11 +13,10 @@ use granary_cluster::{Batch, SourceId};
 use granary_core::{Error, ErrorKind, Result, Timestamp, id};
 use granary_streams::file;
 use granary_streams::plan::alerts_topic;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::assembly::ALERTS;
 use crate::config::{Http, Settings};
+use crate::inbox::Inbox;
 use crate::silo::{RunningSilo, Silo};
 
 use super::{Figure, Scratch, latency};
@@ -26,8 +25,6 @@ use super::{Figure, Scratch, latency};
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The topic is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
-/// The bytes of a request at most.
-const REQUEST_BYTES_MAX: usize = 64 << 10;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug)]
@@ -44,10 +41,9 @@ type Times = Arc<Mutex<HashMap<String, Instant>>>;
 pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> {
     let scratch = Scratch::make("webhooks")?;
     let (at_server, on_topic) = (Times::default(), Times::default());
-    let unreachable = |error: std::io::Error| Error::new(ErrorKind::Unavailable, error.to_string());
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(unreachable)?;
-    let port = listener.local_addr().map_err(unreachable)?.port();
-    let server = tokio::spawn(serve(listener, at_server.clone()));
+    let inbox = Inbox::open().await?;
+    let port = inbox.port();
+    let server = tokio::spawn(note(inbox, at_server.clone()));
     let silo = silo(&scratch, port).await?;
     endpoint(&silo, port).await?;
     let watching = tokio::task::spawn_blocking({
@@ -163,31 +159,9 @@ fn watch(log: &dyn granary_cluster::Log, topic: &str, seen: &Times, alerts: usiz
     Ok(())
 }
 
-async fn serve(listener: TcpListener, seen: Times) {
-    while let Ok((stream, _)) = listener.accept().await {
-        drop(tokio::spawn(take(stream, seen.clone())));
-    }
-}
-
-/// Takes one webhook and notes when it was here.
-async fn take(mut stream: TcpStream, seen: Times) {
-    let (mut request, mut chunk) = (Vec::new(), [0; 4_096]);
-    while request.len() < REQUEST_BYTES_MAX {
-        match stream.read(&mut chunk).await {
-            Ok(n) if n > 0 => request.extend_from_slice(&chunk[..n]),
-            _ => return,
-        }
-        let text = String::from_utf8_lossy(&request);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let of = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let length = of("content-length:").and_then(|length| length.parse().ok()).unwrap_or(0);
-        if body.len() < length {
-            continue;
-        }
-        if let Some(id) = of("webhook-id:") {
-            lock(&seen).entry(id.to_owned()).or_insert_with(Instant::now);
-        }
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-        return;
+/// Notes when each webhook has arrived.
+async fn note(mut inbox: Inbox, seen: Times) {
+    while let Some(webhook) = inbox.next().await {
+        lock(&seen).entry(webhook.id).or_insert(webhook.at);
     }
 }

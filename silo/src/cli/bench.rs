@@ -144,7 +144,8 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
                 })
             );
         } else {
-            say!("{:<42} {:>14.0} {:<6} {}", figure.name, figure.value, figure.unit, figure.note);
+            let places = if figure.unit == "ms" && figure.value < 10.0 { 2 } else { 0 };
+            say!("{:<42} {:>14.places$} {:<6} {}", figure.name, figure.value, figure.unit, figure.note);
         }
     };
     block_on(async {

@@ -1,6 +1,9 @@
-//! `granary demo`: the first minute. One embedded silo, simulated devices, windows against their truth, calls.
+//! `granary demo`: the first minute. One embedded silo, simulated devices, windows against their truth, calls; then card payments,
+//! rules and a webhook (`payments`).
 //!
 //! The truth comes from the simulator's own arithmetic and uses no window code.
+
+mod payments;
 
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -20,7 +23,7 @@ use crate::results;
 use crate::silo::{RunningSilo, Silo, read_plan};
 
 /// The demo's pipeline.
-pub const PIPELINE: &str = include_str!("../../deploy/examples/demo/pipeline.yaml");
+pub const PIPELINE: &str = include_str!("../../../deploy/examples/demo/pipeline.yaml");
 
 /// The windows of the truth.
 const WINDOW: Span = secs(5);
@@ -89,10 +92,15 @@ pub async fn demo(options: &Options, mut tell: impl FnMut(&str)) -> Result<bool>
         counts.records, counts.accepted, counts.duplicates, counts.late, counts.rejected, counts.poisoned
     ));
     show_calls(&silo, &simulated, &mut tell).await?;
+    let found = payments::show(options.seed, &dir.0.join("payments"), &mut tell).await?;
     tell(&format!("took {:.1} s", began.elapsed().as_secs_f64()));
     tell(&format!("exceptions {} of {} windows", report.exceptions, report.of));
     report.first.iter().for_each(|line| tell(line));
-    let right = report.exceptions == 0 && counts.records == messages && counts.is_balanced() && report.of > 0;
+    let right = report.exceptions == 0
+        && counts.records == messages
+        && counts.is_balanced()
+        && report.of > 0
+        && found;
     if options.serve {
         tell(&format!("serving on {} until stopped: try `granary call Visitors/door count`", silo.address()));
         crate::silo::signalled().await;
