@@ -55,10 +55,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     watching.await.map_err(super::callers::panicked)??;
     let began = Instant::now();
     let mut took = loop {
-        let (at_server, on_topic) = (lock(&at_server), lock(&on_topic));
-        let of = |(id, at): (&String, &Instant)| Some(at_server.get(id)?.saturating_duration_since(*at));
-        let took: Vec<Duration> = on_topic.iter().filter_map(of).collect();
-        drop((at_server, on_topic));
+        let took = differences(&on_topic, &at_server);
         if took.len() >= options.alerts as usize {
             break took;
         }
@@ -82,6 +79,13 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     server.abort();
     silo.stop().await;
     Ok(())
+}
+
+/// How long after the one the other was, of those that were in both places.
+fn differences(from: &Times, to: &Times) -> Vec<Duration> {
+    let (from, to) = (lock(from), lock(to));
+    let of = |(id, at): (&String, &Instant)| Some(to.get(id)?.saturating_duration_since(*at));
+    from.iter().filter_map(of).collect()
 }
 
 fn lock(times: &Times) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
