@@ -63,7 +63,7 @@ pub(super) const PARTITIONS: u32 = 4;
 const PACE: Duration = Duration::from_millis(1);
 
 /// When nothing has come for so long after the last message, nothing will.
-const QUIET_AT_END: Duration = Duration::from_secs(3);
+const QUIET_AT_END: Duration = Duration::from_secs(10);
 
 /// What to measure, and where.
 #[derive(Clone, Debug)]
@@ -149,6 +149,11 @@ fn measure(log: &Arc<KafkaLog>, input: &str, output: &str, options: &Options) ->
             reader.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Poisoned, "the reader panicked")));
         sent.and(read)
     })?;
+    let expected = Sending { rate: options.rate, total: options.warm_up + options.measured }.alerts();
+    if seen.len() as u64 != expected {
+        let message = format!("{} of {expected} alerts have come", seen.len());
+        return Err(Error::new(ErrorKind::Timeout, message));
+    }
     let measured = seen.iter().filter(|sent| sent.at >= options.warm_up);
     let mut latencies: Vec<f64> = measured.map(|sent| sent.took.as_secs_f64() * 1e3).collect();
     latencies.sort_unstable_by(f64::total_cmp);

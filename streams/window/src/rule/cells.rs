@@ -3,8 +3,10 @@
 //! | cell | key after the prefix | holds |
 //! |---|---|---|
 //! | root | `R` | the layouts: names of numbers, texts, conditions and rules, as they were when keys were written |
-//! | key | `K`, key | layout, clock, what rules carry, which chunks there are |
+//! | key | `K`, key | layout, clock, what rules carry, which chunks there are, and the last of them |
 //! | chunk | `C`, key, number (4 bytes) | events |
+//!
+//! Most events come to the last chunk of their key, so most changes write one cell. A chunk has its own once another follows it.
 //!
 //! Rules may change from one start to the next. A key that was written under other rules keeps its events: what has the same
 //! name is taken over, what is new is missing in old events, and rules that look back on those say that they are warming.
@@ -156,14 +158,25 @@ impl Judge {
             key.warming.push((reader.u32()? as u16, reader.i64()?));
         }
         key.carries = read_carries(&mut reader, names.rules.len())?;
+        let last = reader.bytes()?;
+        let mut last = if last.is_empty() { None } else { Some(read_chunk(last, names)?) };
         reader.finish()?;
+        if last.is_some() != (count > 0) {
+            return Err(Corrupt { what: "the last chunk of the key expected" });
+        }
         if let Some(mapping) = &mapping {
             key.carries = key.carries.moved(mapping);
             key.is_changed = true;
             key.warm(&self.set, mapping);
+            last = last.map(|chunk| chunk.moved(mapping, self.set.layout));
         }
         key.kept.first = first;
-        let loading = Loading { key, first, chunks: vec![None; count], layout, mapping };
+        key.stored_last = (count as u32).checked_sub(1).map(|before| first + before);
+        let mut chunks = vec![None; count];
+        if let Some(place) = chunks.last_mut() {
+            *place = last;
+        }
+        let loading = Loading { key, first, chunks, layout, mapping };
         self.loading.insert(name.into(), loading);
         self.settle_in(name);
         Ok(())
@@ -221,8 +234,11 @@ impl Judge {
             let mut cells: Vec<(u32, Option<Vec<u8>>)> =
                 std::mem::take(&mut key.dropped).into_iter().map(|number| (number, None)).collect();
             let layout = key.kept.layout;
+            let last = key.last_chunk();
+            let was_last = std::mem::replace(&mut key.stored_last, last);
             for (number, chunk) in (key.kept.first..).zip(&mut key.kept.chunks) {
-                if std::mem::take(&mut chunk.is_changed) {
+                let is_changed = std::mem::take(&mut chunk.is_changed);
+                if Some(number) != last && (is_changed || Some(number) == was_last) {
                     let mut out = Vec::new();
                     put_chunk(chunk, layout, &mut out);
                     cells.push((number, Some(out)));
@@ -256,7 +272,7 @@ impl Judge {
 
     /// How many cells a seal would write now, about.
     pub fn open_cells(&self) -> usize {
-        2 * self.dirty.len()
+        self.dirty.len() + self.dirty.len() / 8
     }
 }
 
@@ -374,6 +390,11 @@ fn put_key(layout: usize, key: &Key, out: &mut Vec<u8>) {
         put_i64(out, *until);
     }
     put_carries(&key.carries, out);
+    let mut last = Vec::new();
+    if let Some(chunk) = key.kept.chunks.back() {
+        put_chunk(chunk, key.kept.layout, &mut last);
+    }
+    put_bytes(out, &last);
 }
 
 fn put_carries(carries: &Carries, out: &mut Vec<u8>) {

@@ -68,6 +68,8 @@ pub(super) struct Key {
     pub warming: Vec<(u16, i64)>,
     /// Chunks that are gone and still stored.
     pub dropped: Vec<u32>,
+    /// The chunk that is stored with the key, not in a cell of its own.
+    pub stored_last: Option<u32>,
     /// What it was last counted as in the judge's memory.
     pub bytes: usize,
     /// It changed since it was sealed last, with this commit.
@@ -252,11 +254,17 @@ impl Key {
             overflows: 0,
             warming: Vec::new(),
             dropped: Vec::new(),
+            stored_last: None,
             bytes: 0,
             is_changed: false,
             sealed: 0,
             kept,
         }
+    }
+
+    /// The number of its last chunk.
+    pub fn last_chunk(&self) -> Option<u32> {
+        (self.kept.chunks.len() as u32).checked_sub(1).map(|before| self.kept.first + before)
     }
 
     /// Puts an event where it belongs; what comes after it is to be judged, again where it was.

@@ -8,7 +8,7 @@ use super::set::{Carries, Set};
 use super::{Condition, Fact, Number, Text, Truth};
 
 /// Events that are appended to a chunk; what comes out of order may make it twice as long.
-pub(super) const CHUNK_EVENTS: usize = 64;
+pub(super) const CHUNK_EVENTS: usize = 32;
 
 /// The place of an event: a chunk, and a place in it. The end of a chunk is the begin of the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
