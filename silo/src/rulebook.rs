@@ -1,15 +1,17 @@
 //! Rules that change while silos run: a grain for each stream keeps the newest revision, every silo follows it, and a silo that
 //! is asked checks a file before it becomes one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_core::{Error, ErrorKind, Ran, Result};
+use granary_core::cx::ALERTS;
+use granary_core::{Cx, Error, ErrorKind, Ran, Result, Span, Timestamp};
 use granary_engine::Handle;
 use granary_macros::grain;
 use granary_streams::Plan;
 use granary_streams::plan::Bundle;
+use granary_streams::rules::Mode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -24,7 +26,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub struct Rulebook {
     revision: u64,
     bundle: Bundle,
+    /// For rules with a limit the alerts of a while ago, by when they were heard of.
+    recent: BTreeMap<String, VecDeque<(Timestamp, u64)>>,
 }
+
+/// Alerts of a rule that has a limit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Raised {
+    rule: String,
+    alerts: u64,
+    /// The limit.
+    count: u64,
+    per: Span,
+}
+
+/// In so many parts of a rule's time its alerts are counted.
+const PARTS: u64 = 60;
 
 #[grain(crate = granary_core, name = "Rules")]
 impl Rulebook {
@@ -39,7 +56,41 @@ impl Rulebook {
         }
         self.revision += 1;
         self.bundle = bundle;
+        self.recent.clear();
         Ok(self.revision)
+    }
+
+    /// Hears of alerts that a silo has raised by this revision; a rule with too many of them goes into shadow, by a revision of
+    /// its own, and that is an alert. `bundle` is what the revision is made of, should it be the pipeline's file.
+    fn raised(&mut self, of: u64, raised: Vec<Raised>, bundle: Option<Bundle>, cx: &mut Cx) -> Result<()> {
+        if of != self.revision {
+            return Ok(()); // it is over: what it raised is counted no more
+        }
+        let now = cx.now();
+        for Raised { rule, alerts, count, per } in raised {
+            let recent = self.recent.entry(rule.clone()).or_default();
+            let part = Span(per.ms() / PARTS);
+            match recent.back_mut().filter(|(at, _)| now.since(*at) < part) {
+                Some((_, known)) => *known += alerts,
+                None => recent.push_back((now, alerts)),
+            }
+            while recent.front().is_some_and(|(at, _)| now.since(*at) >= per) {
+                recent.pop_front();
+            }
+            let sum: u64 = recent.iter().map(|(_, alerts)| alerts).sum();
+            if sum > count {
+                let event = tripped(&rule, self.revision + 1, sum, count, per, now);
+                cx.emit_as(ALERTS, event["id"].as_str().unwrap_or_default(), event.to_string().as_bytes())?;
+                if let Some(bundle) = bundle.filter(|_| self.revision == 0) {
+                    self.bundle = bundle;
+                }
+                self.bundle.modes.insert(rule, Mode::Shadow.name().to_owned());
+                self.revision += 1;
+                self.recent.clear();
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Its number; 0 when there was none beside the file that the pipeline names.
@@ -51,6 +102,30 @@ impl Rulebook {
     fn newest(&self) -> (u64, Bundle) {
         (self.revision, self.bundle.clone())
     }
+}
+
+/// That a rule has gone into shadow.
+fn tripped(rule: &str, revision: u64, alerts: u64, count: u64, per: Span, now: Timestamp) -> Value {
+    json!({
+        "specversion": "1.0",
+        "type": "fraud.rule.tripped",
+        "id": format!("rt_{rule}_{revision}"),
+        "source": format!("/fraud/rules/{rule}"),
+        "subject": format!("rule/{rule}"),
+        "time": now.to_rfc3339(),
+        "datacontenttype": "application/json",
+        "partitionkey": rule,
+        "severitytext": "HIGH",
+        "severitynumber": 17,
+        "data": {
+            "rule": {"id": rule, "revision": revision},
+            "mode": Mode::Shadow.name(),
+            "reason": format!(
+                "rule {rule} has raised {alerts} alerts within {per}, and {count} are its limit: it is in shadow until somebody \
+                 promotes it"
+            ),
+        },
+    })
 }
 
 /// What a silo is asked about its rules.
@@ -86,11 +161,16 @@ impl Follower {
         let plan = plan.filter(|plan| !plan.rules_streams().is_empty())?;
         Some(Follower(tokio::spawn(async move {
             let mut refused: BTreeMap<String, u64> = BTreeMap::new();
+            let mut counted: BTreeMap<String, Counted> = BTreeMap::new();
             loop {
                 for stream in plan.rules_streams() {
                     let Ok(lanes) = current.lanes() else { continue };
                     if let Err(error) = follow(&plan, stream, &lanes, &mut refused).await {
                         tracing::debug!(stream, %error, "the revision of rules cannot be asked for at present");
+                    }
+                    let counted = counted.entry(stream.to_owned()).or_default();
+                    if let Err(error) = count(&plan, stream, &lanes, counted).await {
+                        tracing::debug!(stream, %error, "alerts cannot be counted together at present");
                     }
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -132,6 +212,36 @@ async fn follow(
             refused.insert(stream.to_owned(), revision);
         }
     }
+    Ok(())
+}
+
+/// How many alerts were told of.
+#[derive(Default)]
+struct Counted {
+    revision: u64,
+    raised: Vec<u64>,
+}
+
+/// Tells how many alerts there were by rules that have a limit.
+async fn count(plan: &Plan, stream: &str, lanes: &Handle, counted: &mut Counted) -> Result<()> {
+    let Some(step) = plan.rules_of(stream) else { return Ok(()) };
+    let raised = plan.raised(stream);
+    if counted.revision != step.revision || counted.raised.len() != raised.len() {
+        *counted = Counted { revision: step.revision, raised: vec![0; raised.len()] };
+    }
+    let news = step.rules.infos().iter().zip(raised.iter().zip(&counted.raised));
+    let news: Vec<Raised> = news
+        .filter_map(|(info, (now, before))| {
+            let (limit, alerts) = (info.alerts_max?, now.saturating_sub(*before));
+            let (rule, count, per) = (info.id.to_string(), limit.count, limit.per);
+            (alerts > 0).then_some(Raised { rule, alerts, count, per })
+        })
+        .collect();
+    if !news.is_empty() {
+        let bundle = (step.revision == 0).then(|| step.bundle.clone());
+        lanes.grain::<Rulebook>(stream).raised(step.revision, news, bundle).await?;
+    }
+    counted.raised = raised;
     Ok(())
 }
 

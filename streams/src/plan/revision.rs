@@ -151,6 +151,19 @@ impl Plan {
         Some(step.newest.after(0).unwrap_or_else(|| step.clone()))
     }
 
+    /// How many alerts that reach people each rule of the newest revision has raised in this process.
+    pub fn raised(&self, stream: &str) -> Vec<u64> {
+        let of_stream = self.rules_steps().filter(|(_, step)| step.rules.stream() == stream);
+        let newest = of_stream.map(|(_, step)| step.newest.after(0).unwrap_or_else(|| step.clone()));
+        newest.fold(Vec::new(), |mut sums, step| {
+            sums.resize(step.raised.len().max(sums.len()), 0);
+            for (sum, raised) in sums.iter_mut().zip(&step.raised) {
+                *sum += raised.load(Ordering::Relaxed);
+            }
+            sums
+        })
+    }
+
     /// Another revision of the rules on a stream, for every step that judges by them; what is wrong with it, a line for each.
     pub fn revise(
         &self,

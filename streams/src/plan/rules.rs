@@ -1,6 +1,7 @@
 //! A step of rules: which of a file's rules it judges, and where their events come from.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use granary_core::Timestamp;
 use granary_window::Value;
@@ -19,6 +20,8 @@ pub struct RulesStep {
     pub bundle: Bundle,
     /// The rules of the file.
     pub rules: Arc<Rules>,
+    /// For each rule the alerts that were raised here by this revision and reach people.
+    pub(crate) raised: Vec<AtomicU64>,
     /// What the events of the step are like.
     frame: Arc<Frame>,
     /// The newest revision, for all of them.
@@ -109,11 +112,12 @@ impl RulesStep {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let rules = Arc::new(rules);
+        let (raised, rules) = (rules.infos().iter().map(|_| AtomicU64::new(0)).collect(), Arc::new(rules));
         Ok(RulesStep {
             revision,
             bundle,
             rules,
+            raised,
             frame: frame.clone(),
             newest,
             groups,

@@ -148,6 +148,7 @@ fn info(rule: &Read) -> Info {
         mode: rule.mode,
         severity: rule.severity,
         cooldown: rule.cooldown,
+        alerts_max: rule.alerts_max,
         hash: version(rule.meaning.as_bytes()),
         limit: rule.limit.as_str().into(),
         subject: rule.subject.as_str().into(),

@@ -159,6 +159,15 @@ impl Severity {
     }
 }
 
+/// So many in so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u64,
+    /// In how long.
+    pub per: Span,
+}
+
 /// A rule as people see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Info {
@@ -174,6 +183,8 @@ pub struct Info {
     pub severity: Severity,
     /// How long a key is silent after an alert.
     pub cooldown: Span,
+    /// With more alerts than this it goes into shadow by itself.
+    pub alerts_max: Option<Rate>,
     /// Eight hex digits that follow from what the rule means.
     pub hash: Box<str>,
     /// The limit as it is written.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use granary_core::Span;
+use granary_core::time::{days, hours, mins, secs};
 use granary_window::rule::{Condition as Index, Kind, Pace};
 
 use super::compile;
@@ -11,7 +12,7 @@ use super::event::{EventSpec, FieldKind};
 use super::file::{Defaults, length};
 use super::problem::{Problems, code};
 use super::words::{self, WrittenLimit};
-use super::{KINDS, Mode, Severity};
+use super::{KINDS, Mode, Rate, Severity};
 use crate::file::mistake::nearest;
 use crate::file::read::{self, Map};
 use crate::file::yaml::{Node, Value};
@@ -42,6 +43,8 @@ pub(crate) struct Read {
     pub mode: Mode,
     pub severity: Severity,
     pub cooldown: Span,
+    /// With more alerts than this it goes into shadow.
+    pub alerts_max: Option<Rate>,
     pub pace: Pace,
     /// The fields of its key.
     pub per: Vec<usize>,
@@ -103,7 +106,8 @@ pub(crate) fn read(
     let set = context.modes.get(id).copied();
     let cooldown = map.get("cooldown").and_then(|node| length(id, "cooldown", node, mistakes, problems));
     let pace = map.get("judge").and_then(|node| self::pace(node, mistakes));
-    for name in ["backfill", "case", "include", "max_alert_rate", "resolution"] {
+    let alerts_max = map.get("max_alert_rate").and_then(|node| rate(node, mistakes));
+    for name in ["backfill", "case", "include", "resolution"] {
         map.not_yet(name, mistakes);
     }
     let conditions = Vec::new();
@@ -150,6 +154,7 @@ pub(crate) fn read(
             _ if context.without_cooldown => Span::ZERO,
             cooldown => cooldown.unwrap_or(context.defaults.cooldown),
         },
+        alerts_max,
         pace: pace.unwrap_or(context.defaults.pace),
         per: per?,
         limit,
@@ -157,6 +162,27 @@ pub(crate) fn read(
         of,
         meaning: meaning(node, context),
     })
+}
+
+/// So many in so long, as `100/min`.
+fn rate(node: &Node, mistakes: &mut Mistakes) -> Option<Rate> {
+    let text = read::text(node, "a rate such as 100/min", mistakes)?;
+    let rate = text.split_once('/').and_then(|(count, per)| {
+        let per = match per.trim() {
+            "s" => secs(1),
+            "min" => mins(1),
+            "h" => hours(1),
+            "d" => days(1),
+            _ => return None,
+        };
+        let count = count.trim().parse().ok().filter(|count| *count > 0)?;
+        Some(Rate { count, per })
+    });
+    if rate.is_none() {
+        let message = format!("max_alert_rate: a number, `/` and s, min, h or d expected, `{text}` found");
+        mistakes.add(node.place, message);
+    }
+    rate
 }
 
 /// A text without what only lays it out.
@@ -182,7 +208,7 @@ fn names_of(kind: &str) -> &'static [&'static str] {
 
 /// What a rule means in one line, whatever it is called and however it is laid out.
 fn meaning(node: &Node, context: &Context<'_>) -> String {
-    const NAMES_ONLY: [&str; 3] = ["title", "severity", "mode"];
+    const NAMES_ONLY: [&str; 4] = ["title", "severity", "mode", "max_alert_rate"];
     fn write(node: &Node, out: &mut String) {
         match &node.value {
             Value::Scalar { text, .. } => match read::parse_span(text) {

@@ -1,6 +1,7 @@
 //! What the rules of a plan say of a record.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use granary_cluster::{Effects, Record};
 use granary_core::Timestamp;
@@ -166,6 +167,9 @@ impl Slot {
             let setting = Setting { recorded_at: record.appended_at, sequence, revision };
             let alert = alert::cloud_event(&rules.rules, &said, setting);
             let is_raised = matches!(said.decision.change, Change::Raised(_));
+            if is_raised && info.mode == Mode::Live {
+                rules.raised[said.rule].fetch_add(1, Ordering::Relaxed);
+            }
             tally.result(prepared.plan.sinks.len() + stream, if is_raised { 1 } else { -1 });
             effects.outbox.push(
                 id,

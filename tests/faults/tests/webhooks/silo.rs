@@ -33,10 +33,15 @@ rules:
 
 impl World {
     pub fn new() -> World {
+        World::with(RULES)
+    }
+
+    /// One with these rules.
+    pub fn with(rules: &str) -> World {
         let directory = tempfile::tempdir().unwrap();
         let path = root().join("deploy/examples/fraud/pipeline.yaml");
         let pipeline = std::fs::read_to_string(path).unwrap();
-        std::fs::write(directory.path().join("rules.yaml"), RULES).unwrap();
+        std::fs::write(directory.path().join("rules.yaml"), rules).unwrap();
         let configuration = kit::configuration(directory.path(), Some(&pipeline));
         let mut text = std::fs::read_to_string(&configuration).unwrap();
         text +=
@@ -120,6 +125,19 @@ impl World {
         };
         let within = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, read).await });
         within.expect("the alerts come")
+    }
+
+    /// How many there are, when nothing has come for a while.
+    fn alerts_in_all(&self) -> usize {
+        self.runtime.block_on(async {
+            let client = Client::connect(self.address()).await.unwrap();
+            let mut tail = client.tail("alerts", Start::Earliest).await.unwrap();
+            let mut count = 0;
+            while tokio::time::timeout(Duration::from_secs(1), tail.next()).await.is_ok() {
+                count += 1;
+            }
+            count
+        })
     }
 }
 
@@ -379,4 +397,31 @@ fn a_disabled_endpoint_goes_on_where_it_was_and_replays_what_is_asked_for() {
     assert!(world.endpoints(&["remove", "siem"]).status.success());
     assert!(world.list().is_empty());
     let _: &Path = world.directory.path();
+}
+
+#[test]
+fn a_rule_with_too_many_alerts_goes_into_shadow_and_says_so() {
+    let world = World::with(&RULES.replace("per: customer_id,", "per: customer_id, max_alert_rate: 100/h,"));
+    let receiver = Receiver::start(|_, _| Answering::Status(200));
+    world.add("siem", &receiver.url("/"), &["--types", "fraud.rule.*"]);
+    let rules = |arguments: &[&str]| {
+        let mut command = granary();
+        command.args(["rules", "--json"]).args(arguments).args(["--silo", world.address()]);
+        said(&kit::run_to_end(&mut command))
+    };
+    world.pay(0..90);
+    world.alerts(90);
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(rules(&["status"]).contains("\"mode\":\"live\""), "90 are not too many");
+    world.pay(90..120);
+    until("somebody is told", || !receiver.alerts("/").is_empty());
+    let told = receiver.alerts("/")[0].event();
+    assert_eq!((&told["type"], &told["data"]["rule"]["id"]), (&json!("fraud.rule.tripped"), &json!("big")));
+    until("it is in shadow", || rules(&["status"]).contains("\"mode\":\"shadow\""));
+    world.pay(120..200);
+    // 120 alerts, and the one that says that there are no more
+    assert_eq!(world.alerts_in_all(), 121);
+    assert!(rules(&["promote", "big"]).contains("\"was\":\"shadow\""));
+    world.pay(200..210);
+    assert_eq!(world.alerts_in_all(), 131, "and back again");
 }
