@@ -9,7 +9,7 @@
 //! | `steps` | how far sequences have come |
 //! | `verdict` | whether an event is a hit, exactly |
 //! | [`judge`] | the state machine of one slot |
-//! | `cells` | what of it is stored |
+//! | `cells`, `written` | what of it is stored, and how that is written |
 //!
 //! There is one definition of truth: the alerts that follow when the events of a key are judged in the order of (time, id),
 //! each id once, late ones set aside. A rule that judges on arrival corrects itself when an event comes out of order: it
@@ -30,6 +30,7 @@ mod steps;
 mod tests;
 mod verdict;
 mod wide;
+mod written;
 
 use granary_core::{Span, Timestamp};
 
