@@ -15,9 +15,9 @@ use super::rules;
 
 const SILOS: usize = 3;
 /// The first payments of the sample, in their order.
-const PAYMENTS: usize = 60_000;
+const PAYMENTS: usize = 30_000;
 /// Payments written between two changes.
-const STEP_PAYMENTS: usize = 5_000;
+const STEP_PAYMENTS: usize = 2_500;
 
 /// Rules by which every payment is an alert, by another version of the rule for each `n`.
 fn every_payment(n: u64, mode: &str) -> String {
