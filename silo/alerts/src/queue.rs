@@ -197,11 +197,6 @@ impl Queue {
         Queue { manner, ..Queue::default() }
     }
 
-    /// How it wants to be told.
-    pub fn manner(&self) -> Manner {
-        self.manner
-    }
-
     /// Why it is told nothing, if it is not.
     pub fn disabled(&self) -> Option<Why> {
         self.disabled
@@ -274,11 +269,6 @@ impl Queue {
     /// Messages taken by the endpoint, and messages given up, so far.
     pub fn totals(&self) -> (u64, u64) {
         (self.delivered, self.buried)
-    }
-
-    /// It is told in another manner from now on.
-    pub fn set_manner(&mut self, manner: Manner) {
-        (self.manner, self.tokens) = (manner, None);
     }
 
     /// The attempts to make now.

@@ -104,8 +104,7 @@ impl Courier {
 
     async fn round(&mut self) -> Result<()> {
         if self.order.is_none() {
-            self.order = Some(Arc::new(self.endpoint()?.order().await?));
-            self.next.clear(); // filters may be others now
+            self.ask_for_order().await?;
             self.step.offers.clear();
             self.step.looked.clear();
             self.tell().await?;
@@ -121,6 +120,12 @@ impl Courier {
 
     fn endpoint(&self) -> Result<EndpointRef<Handle>> {
         Ok(self.shared.current.lanes()?.grain::<Endpoint>(&*self.name))
+    }
+
+    async fn ask_for_order(&mut self) -> Result<()> {
+        self.order = Some(Arc::new(self.endpoint()?.order().await?));
+        self.next.clear(); // filters may be others now
+        Ok(())
     }
 
     /// Reads on, as far as there is room, and keeps what is for the endpoint.
@@ -215,8 +220,7 @@ impl Courier {
         }
         // somebody may have rotated a secret since: what is sent now is signed by those of now
         if self.order.as_ref().is_some_and(|order| order.changes != plan.changes) {
-            self.order = Some(Arc::new(self.endpoint()?.order().await?));
-            self.next.clear(); // and filters may be others now
+            self.ask_for_order().await?;
         }
         for attempt in &plan.attempts {
             self.begin(attempt);

@@ -156,19 +156,15 @@ pub(super) fn check_rules(steps: &[Step], mistakes: &mut Mistakes) {
     let with_rules: Vec<(&Step, &RulesStep)> =
         steps.iter().filter_map(|step| Some((step, &**step.rules()?))).collect();
     for (step, of) in &with_rules {
-        let same = with_rules.iter().filter(|(_, other)| other.rules.stream() == of.rules.stream());
-        let served: Vec<usize> = same.flat_map(|(_, other)| other.groups.iter().copied()).collect();
-        for (place, group) in of.rules.groups.iter().enumerate() {
-            if !served.contains(&place) {
-                let fields = &of.rules.spec().fields;
-                let (rule, key) = (&of.rules.infos()[group.rules[0]].id, &fields[group.per[0]].name);
-                let message = format!(
-                    "step `{}`: rule {rule} is per {key}, and no source of these rules has that key: add a source of \
-                     the same topic with `key: {key}`, and a step with the same rules that reads it",
-                    step.name
-                );
-                mistakes.add(None, message);
-            }
+        let others = with_rules.iter().map(|(_, other)| *other);
+        let same = others.filter(|other| other.rules.stream() == of.rules.stream());
+        for (rule, key) in of.unserved(same) {
+            let message = format!(
+                "step `{}`: rule {rule} is per {key}, and no source of these rules has that key: add a source of \
+                 the same topic with `key: {key}`, and a step with the same rules that reads it",
+                step.name
+            );
+            mistakes.add(None, message);
         }
     }
 }

@@ -99,6 +99,9 @@ impl Newest {
     }
 }
 
+/// What the name of that cell ends with.
+const REVISION: &[u8] = b"V";
+
 /// Which revision a slot judges by, as it is stored.
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -107,9 +110,19 @@ struct Stored {
 }
 
 impl RulesStep {
+    /// The newest revision of this step; itself when there was none.
+    fn newest(self: &Arc<RulesStep>) -> Arc<RulesStep> {
+        self.newest.after(0).unwrap_or_else(|| self.clone())
+    }
+
     /// The cell that says which revision a slot judges by.
     pub(crate) fn revision_cell(&self) -> Vec<u8> {
-        [&self.prefix[..], b"V"].concat()
+        [&self.prefix[..], REVISION].concat()
+    }
+
+    /// Whether it is that cell.
+    pub(crate) fn is_revision_cell(&self, cell: &[u8]) -> bool {
+        cell.strip_prefix(&*self.prefix) == Some(REVISION)
     }
 
     /// What stands there, for this one.
@@ -135,27 +148,28 @@ impl RulesStep {
 impl Plan {
     /// The streams that rules are on, by the names in their files.
     pub fn rules_streams(&self) -> Vec<&str> {
-        let mut streams: Vec<&str> = self.rules_steps().map(|(_, step)| step.rules.stream()).collect();
+        let mut streams: Vec<&str> = self.rules_steps().map(|step| step.rules.stream()).collect();
         streams.sort_unstable();
         streams.dedup();
         streams
     }
 
-    fn rules_steps(&self) -> impl Iterator<Item = (&Step, &Arc<RulesStep>)> {
-        self.steps.iter().filter_map(|step| Some((step, step.rules()?)))
+    fn rules_steps(&self) -> impl Iterator<Item = &Arc<RulesStep>> {
+        self.steps.iter().filter_map(Step::rules)
+    }
+
+    fn rules_on(&self, stream: &str) -> impl Iterator<Item = &Arc<RulesStep>> {
+        self.rules_steps().filter(move |step| step.rules.stream() == stream)
     }
 
     /// The newest revision of the rules on a stream that this process has heard of, and what it is made of.
     pub fn rules_of(&self, stream: &str) -> Option<Arc<RulesStep>> {
-        let (_, step) = self.rules_steps().find(|(_, step)| step.rules.stream() == stream)?;
-        Some(step.newest.after(0).unwrap_or_else(|| step.clone()))
+        self.rules_on(stream).next().map(RulesStep::newest)
     }
 
     /// How many alerts that reach people each rule of the newest revision has raised in this process.
     pub fn raised(&self, stream: &str) -> Vec<u64> {
-        let of_stream = self.rules_steps().filter(|(_, step)| step.rules.stream() == stream);
-        let newest = of_stream.map(|(_, step)| step.newest.after(0).unwrap_or_else(|| step.clone()));
-        newest.fold(Vec::new(), |mut sums, step| {
+        self.rules_on(stream).map(RulesStep::newest).fold(Vec::new(), |mut sums, step| {
             sums.resize(step.raised.len().max(sums.len()), 0);
             for (sum, raised) in sums.iter_mut().zip(&step.raised) {
                 *sum += raised.load(Ordering::Relaxed);
@@ -182,9 +196,9 @@ impl Plan {
                 "the pipeline has sinks with `delivery: eager`: restart its silos with the other file";
             return Err(vec![message.to_owned()]);
         }
-        let of_stream = self.rules_steps().filter(|(_, step)| step.rules.stream() == stream);
-        let revised: Vec<Arc<RulesStep>> = of_stream
-            .map(|(_, step)| step.revised(revision, bundle))
+        let revised: Vec<Arc<RulesStep>> = self
+            .rules_on(stream)
+            .map(|step| step.revised(revision, bundle))
             .collect::<std::result::Result<_, _>>()?;
         let Some(first) = revised.first() else {
             let known = self.rules_streams().join(", ");
@@ -196,12 +210,7 @@ impl Plan {
                 first.rules.stream()
             )]);
         }
-        let unserved = (0..first.rules.groups.len())
-            .find(|group| !revised.iter().any(|step| step.groups.contains(group)));
-        if let Some(group) = unserved {
-            let group = &first.rules.groups[group];
-            let (rule, key) =
-                (&first.rules.infos()[group.rules[0]].id, &first.rules.spec().fields[group.per[0]].name);
+        if let Some((rule, key)) = first.unserved(revised.iter().map(|step| &**step)).next() {
             return Err(vec![format!("rule {rule} is per {key}, and no source of these rules has that key")]);
         }
         Ok(revised)

@@ -127,6 +127,19 @@ impl RulesStep {
         })
     }
 
+    /// The rules whose key none of these steps judges by: rule and key.
+    pub(crate) fn unserved<'a>(
+        &'a self,
+        steps: impl Iterator<Item = &'a RulesStep> + Clone,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let is_served = move |place: &usize| steps.clone().any(|step| step.groups.contains(place));
+        (0..self.rules.groups.len()).filter(move |place| !is_served(place)).map(|place| {
+            let group = &self.rules.groups[place];
+            let key = &self.rules.spec().fields[group.per[0]].name;
+            (&*self.rules.infos()[group.rules[0]].id, &**key)
+        })
+    }
+
     /// Fills an event from a record's columns.
     pub(crate) fn fill(
         &self,

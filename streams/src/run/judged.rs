@@ -189,7 +189,7 @@ impl Slot {
 
     /// Hands over a cell of a step of rules; `None` when it is of none.
     pub fn supply_judges(&mut self, cell: &[u8], value: Option<&[u8]>) -> Option<Result<(), String>> {
-        if let Some(seat) = self.seats.iter_mut().find(|seat| seat.step.revision_cell() == cell) {
+        if let Some(seat) = self.seats.iter_mut().find(|seat| seat.step.is_revision_cell(cell)) {
             return Some(seat.supply(value));
         }
         let of_cell = self.each_judge().find(|judge| cell.starts_with(judge.prefix()));
