@@ -1,10 +1,16 @@
 //! A server on loopback that takes webhooks: for those who show or measure them.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Instant;
 
 use bytes::Bytes;
+use granary_alerts::endpoint::{Endpoint, EndpointRef};
+use granary_alerts::endpoints::{ALL, Endpoints};
+use granary_alerts::settings::Settings;
+use granary_alerts::sign::Secret;
 use granary_core::{Error, ErrorKind, Result};
+use granary_engine::Handle;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -14,6 +20,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+
+use crate::config::{Alerts, Http};
+use crate::silo::RunningSilo;
 
 /// Webhooks that wait to be looked at; more make their senders wait.
 const WAITING_MAX: usize = 1_024;
@@ -51,9 +60,28 @@ impl Inbox {
         Ok(Inbox { port, webhooks, serving: tokio::spawn(serve(listener, tell)) })
     }
 
-    /// Where it listens.
-    pub fn port(&self) -> u16 {
-        self.port
+    /// Lets a silo tell it.
+    pub fn allow(&self, alerts: &mut Alerts) {
+        alerts.http = Http::Allowed;
+        alerts.ports = vec![self.port.to_string()];
+        alerts.allowed = vec!["127.0.0.1".into()];
+    }
+
+    /// Makes it an endpoint of a silo that is to be told of all alerts, in what way `wanted` says, and asks for a first ping.
+    pub async fn add(
+        &self,
+        silo: &RunningSilo,
+        name: &str,
+        secret: &Secret,
+        wanted: impl FnOnce(Settings) -> Settings,
+    ) -> Result<EndpointRef<Handle>> {
+        let lanes = silo.handle()?;
+        let endpoint = lanes.grain::<Endpoint>(name);
+        let wanted = wanted(Settings::to(format!("http://127.0.0.1:{}/", self.port)));
+        endpoint.create(wanted, secret.reveal(), BTreeMap::new()).await?;
+        lanes.grain::<Endpoints>(ALL).add(name.to_owned()).await?;
+        endpoint.ping(format!("wp_{name}")).await?;
+        Ok(endpoint)
     }
 
     /// The next webhook.

@@ -1,21 +1,21 @@
 //! How long after an alert is on its topic the first attempt at an endpoint arrives.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use granary_alerts::endpoint::Endpoint;
-use granary_alerts::endpoints::{ALL, Endpoints};
+use granary_alerts::endpoint::EndpointRef;
 use granary_alerts::queue::Manner;
 use granary_alerts::settings::{Head, Settings as Wanted};
 use granary_alerts::sign::Secret;
 use granary_cluster::{Batch, SourceId};
 use granary_core::{Error, ErrorKind, Result, Timestamp, id};
+use granary_engine::Handle;
 use granary_streams::file;
 use granary_streams::plan::alerts_topic;
 
 use crate::assembly::ALERTS;
-use crate::config::{Http, Settings};
+use crate::config::Settings;
 use crate::inbox::Inbox;
 use crate::silo::{RunningSilo, Silo};
 
@@ -42,10 +42,12 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let scratch = Scratch::make("webhooks")?;
     let (at_server, on_topic) = (Times::default(), Times::default());
     let inbox = Inbox::open().await?;
-    let port = inbox.port();
+    let silo = silo(&scratch, &inbox).await?;
+    let manner = Manner { rate: 10_000, burst: 10_000, concurrency: 100, is_strict: false };
+    let secret = Secret::of([7; 32]);
+    let endpoint = inbox.add(&silo, "bench", &secret, |wanted| Wanted { manner, ..wanted }).await?;
     let server = tokio::spawn(note(inbox, at_server.clone()));
-    let silo = silo(&scratch, port).await?;
-    endpoint(&silo, port).await?;
+    until_verified(&endpoint).await?;
     let watching = tokio::task::spawn_blocking({
         let (log, seen) = (silo.backing()?.log, on_topic.clone());
         let (topic, alerts) = (alerts_topic(ALERTS, &silo.assembly().cluster), options.alerts as usize);
@@ -92,27 +94,18 @@ fn lock(times: &Times) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
     times.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn silo(scratch: &Scratch, port: u16) -> Result<RunningSilo> {
+async fn silo(scratch: &Scratch, inbox: &Inbox) -> Result<RunningSilo> {
     let mut settings = Settings::default();
     (settings.silo.listen, settings.silo.gateway) = ("127.0.0.1:0".into(), "127.0.0.1:0".into());
     settings.store.path = scratch.0.join("data").to_string_lossy().into_owned();
-    settings.alerts.http = Http::Allowed;
-    settings.alerts.ports = vec![port.to_string()];
-    settings.alerts.allowed = vec!["127.0.0.1".into()];
+    inbox.allow(&mut settings.alerts);
     let plan = file::parse_beside(&latency::rules_pipeline(), &|_| Ok(latency::RULES.to_owned()));
     let plan = plan.map_err(|mistakes| Error::invalid(mistakes.to_string()))?;
     Silo::from_settings(settings)?.pipeline(plan).start().await
 }
 
-/// Adds the endpoint and waits until it is verified.
-async fn endpoint(silo: &RunningSilo, port: u16) -> Result<()> {
-    let lanes = silo.handle()?;
-    let endpoint = lanes.grain::<Endpoint>("bench");
-    let manner = Manner { rate: 10_000, burst: 10_000, concurrency: 100, is_strict: false };
-    let wanted = Wanted { manner, ..Wanted::to(format!("http://127.0.0.1:{port}/")) };
-    endpoint.create(wanted, Secret::of([7; 32]).reveal(), BTreeMap::new()).await?;
-    lanes.grain::<Endpoints>(ALL).add("bench".into()).await?;
-    endpoint.ping("wp_bench".into()).await?;
+/// Waits until its ping is answered.
+async fn until_verified(endpoint: &EndpointRef<Handle>) -> Result<()> {
     let began = Instant::now();
     while !endpoint.about().await?.standing.is_verified {
         if began.elapsed() > WAIT_MAX {

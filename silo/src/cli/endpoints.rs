@@ -11,12 +11,14 @@ use granary_alerts::retry::Answer;
 use granary_alerts::settings::{JSON, Settings, check_name};
 use granary_alerts::sign::Secret;
 use granary_client::Client;
+use granary_core::cx::ALERTS;
 use granary_core::{Error, ErrorKind, Result, Span, codec};
 use granary_streams::rules::Severity;
 use serde_json::{Value, json};
 
 use super::online::At;
 use super::{NO, YES, block_on};
+use crate::webhooks::{new_secret, random};
 
 mod replay;
 
@@ -178,7 +180,7 @@ impl Say {
         };
         let settings = settings(&add);
         settings.check().map_err(Error::invalid)?;
-        let from = if add.from_start { BTreeMap::new() } else { self.ends().await? };
+        let from = if add.from_start { BTreeMap::new() } else { self.ends(ALERTS).await? };
         let made = self.of(&add.name).create(settings, secret.reveal(), from).await;
         made.map_err(|error| named(&add.name, error))?;
         self.all().add(add.name.clone()).await?;
@@ -201,9 +203,9 @@ impl Say {
         Ok(self.tell_ping(&add.name, &id, answer))
     }
 
-    /// The end of each partition of the topic of alerts.
-    async fn ends(&self) -> Result<BTreeMap<u32, u64>> {
-        let stream = codec::to_bytes(&granary_core::cx::ALERTS)?;
+    /// The end of each partition of a stream.
+    async fn ends(&self, stream: &str) -> Result<BTreeMap<u32, u64>> {
+        let stream = codec::to_bytes(&stream)?;
         codec::from_bytes(&self.client.ask("ends", &stream).await?)
     }
 
@@ -266,7 +268,7 @@ impl Say {
     }
 
     async fn enable(&self, enable: EnableArguments) -> Result<u8> {
-        let from = if enable.from_now { Some(self.ends().await?) } else { None };
+        let from = if enable.from_now { Some(self.ends(ALERTS).await?) } else { None };
         let enabled = self.of(&enable.name).enable(from).await;
         self.done(&enable.name, "enabled", enabled)
     }
@@ -357,18 +359,6 @@ fn tell(name: &str, about: &About) {
     if let Some(failure) = &about.last_failure {
         say!("  last failure {}: {}", failure.at.to_rfc3339(), failure.what);
     }
-}
-
-fn new_secret(is_pair: bool) -> Result<Secret> {
-    let random = random()?;
-    Ok(if is_pair { Secret::pair_of(random) } else { Secret::of(random) })
-}
-
-fn random() -> Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::new(ErrorKind::Unavailable, format!("no random numbers: {error}")))?;
-    Ok(bytes)
 }
 
 fn random_text() -> Result<String> {

@@ -8,10 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use granary_alerts::endpoint::Endpoint;
-use granary_alerts::endpoints::{ALL, Endpoints};
 use granary_alerts::settings::Settings as Wanted;
-use granary_alerts::sign::{Headers, Secret, Verifier, verify};
+use granary_alerts::sign::{Headers, Verifier, verify};
 use granary_cluster::{Batch, SourceId};
 use granary_core::{Error, ErrorKind, Result, Timestamp, id};
 use granary_streams::plan::alerts_topic;
@@ -19,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{SETTLED_AFTER, WAIT_MAX};
 use crate::assembly::ALERTS;
-use crate::config::{self, Http};
+use crate::config;
 use crate::inbox::{Inbox, Webhook};
 use crate::silo::{RunningSilo, Silo};
 
@@ -105,8 +103,12 @@ fn payments(seed: u64) -> Vec<Payment> {
 /// Judges the payments and shows what became of them; true when all went as it must.
 pub(super) async fn show(seed: u64, data: &Path, tell: &mut impl FnMut(&str)) -> Result<bool> {
     let mut inbox = Inbox::open().await?;
-    let silo = start(data, inbox.port()).await?;
-    let secret = endpoint(&silo, inbox.port()).await?;
+    let silo = start(data, &inbox).await?;
+    let secret = crate::webhooks::new_secret(false)?;
+    // one that hears of grave alerts
+    let rules = vec!["test-then-cash".to_owned()];
+    inbox.add(&silo, "demo", &secret, |wanted| Wanted { rules, ..wanted }).await?;
+    let secret = secret.reveal();
     let payments = payments(seed);
     let fraud: BTreeSet<&str> = payments.iter().filter(|p| p.is_fraud).map(|p| &*p.id).collect();
     send(&silo, &payments)?;
@@ -134,34 +136,16 @@ pub(super) async fn show(seed: u64, data: &Path, tell: &mut impl FnMut(&str)) ->
     Ok(right && is_verified)
 }
 
-async fn start(data: &Path, port: u16) -> Result<RunningSilo> {
+async fn start(data: &Path, inbox: &Inbox) -> Result<RunningSilo> {
     let mut settings = config::Settings::default();
     settings.cluster.name = "demo-payments".into();
     settings.silo.name = Some("demo-silo".into());
     (settings.silo.listen, settings.silo.gateway) = ("127.0.0.1:0".into(), "127.0.0.1:0".into());
     settings.store.path = data.display().to_string();
-    settings.alerts.http = Http::Allowed;
-    settings.alerts.ports = vec![port.to_string()];
-    settings.alerts.allowed = vec!["127.0.0.1".into()];
+    inbox.allow(&mut settings.alerts);
     let plan = granary_streams::file::parse_beside(PIPELINE, &|_| Ok(RULES.to_owned()));
     let plan = plan.map_err(|mistakes| Error::invalid(mistakes.to_string()))?;
     Silo::from_settings(settings)?.pipeline(plan).start().await
-}
-
-/// Adds an endpoint that hears of grave alerts; its secret.
-async fn endpoint(silo: &RunningSilo, port: u16) -> Result<String> {
-    let lanes = silo.handle()?;
-    let mut random = [0; 32];
-    let none = |error: getrandom::Error| Error::new(ErrorKind::Unavailable, error.to_string());
-    getrandom::fill(&mut random).map_err(none)?;
-    let secret = Secret::of(random).reveal();
-    let wanted =
-        Wanted { rules: vec!["test-then-cash".into()], ..Wanted::to(format!("http://127.0.0.1:{port}/")) };
-    let endpoint = lanes.grain::<Endpoint>("demo");
-    endpoint.create(wanted, secret.clone(), BTreeMap::new()).await?;
-    lanes.grain::<Endpoints>(ALL).add("demo".into()).await?;
-    endpoint.ping("wp_demo".into()).await?;
-    Ok(secret)
 }
 
 fn send(silo: &RunningSilo, payments: &[Payment]) -> Result<()> {

@@ -20,7 +20,8 @@ use std::time::Duration;
 use granary_alerts::endpoints::{ALL, Endpoints};
 use granary_alerts::guard::{Net, Policy};
 use granary_alerts::send::Sender;
-use granary_core::{Clock, Error, Key, Result, id};
+use granary_alerts::sign::Secret;
+use granary_core::{Clock, Error, ErrorKind, Key, Result, id};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -164,4 +165,18 @@ async fn mine(shared: &Shared) -> Option<Vec<String>> {
         view.as_ref().is_none_or(|view| view.placement.owner(slot) == me)
     };
     Some(names.into_iter().filter(is_mine).collect())
+}
+
+/// A secret that nobody knows yet: a symmetric key, or a key pair.
+pub(crate) fn new_secret(is_pair: bool) -> Result<Secret> {
+    let random = random()?;
+    Ok(if is_pair { Secret::pair_of(random) } else { Secret::of(random) })
+}
+
+/// Random bytes that nobody can guess.
+pub(crate) fn random() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::new(ErrorKind::Unavailable, format!("no random numbers: {error}")))?;
+    Ok(bytes)
 }

@@ -8,7 +8,7 @@ use granary_alerts::endpoint::{DEAD, Offer};
 use granary_alerts::queue::{Place, QUEUE_MAX};
 use granary_alerts::settings::Head;
 use granary_client::Start;
-use granary_core::{Result, Timestamp, codec};
+use granary_core::{Result, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -22,14 +22,13 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 const OFFERS_MAX: usize = 500;
 
 #[derive(Args)]
-#[group(id = "which", required = true, multiple = true, args = ["id", "since"])]
 pub(super) struct ReplayArguments {
     /// The endpoint
     name: String,
     /// The alert of this id, whatever became of it
     #[arg(long, conflicts_with_all = ["since", "until", "all"])]
     id: Option<String>,
-    /// Its dead letters from then on: ms since 1970, or such as 2026-01-31T00:00:00Z
+    /// Only its dead letters from then on, else all of them: ms since 1970, or such as 2026-01-31T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
     /// Up to then
@@ -109,8 +108,7 @@ impl Say {
 
     /// The records of a stream that are there now.
     async fn read(&self, stream: &str, mut each: impl FnMut(Place, &[u8])) -> Result<()> {
-        let asked = codec::to_bytes(&stream)?;
-        let ends: BTreeMap<u32, u64> = codec::from_bytes(&self.client.ask("ends", &asked).await?)?;
+        let ends = self.ends(stream).await?;
         let mut left: BTreeMap<u32, u64> = ends.into_iter().filter(|(_, end)| *end > 0).collect();
         let mut tail = self.client.tail(stream, Start::Earliest).await?;
         while !left.is_empty() {
