@@ -115,7 +115,10 @@ async fn a_death_at_any_arrow_publishes_nothing_twice_and_loses_nothing() {
         for passing in [1, 2, 5] {
             let rig = filled();
             if point.starts_with("fence") {
-                start(&rig, 3).crash(); // so that the next life has somebody to fence
+                // the next life has somebody to fence, once a slot was another's
+                let silo = start(&rig, 3);
+                ticking_until(&silo, "a slot of the first life", || silo.stats().slots_running > 0).await;
+                silo.crash();
             }
             // a lane fences once, and trims when it is idle, if it is: the point may not be passed so often
             let may_live =
