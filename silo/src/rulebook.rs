@@ -185,7 +185,7 @@ async fn follow(
     lanes: &Handle,
     refused: &mut BTreeMap<String, u64>,
 ) -> Result<()> {
-    let known = plan.rules_of(stream).map_or(0, |step| step.revision);
+    let known = plan.revision_of(stream);
     let book = lanes.grain::<Rulebook>(stream);
     let newest = book.revision().await?;
     if newest <= known || refused.get(stream) == Some(&newest) {

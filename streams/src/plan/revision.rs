@@ -167,6 +167,11 @@ impl Plan {
         self.rules_on(stream).next().map(RulesStep::newest)
     }
 
+    /// The newest revision that every step on a stream has heard of.
+    pub fn revision_of(&self, stream: &str) -> u64 {
+        self.rules_on(stream).map(|step| step.newest().revision).min().unwrap_or(0)
+    }
+
     /// How many alerts that reach people each rule of the newest revision has raised in this process.
     pub fn raised(&self, stream: &str) -> Vec<u64> {
         self.rules_on(stream).map(RulesStep::newest).fold(Vec::new(), |mut sums, step| {
@@ -221,5 +226,53 @@ impl Plan {
         for step in revised {
             step.newest.announce(step.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIPELINE: &str = "pipeline: cards
+sources:
+  by_card:
+    topic: payments
+    decode: {format: json, fields: {id: {type: text}, card: {type: text}, shop: {type: text}, ts: {type: time_ms}}}
+    id: id
+    key: card
+    event_time: ts
+    watermark: {per: key, out_of_orderness: 60s}
+  by_shop:
+    topic: payments
+    decode: {format: json, fields: {id: {type: text}, card: {type: text}, shop: {type: text}, ts: {type: time_ms}}}
+    id: id
+    key: shop
+    event_time: ts
+    watermark: {per: key, out_of_orderness: 60s}
+steps:
+  cards: {from: by_card, rules: rules.yaml}
+  shops: {from: by_shop, rules: rules.yaml}
+";
+
+    fn rules(limit: u32) -> String {
+        format!(
+            "schema: fraud-rules/v1\nstream: payments\nevent: {{id: id, time: ts, fields: {{card: text, shop: text}}}}\n\
+             rules:\n  - {{id: a, kind: velocity, per: card, window: 1h, measure: count, limit: '> {limit}'}}\n  \
+             - {{id: b, kind: velocity, per: shop, window: 1h, measure: count, limit: '> {limit}'}}\n"
+        )
+    }
+
+    /// A slot that is opened anew shows one step a revision; the other one has to hear of it, too.
+    #[test]
+    fn a_revision_is_known_when_every_step_on_its_stream_knows_it() {
+        let read = |_: &str| Ok(rules(3));
+        let plan = crate::file::parse_beside(PIPELINE, &read);
+        let plan = plan.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let bundle = Bundle { text: rules(4), ..Bundle::default() };
+        let stored = plan.revise("payments", 5, &bundle).unwrap()[0].to_cell().unwrap();
+        assert_eq!(plan.rules_steps().next().unwrap().of_cell(&stored).unwrap().revision, 5);
+        assert_eq!(plan.revision_of("payments"), 0, "the second step has not heard of it");
+        plan.announce(&plan.revise("payments", 5, &bundle).unwrap());
+        assert_eq!(plan.revision_of("payments"), 5);
     }
 }

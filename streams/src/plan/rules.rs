@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU64;
 
 use granary_core::Timestamp;
 use granary_window::Value;
-use granary_window::rule::Pace;
 
 use super::revision::{Bundle, Newest};
 use super::{Column, Source};
@@ -104,11 +103,6 @@ impl RulesStep {
         let of_fields = spec.fields.iter().map(column).collect::<Vec<_>>();
         let is_served = |per: &[usize]| per.first().is_some_and(|field| of_fields[*field] == Some(*key));
         let groups = (0..rules.groups.len()).filter(|group| is_served(&rules.groups[*group].per)).collect();
-        if rules.groups.iter().any(|group| group.set.pace() == Pace::OnWatermark) {
-            mistakes.push(
-                "`judge: on_watermark` is not supported in a pipeline yet: write on_arrival".to_owned(),
-            );
-        }
         if !mistakes.is_empty() {
             return Err(mistakes);
         }

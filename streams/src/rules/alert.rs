@@ -77,6 +77,14 @@ pub fn cloud_event(rules: &Rules, said: &Said<'_>, setting: Setting) -> Value {
             data["alert_id"] = json!(id);
             ("fraud.alert.withdrawn", own_id)
         }
+        Change::Resolved { by, took } => {
+            let own_id = named("ar_", &[b"resolved", id.as_bytes(), &by.id]);
+            let (of, took) = (of(rules, info, &texts), in_words(whole_seconds(*took)));
+            data["reason"] = json!(format!("{of} was heard of again after {took}."));
+            data["alert_id"] = json!(id);
+            data["resolved_by"] = json!({"id": String::from_utf8_lossy(&by.id), "ts": by.time.to_rfc3339()});
+            ("fraud.alert.resolved", own_id)
+        }
     };
     json!({
         "specversion": "1.0",
@@ -150,17 +158,27 @@ fn value(measured: &Measured, scale: u32) -> String {
         Measured::Deviations(Some(thousandths)) => write(i128::from(*thousandths), 3),
         Measured::Deviations(None) => "infinite".to_owned(),
         Measured::Travel { kmh, .. } => format!("{}", kmh.floor()),
-        Measured::Elapsed(span) => (span.ms() / 1_000).to_string(),
+        Measured::Elapsed(span) | Measured::Silent(span) => (span.ms() / 1_000).to_string(),
         Measured::Text(text) => String::from_utf8_lossy(text).into_owned(),
     }
 }
 
-/// Why there is an alert, in a sentence.
-fn reason(rules: &Rules, info: &Info, key: &[String], hit: &Hit, value: &str) -> String {
+/// The key of an alert, for a sentence.
+fn of(rules: &Rules, info: &Info, key: &[String]) -> String {
     let fields = &rules.spec().fields;
     let names = info.per.iter().map(|field| fields[*field].name.replace('_', " "));
     let of: Vec<String> = names.zip(key).map(|(name, value)| format!("{name} {value}")).collect();
-    let of = of.join(", ");
+    of.join(", ")
+}
+
+/// Nobody asks for the milliseconds of minutes.
+fn whole_seconds(span: Span) -> Span {
+    if span.ms() < 10_000 { span } else { Span(span.ms() / 1_000 * 1_000) }
+}
+
+/// Why there is an alert, in a sentence.
+fn reason(rules: &Rules, info: &Info, key: &[String], hit: &Hit, value: &str) -> String {
+    let of = of(rules, info, key);
     let length = info.length.map(in_words).unwrap_or_default();
     let events = if hit.events == 1 { "1 event".to_owned() } else { format!("{} events", hit.events) };
     let subject = &info.subject;
@@ -194,6 +212,7 @@ fn reason(rules: &Rules, info: &Info, key: &[String], hit: &Hit, value: &str) ->
             "{of} was in two places {km:.0} km apart within {}: {value} km/h; the limit is {limit}.",
             in_words(Span(took.ms()))
         ),
+        Measured::Silent(_) => format!("Nothing was heard of {of} for more than {length}."),
         Measured::Elapsed(span) if info.kind == "silence" => {
             format!("{of} came back after {}; the limit is {length}.", in_words(*span))
         }

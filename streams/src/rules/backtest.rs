@@ -167,12 +167,14 @@ impl Backtest {
         let Backtest { judges, rules, alerts, standing, .. } = self;
         let mut heard = |said: Said<'_>| hear(rules, alerts, standing, &said, out);
         judges.event(event, &mut heard);
+        judges.catch_up(&mut heard);
     }
 
     /// There are no more.
     pub fn end(&mut self, out: &mut impl FnMut(&Value)) {
         let Backtest { judges, rules, alerts, standing, .. } = self;
-        judges.end(&mut |said| hear(rules, alerts, standing, &said, out));
+        judges.end();
+        judges.catch_up(&mut |said| hear(rules, alerts, standing, &said, out));
     }
 
     /// The events that gave alerts that stand.
@@ -269,6 +271,7 @@ fn hear(
         Change::Withdrawn => {
             standing.remove(&id);
         }
+        Change::Resolved { .. } => {}
     }
     let setting = Setting { recorded_at: decision.time, sequence: *alerts, revision: 0 };
     *alerts += 1;

@@ -86,6 +86,7 @@ impl Rules {
             }
             "geo_velocity" => format!("when it took {limit} to get from the place before to this one"),
             "sequence" => format!("when these follow within {length}: {subject}"),
+            "silence" if info.is_timed => format!("when more than {length} have passed without an event"),
             "silence" => format!("at the first event after more than {length} without one"),
             _ => format!("when {subject} was not seen in the last {length}"),
         };
@@ -138,7 +139,7 @@ fn info(rule: &Read) -> Info {
         Kind::Velocity { window, .. } => Some(*window),
         Kind::Sequence { within, .. } => Some(*within),
         Kind::FirstSeen { forget, .. } => Some(*forget),
-        Kind::Silence { gap } => Some(*gap),
+        Kind::Silence { gap, .. } => Some(*gap),
         _ => None,
     };
     Info {
@@ -155,6 +156,7 @@ fn info(rule: &Read) -> Info {
         of: rule.of,
         per: rule.per.clone(),
         length,
+        is_timed: matches!(rule.kind, Kind::Silence { is_timed: true, .. }),
     }
 }
 
@@ -270,7 +272,7 @@ impl Numbering<'_> {
                 let step = |step: Step| Step { when: self.condition(rule, step.when), ..step };
                 Kind::Sequence { steps: steps.into_iter().map(step).collect(), within, contiguity }
             }
-            Kind::Silence { gap } => Kind::Silence { gap },
+            Kind::Silence { gap, is_timed } => Kind::Silence { gap, is_timed },
             Kind::FirstSeen { of, events_min, forget } => {
                 Kind::FirstSeen { of: self.text(of), events_min, forget }
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use granary_core::Timestamp;
 use granary_window::rule::{ABSENT, DEGREE_UNITS, Decision, Fact, Judge, NUMBER_MAX, Outcome, Truth};
 use serde::Serialize;
 
@@ -173,12 +174,31 @@ impl Judges {
         outcome
     }
 
-    /// Nothing comes any more.
-    pub fn end(&mut self, out: &mut impl FnMut(Said<'_>)) {
+    /// Does all that is due, without a store.
+    pub fn catch_up(&mut self, out: &mut impl FnMut(Said<'_>)) {
         for (group, judge) in &mut self.judges {
             let group = &self.rules.groups[*group];
-            judge.end(&mut |decision| out(Said { rule: group.rules[decision.rule], decision }));
+            judge.catch_up(&mut |decision| out(Said { rule: group.rules[decision.rule], decision }));
         }
+    }
+
+    /// Nothing comes any more. What that makes due follows.
+    pub fn end(&mut self) {
+        self.each().for_each(Judge::end_input);
+    }
+
+    /// Does a portion of what is due; `false` when cells are missing for it, which are named.
+    pub(crate) fn go_on(&mut self, missing: &mut Vec<Vec<u8>>, out: &mut impl FnMut(Said<'_>)) -> bool {
+        let Some((group, judge)) = self.judges.iter_mut().find(|(_, judge)| judge.is_due()) else {
+            return true;
+        };
+        let group = &self.rules.groups[*group];
+        judge.go_on(missing, &mut |decision| out(Said { rule: group.rules[decision.rule], decision }))
+    }
+
+    /// The present time of a judge that has something due, for what is written down about it.
+    pub(crate) fn due_at(&self) -> Option<Timestamp> {
+        self.judges.iter().find(|(_, judge)| judge.is_due()).and_then(|(_, judge)| judge.clock())
     }
 }
 

@@ -257,16 +257,10 @@ impl<'n> Reading<'_, 'n> {
         let gap = self.length("gap");
         let node = self.get("alert");
         let word = node.and_then(|node| read::word(node, "alert", &["timer", "return"], self.mistakes));
-        if word != Some("return") {
-            let place = node.map_or(self.map.place, |node| node.place);
-            let message =
-                format!("{}: alerts by a timer are not supported yet: write `alert: return`", self.id);
-            self.mistakes.add(place, message);
-        }
         "time without an event".clone_into(&mut self.subject);
         let gap = gap?;
         self.limit = format!("> {gap}");
-        Some(Kind::Silence { gap })
+        Some(Kind::Silence { gap, is_timed: word != Some("return") })
     }
 
     fn first_seen(&mut self) -> Option<Kind> {

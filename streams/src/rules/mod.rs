@@ -197,4 +197,6 @@ pub struct Info {
     pub(crate) per: Vec<usize>,
     /// The length it looks back on.
     pub(crate) length: Option<Span>,
+    /// Its alerts come by a timer.
+    pub(crate) is_timed: bool,
 }

@@ -118,7 +118,11 @@ impl Trial {
         let mut standing: BTreeMap<(Timestamp, Vec<u8>), i64> = BTreeMap::new();
         let mut note = |said: super::Said<'_>| {
             if said.rule == self.rule {
-                let change = if matches!(said.decision.change, Change::Raised(_)) { 1 } else { -1 };
+                let change = match said.decision.change {
+                    Change::Raised(_) => 1,
+                    Change::Withdrawn => -1,
+                    Change::Resolved { .. } => 0,
+                };
                 *standing.entry((said.decision.time, said.decision.id.to_vec())).or_default() += change;
             }
         };
@@ -128,8 +132,10 @@ impl Trial {
                 Err(message) => return fail(message),
             };
             judges.event(&event, &mut note);
+            judges.catch_up(&mut note);
         }
-        judges.end(&mut note);
+        judges.end();
+        judges.catch_up(&mut note);
         let found: Vec<Timestamp> =
             standing.iter().filter(|(_, n)| **n > 0).map(|((time, _), _)| *time).collect();
         let mut wanted = self.alerts_at.clone();

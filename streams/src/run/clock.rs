@@ -17,7 +17,14 @@ const IDLE_KEYS_MAX: usize = 4_096;
 #[derive(Debug, Serialize, Deserialize)]
 enum Decided {
     /// It was so late; these operators heard of it, those were silent as a whole.
-    Time { now_ms: i64, heard: Vec<u16>, silent: Vec<u16> },
+    Time {
+        now_ms: i64,
+        heard: Vec<u16>,
+        silent: Vec<u16>,
+        /// How late it became for judges of rules, by the places of their steps and their own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        judges: Vec<(u16, u16, i64)>,
+    },
     /// These keys of an operator were silent.
     Keys { operator: u16, keys: Vec<Box<[u8]>> },
 }
@@ -47,6 +54,7 @@ impl Slot {
                 operator.missing(&wall_clock, &mut effects.missing);
             }
         }
+        self.judges_lack_roots(effects);
         if effects.missing.len() > missing {
             return Ok(Applied::Missing);
         }
@@ -66,11 +74,13 @@ impl Slot {
         }
         let heard = self.numbers(waits_for_the_wall_clock);
         let silent = self.numbers(Operator::is_idle_stream);
-        if heard.is_empty() && silent.is_empty() {
+        let judges = self.judges_stand(stood);
+        if heard.is_empty() && silent.is_empty() && judges.is_empty() {
             return Ok(self.applied());
         }
+        self.set_clocks(&judges);
         self.time_passes(prepared, now, &heard, &silent, cause, effects)?;
-        effects.by_clock = Some(Decided::Time { now_ms: now.ms(), heard, silent }.into_step());
+        effects.by_clock = Some(Decided::Time { now_ms: now.ms(), heard, silent, judges }.into_step());
         Ok(self.applied())
     }
 
@@ -115,7 +125,7 @@ impl Slot {
             .map_err(|error| Failure { message: format!("an input of the clock: {error}") })?;
         let missing = effects.missing.len();
         match &decided {
-            Decided::Time { now_ms, heard, silent } => {
+            Decided::Time { now_ms, heard, silent, judges } => {
                 let now = Timestamp(*now_ms);
                 for (i, operator) in (0..).zip(&mut self.operators) {
                     if heard.contains(&i) {
@@ -126,9 +136,13 @@ impl Slot {
                         operator.missing(&Input::CloseIdleStream, &mut effects.missing);
                     }
                 }
+                if !judges.is_empty() {
+                    self.judges_lack_roots(effects);
+                }
                 if effects.missing.len() > missing {
                     return Ok(Applied::Missing);
                 }
+                self.set_clocks(judges);
                 self.time_passes(prepared, now, heard, silent, cause, effects)?;
             }
             Decided::Keys { operator, keys } => {
@@ -166,12 +180,14 @@ impl Slot {
         for operator in &mut self.operators {
             operator.missing(&Input::End, &mut effects.missing);
         }
+        self.judges_lack_roots(effects);
         if effects.missing.len() > missing {
             return Applied::Missing;
         }
         for operator in &mut self.operators {
             operator.apply(&Input::End, &mut |_: Row<'_>| {});
         }
+        self.seats.iter_mut().for_each(|seat| seat.judges.end());
         self.applied()
     }
 
@@ -198,7 +214,7 @@ impl Slot {
                 break;
             }
         }
-        let Some(i) = found else { return Ok(Applied::Done) };
+        let Some(i) = found else { return Ok(self.go_on_judging(prepared, cause, effects)) };
         let (mut causes, mut failed) = (Causes(cause), None);
         let (operator, idle) = (&mut self.operators[i], &mut self.idle[i]);
         let (window, tally, time) = (&prepared.windows[i], &mut self.tally, Timestamp::MAX);
@@ -215,9 +231,26 @@ impl Slot {
         failed.map_or(Ok(self.applied()), Err)
     }
 
+    /// The next portion of what is due for rules.
+    fn go_on_judging(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
+        let missing = effects.missing.len();
+        self.judges_lack_roots(effects);
+        if effects.missing.len() > missing {
+            return Applied::Missing;
+        }
+        if !self.has_due() {
+            return Applied::Done;
+        }
+        if !self.judge_due(prepared, &mut Causes(cause), effects) {
+            return Applied::Missing;
+        }
+        effects.by_clock = Some(ByClock::Derived);
+        self.applied()
+    }
+
     /// What became of an input that was taken in: more may be due than one portion.
     pub fn applied(&self) -> Applied {
-        let is_closing = self.operators.iter().any(Operator::is_closing);
+        let is_closing = self.operators.iter().any(Operator::is_closing) || self.has_due();
         if is_closing || self.idle.iter().any(|idle| !idle.is_empty()) {
             Applied::More
         } else {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use granary_cluster::{Effects, Record};
-use granary_core::Timestamp;
+use granary_core::{Span, Timestamp};
 use granary_window::rule::{Change, Judge, Outcome};
 
-use super::counts::Verdict;
+use super::counts::{Tally, Verdict};
 use super::emit::Causes;
 use super::prepared::Prepared;
 use super::route::Routed;
@@ -15,6 +15,7 @@ use super::rows;
 use super::slot::{Buffers, Judged, Slot, better, set_aside};
 use crate::plan::{RulesStep, Step};
 use crate::rules::alert::{self, Setting};
+use crate::rules::judges::key_values;
 use crate::rules::{Event, Judges, Mode, Said};
 
 /// A record as a step of rules sees it.
@@ -158,29 +159,10 @@ impl Slot {
             return ((Verdict::Late, "unassigned"), None);
         }
         let (tally, Seat { step: rules, judges, .. }) = (&mut self.tally, &mut self.seats[i]);
-        let mut heard = |said: Said<'_>| {
-            let info = &rules.rules.infos()[said.rule];
-            let stream = usize::from(info.mode != Mode::Live);
-            let Some(id) = prepared.alerts[stream] else { return };
-            // What a replay sees again: the log's clock, the record's place.
-            let (sequence, revision) = (record.offset, rules.revision);
-            let setting = Setting { recorded_at: record.appended_at, sequence, revision };
-            let alert = alert::cloud_event(&rules.rules, &said, setting);
-            let is_raised = matches!(said.decision.change, Change::Raised(_));
-            if is_raised && info.mode == Mode::Live {
-                rules.raised[said.rule].fetch_add(1, Ordering::Relaxed);
-            }
-            tally.result(prepared.plan.sinks.len() + stream, if is_raised { 1 } else { -1 });
-            effects.outbox.push(
-                id,
-                causes.next(),
-                said.decision.time,
-                routed.key(record.value),
-                |out| out.extend_from_slice(alert["id"].as_str().unwrap_or_default().as_bytes()),
-                |out| out.extend_from_slice(alert.to_string().as_bytes()),
-            );
-        };
-        match judges.event(&filled.event, &mut heard) {
+        // What a replay sees again: the log's clock, the record's place.
+        let (recorded_at, sequence) = (record.appended_at, record.offset);
+        let mut writer = Writer { prepared, rules, tally, causes, effects, recorded_at, sequence };
+        match judges.event(&filled.event, &mut |said| writer.write(&said)) {
             Outcome::Accepted => ((Verdict::Accepted, ""), None),
             Outcome::Duplicate => ((Verdict::Duplicate, ""), None),
             Outcome::Late(clock) => ((Verdict::Late, "late"), Some(clock)),
@@ -196,6 +178,59 @@ impl Slot {
         of_cell.map(|judge| judge.supply(cell, value).map_err(|corrupt| corrupt.to_string()))
     }
 
+    /// Names the cells without which it is not known what is due for rules.
+    pub fn judges_lack_roots(&mut self, effects: &mut Effects) {
+        for seat in &mut self.seats {
+            if seat.is_known {
+                seat.judges.each().for_each(|judge| judge.missing_root(&mut effects.missing));
+            } else {
+                effects.missing.push(seat.step.revision_cell());
+            }
+        }
+    }
+
+    /// The slot has stood so much longer: how late that makes it for judges that have something due then, each by its step's and
+    /// its own place.
+    pub fn judges_stand(&mut self, stood: Span) -> Vec<(u16, u16, i64)> {
+        let mut clocks = Vec::new();
+        for (step, seat) in (0..).zip(&mut self.seats) {
+            for (place, judge) in (0..).zip(seat.judges.each()) {
+                clocks.extend(judge.pass(stood).map(|to| (step, place, to.ms())));
+            }
+        }
+        clocks
+    }
+
+    /// It is so late for these judges.
+    pub fn set_clocks(&mut self, clocks: &[(u16, u16, i64)]) {
+        for (step, place, ms) in clocks {
+            let judge = self.seats.get_mut(usize::from(*step));
+            let judge = judge.and_then(|seat| seat.judges.each().nth(usize::from(*place)));
+            if let Some(judge) = judge {
+                judge.set_clock(Timestamp(*ms));
+            }
+        }
+    }
+
+    /// Whether rules have something due.
+    pub fn has_due(&self) -> bool {
+        self.seats.iter().any(|seat| seat.judges.due_at().is_some())
+    }
+
+    /// A portion of what is due for rules; false when cells are missing for it.
+    pub fn judge_due(&mut self, prepared: &Prepared, causes: &mut Causes, effects: &mut Effects) -> bool {
+        let tally = &mut self.tally;
+        for Seat { step: rules, judges, .. } in &mut self.seats {
+            let Some(recorded_at) = judges.due_at() else { continue };
+            let (sequence, mut missing) = (causes.0.offset, Vec::new());
+            let mut writer = Writer { prepared, rules, tally, causes, effects, recorded_at, sequence };
+            let is_done = judges.go_on(&mut missing, &mut |said| writer.write(&said));
+            effects.missing.append(&mut missing);
+            return is_done;
+        }
+        true
+    }
+
     /// The judges of all steps.
     pub fn each_judge(&mut self) -> impl Iterator<Item = &mut Judge> {
         self.seats.iter_mut().flat_map(|seat| seat.judges.each())
@@ -209,6 +244,44 @@ impl Slot {
     /// Operators and judges.
     pub fn parts(&mut self) -> usize {
         self.operators.len() + self.each_judge().count()
+    }
+}
+
+/// Writes what a step's rules say.
+struct Writer<'a> {
+    prepared: &'a Prepared,
+    rules: &'a RulesStep,
+    tally: &'a mut Tally,
+    causes: &'a mut Causes,
+    effects: &'a mut Effects,
+    recorded_at: Timestamp,
+    sequence: u64,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, said: &Said<'_>) {
+        let info = &self.rules.rules.infos()[said.rule];
+        let stream = usize::from(info.mode != Mode::Live);
+        let Some(id) = self.prepared.alerts[stream] else { return };
+        let (recorded_at, sequence, revision) = (self.recorded_at, self.sequence, self.rules.revision);
+        let alert = alert::cloud_event(&self.rules.rules, said, Setting { recorded_at, sequence, revision });
+        let count = match said.decision.change {
+            Change::Raised(_) => 1,
+            Change::Withdrawn => -1,
+            Change::Resolved { .. } => 0,
+        };
+        if count == 1 && info.mode == Mode::Live {
+            self.rules.raised[said.rule].fetch_add(1, Ordering::Relaxed);
+        }
+        self.tally.result(self.prepared.plan.sinks.len() + stream, count);
+        self.effects.outbox.push(
+            id,
+            self.causes.next(),
+            said.decision.time,
+            key_values(said.decision.key).first().copied().unwrap_or_default(),
+            |out| out.extend_from_slice(alert["id"].as_str().unwrap_or_default().as_bytes()),
+            |out| out.extend_from_slice(alert.to_string().as_bytes()),
+        );
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`operator`] | the state machine of one step in one slot |
 //! | [`distinct`] | de-duplication without a window |
 //! | [`pattern`], [`join`], [`rank`] | sequences of events of one key, pairs of two streams, the best of many keys |
+//! | [`agenda`] | keys with something due, though no event of theirs may come |
 //! | [`cases`] | runs conformance cases through these |
 //! | [`clock`] | the watermark of a stream in partitions |
 //!
@@ -41,6 +42,7 @@
 //! Invariant: nothing here opens a socket, reads a clock, starts a thread or draws a random number. The same inputs
 //! give the same rows in the same order, wherever state was stored and loaded in between.
 
+pub mod agenda;
 mod aggregate;
 pub mod cases;
 pub mod clock;

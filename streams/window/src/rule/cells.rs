@@ -5,6 +5,7 @@
 //! | root | `R` | the layouts: names of numbers, texts, conditions and rules, as they were when keys were written |
 //! | key | `K`, key | layout, clock, what rules carry, which chunks there are, and the last of them |
 //! | chunk | `C`, key, number (4 bytes) | events |
+//! | agenda | `A` and what [`crate::agenda`] says | keys with something due |
 //!
 //! Most events come to the last chunk of their key, so most changes write one cell. A chunk has its own once another follows it.
 //!
@@ -27,6 +28,7 @@ use crate::ids::id_of;
 const ROOT: u8 = b'R';
 const KEY: u8 = b'K';
 const CHUNK: u8 = b'C';
+const AGENDA: u8 = b'A';
 
 /// Where what is now stood under an older layout.
 #[derive(Debug)]
@@ -57,8 +59,10 @@ impl Judge {
     /// Appends the keys of the cells that must be supplied before anything is done with this key. Ask again after
     /// supplying: what one cell says may call for others.
     pub fn missing(&mut self, key: &[u8], cells: &mut Vec<Vec<u8>>) {
-        if self.layouts.is_none() {
-            return cells.push(self.cell(ROOT, b"", None));
+        let before = cells.len();
+        self.missing_root(cells);
+        if cells.len() > before {
+            return;
         }
         if self.keys.contains_key(key) {
             return;
@@ -72,6 +76,16 @@ impl Judge {
         }
     }
 
+    /// Appends those without which it is not known whether something is due.
+    pub fn missing_root(&self, cells: &mut Vec<Vec<u8>>) {
+        if self.layouts.is_none() {
+            cells.push(self.cell(ROOT, b"", None));
+        }
+        if let Some(agenda) = &self.agenda {
+            agenda.missing(cells);
+        }
+    }
+
     fn cell(&self, kind: u8, key: &[u8], number: Option<u32>) -> Vec<u8> {
         let number = number.map(u32::to_be_bytes);
         [&self.prefix[..], &[kind][..], key, number.as_ref().map_or(&[][..], |number| number)].concat()
@@ -81,6 +95,10 @@ impl Judge {
     pub fn supply(&mut self, cell: &[u8], value: Option<&[u8]>) -> Result<(), Corrupt> {
         let rest = cell.strip_prefix(&*self.prefix).and_then(<[u8]>::split_first);
         match (rest, value) {
+            (Some((&AGENDA, _)), value) => {
+                let agenda = self.agenda.as_mut().ok_or(Corrupt { what: "no cell of an agenda expected" })?;
+                agenda.supply(cell, value)
+            }
             (Some((&ROOT, _)), value) => {
                 let layouts = value.map_or(Ok(Vec::new()), read_root)?;
                 self.set_layouts(layouts);
@@ -119,6 +137,9 @@ impl Judge {
         self.set = set;
         self.forget_counts();
         self.loading.clear();
+        if self.agenda.is_none() {
+            self.agenda = self.set.agenda(&self.prefix); // it is asked for with the next key
+        }
         let Some(layouts) = self.layouts.take() else { return };
         self.set_layouts(layouts);
         let set = self.set.clone();
@@ -159,6 +180,9 @@ impl Judge {
         key.carries = read_carries(&mut reader, names.rules.len())?;
         let last = reader.bytes()?;
         let mut last = if last.is_empty() { None } else { Some(read_chunk(last, names)?) };
+        if reader.left() > 0 {
+            key.listed = reader.i64()?;
+        }
         reader.finish()?;
         if last.is_some() != (count > 0) {
             return Err(Corrupt { what: "the last chunk of the key expected" });
@@ -248,11 +272,17 @@ impl Judge {
                 put(&self.cell(CHUNK, &name, Some(number)), value.as_deref());
             }
         }
+        if let Some(agenda) = &mut self.agenda {
+            agenda.seal(n, put);
+        }
     }
 
     /// The store has commit `n`: what did not change since may leave memory.
     pub fn acknowledged(&mut self, n: u64) {
         self.acknowledged = self.acknowledged.max(n);
+        if let Some(agenda) = &mut self.agenda {
+            agenda.acknowledged(n);
+        }
     }
 
     /// Lets keys go that the store has, until memory is about this; looks at so many at most.
@@ -267,11 +297,15 @@ impl Judge {
             *bytes -= key.bytes;
             false
         });
+        if let Some(agenda) = self.agenda.as_mut().filter(|_| self.bytes > target_bytes) {
+            agenda.evict();
+        }
     }
 
     /// How many cells a seal would write now, about.
     pub fn open_cells(&self) -> usize {
-        self.dirty.len() + self.dirty.len() / 8
+        let of_agenda = self.agenda.as_ref().map_or(0, crate::agenda::Agenda::open_cells);
+        self.dirty.len() + self.dirty.len() / 8 + of_agenda
     }
 }
 

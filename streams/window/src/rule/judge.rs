@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
-use granary_core::Timestamp;
+use granary_core::{Span, Timestamp};
 use hashbrown::{HashMap, HashSet};
 
 use super::cells::Mapping;
 use super::kept::{Kept, Place};
-use super::set::{Bound, Carries, Names, Set, length_ms};
+use super::set::{Bound, Carries, Names, Set};
 use super::sliding::Sliding;
-use super::steps::Course;
-use super::verdict::{Found, Hit, Look, applies, piece};
-use super::{Fact, KEPT_MAX, Kind, Pace, Rule};
+use super::steps::{count, follow};
+use super::verdict::{Found, Hit, Look, applies};
+use super::{Fact, KEPT_MAX, Kind, Pace, Piece};
+use crate::agenda::{Agenda, NOT_LISTED};
 use crate::ids::{Id, id_of};
 
 /// What became of an event.
@@ -48,6 +49,13 @@ pub enum Change {
     Raised(Hit),
     /// The alert that it gave does not hold.
     Withdrawn,
+    /// What the alert told of has ended.
+    Resolved {
+        /// The event that ended it.
+        by: Piece,
+        /// How long it had lasted.
+        took: Span,
+    },
 }
 
 /// What one key has.
@@ -72,6 +80,8 @@ pub(super) struct Key {
     pub stored_last: Option<u32>,
     /// What it was last counted as in the judge's memory.
     pub bytes: usize,
+    /// Where the agenda has it.
+    pub listed: i64,
     /// It changed since it was sealed last, with this commit.
     pub is_changed: bool,
     pub sealed: u64,
@@ -99,6 +109,8 @@ pub struct Judge {
     pub(super) layouts: Option<Vec<Names>>,
     pub(super) layout: usize,
     pub(super) is_root_changed: bool,
+    /// Keys with something due, where rules or pace ask for it.
+    pub(super) agenda: Option<Agenda>,
     /// Memory of all keys, about.
     pub(super) bytes: usize,
     /// Keys that changed.
@@ -108,15 +120,15 @@ pub struct Judge {
     /// For each rule the events it could not look at.
     skipped: Vec<u64>,
     /// For each rule the hits that stand, silenced ones among them.
-    hits: Vec<i64>,
+    pub(super) hits: Vec<i64>,
 }
 
 /// What a key is judged by, and who hears of it.
-struct Court<'a, O> {
-    set: &'a Set,
-    key: &'a [u8],
-    hits: &'a mut [i64],
-    out: &'a mut O,
+pub(super) struct Court<'a, O> {
+    pub set: &'a Set,
+    pub key: &'a [u8],
+    pub hits: &'a mut [i64],
+    pub out: &'a mut O,
 }
 
 impl Judge {
@@ -124,18 +136,19 @@ impl Judge {
     pub fn new(set: Arc<Set>, prefix: &[u8]) -> Judge {
         let (skipped, hits) = (vec![0; set.rules.len()], vec![0; set.rules.len()]);
         Judge {
-            set,
             prefix: prefix.into(),
             keys: HashMap::default(),
             loading: HashMap::default(),
             layouts: None,
             layout: 0,
             is_root_changed: false,
+            agenda: set.agenda(prefix),
             bytes: 0,
             dirty: Vec::new(),
             acknowledged: 0,
             skipped,
             hits,
+            set,
         }
     }
 
@@ -208,27 +221,15 @@ impl Judge {
         }
         let before = state.bytes;
         self.bytes = self.bytes - before + state.account(key, set);
+        if self.agenda.is_some() {
+            self.note_due(key, fact);
+        }
         Outcome::Accepted
     }
 
-    /// No event before this time comes for a key any more.
-    pub fn advance(&mut self, key: &[u8], to: Timestamp, out: &mut impl FnMut(Decision<'_>)) {
-        let set = &*self.set;
-        let Some(state) = self.keys.get_mut(key) else { return };
-        state.clock = state.clock.max(to.ms().saturating_add(set.lateness_ms));
-        if !std::mem::replace(&mut state.is_changed, true) {
-            self.dirty.push(key.into());
-        }
-        state.judge_until(&mut Court { set, key, hits: &mut self.hits, out }, to.ms());
-    }
-
-    /// Nothing comes any more, for any key. Keys follow each other in their order.
-    pub fn end(&mut self, out: &mut impl FnMut(Decision<'_>)) {
-        let mut keys: Vec<Box<[u8]>> = self.keys.keys().cloned().collect();
-        keys.sort_unstable();
-        for key in keys {
-            self.advance(&key, Timestamp::MAX, out);
-        }
+    /// Does all that is due, without a store.
+    pub fn catch_up(&mut self, out: &mut impl FnMut(Decision<'_>)) {
+        while self.is_due() && self.go_on(&mut Vec::new(), out) {}
     }
 
     /// Events that were dropped because a key had more than [`KEPT_MAX`].
@@ -256,6 +257,7 @@ impl Key {
             dropped: Vec::new(),
             stored_last: None,
             bytes: 0,
+            listed: NOT_LISTED,
             is_changed: false,
             sealed: 0,
             kept,
@@ -307,13 +309,17 @@ impl Key {
     /// What rules know after an event whose verdicts stand.
     fn replay(&mut self, set: &Set, place: Place) {
         for (i, rule) in set.rules.iter().enumerate() {
+            if rule.silence_ms().is_some() {
+                self.remember_silence(set, i, place);
+                continue;
+            }
             follow(set, &self.kept, &mut self.carries, place, i, rule);
             let (is_hit, is_alert) = self.kept.verdict(place, i);
             self.remember(set, i, place, is_hit, is_alert);
         }
     }
 
-    fn judge_until<O: FnMut(Decision<'_>)>(&mut self, court: &mut Court<'_, O>, before_ms: i64) {
+    pub(super) fn judge_until<O: FnMut(Decision<'_>)>(&mut self, court: &mut Court<'_, O>, before_ms: i64) {
         while self.judged < self.kept.end() {
             let at = self.kept.normal(self.judged);
             if self.kept.time(at) >= before_ms {
@@ -335,7 +341,9 @@ impl Key {
         }
         self.step(set, |bound| matches!(bound, Bound::Time(_)));
         for i in 0..set.rules.len() {
-            if let Some(change) = self.judge_by(set, i, place, is_repair, &mut court.hits[i]) {
+            if set.rules[i].silence_ms().is_some() {
+                self.end_silence(court, i, place, is_repair);
+            } else if let Some(change) = self.judge_by(set, i, place, is_repair, &mut court.hits[i]) {
                 let (id, time) = (self.kept.id(place), Timestamp(self.kept.time(place)));
                 (court.out)(Decision { rule: i, key: court.key, id, time, change });
             }
@@ -377,8 +385,7 @@ impl Key {
         let suppressed = before.map_or(0, |carry| carry.suppressed);
         let change = match (was_alert, is_alert, found) {
             (false, true, Some(found)) => {
-                let mut of_rule = self.warming.iter().filter(|(of, _)| usize::from(*of) == i);
-                let is_warming = of_rule.any(|(_, until)| self.kept.time(place) < *until);
+                let is_warming = self.is_warming(i, self.kept.time(place));
                 Some(Change::Raised(Hit { suppressed, is_repair, is_warming, ..look.explain(found) }))
             }
             (true, false, _) => Some(Change::Withdrawn),
@@ -387,6 +394,12 @@ impl Key {
         self.remember(set, i, place, is_hit, is_alert);
         self.kept.set_verdict(place, i, is_hit, is_alert);
         change
+    }
+
+    /// Whether a rule may not have seen all that it looks back on from then.
+    pub(super) fn is_warming(&self, i: usize, time_ms: i64) -> bool {
+        let mut of_rule = self.warming.iter().filter(|(of, _)| usize::from(*of) == i);
+        of_rule.any(|(_, until)| time_ms < *until)
     }
 
     /// What a rule knows after a verdict.
@@ -457,35 +470,5 @@ impl Key {
             + self.carries.memory_bytes()
             + ids;
         self.bytes
-    }
-}
-
-/// Follows the sequences of a rule by one event.
-fn follow(
-    set: &Set,
-    kept: &Kept,
-    carries: &mut Carries,
-    place: Place,
-    i: usize,
-    rule: &Rule,
-) -> Option<super::steps::Complete> {
-    let Kind::Sequence { steps, within, contiguity } = &rule.kind else { return None };
-    if rule.when.is_some_and(|when| !kept.holds(place, when)) {
-        return None;
-    }
-    let fits = |step: usize| steps.get(step).is_some_and(|step| kept.holds(place, step.when));
-    let is_idle = carries.get(i).is_none_or(|carry| carry.progress.is_idle());
-    if is_idle && !fits(0) {
-        return None;
-    }
-    let course = Course { steps, within_ms: length_ms(*within), contiguity: *contiguity };
-    let remember = |step| piece(set, kept, place, Some(step));
-    carries.of(i).progress.take(course, kept.time(place), fits, remember)
-}
-
-/// Counts an event that a rule has looked at, for those that ask how many there were.
-fn count(set: &Set, kept: &Kept, carries: &mut Carries, place: Place, i: usize) {
-    if matches!(set.rules[i].kind, Kind::FirstSeen { .. }) && set.track(i).has(kept, place) {
-        carries.of(i).events += 1;
     }
 }

@@ -196,6 +196,15 @@ impl Kept {
         self.normal(Place { chunk: place.chunk, at: place.at + 1 })
     }
 
+    /// The last event before a place for which a condition holds.
+    pub fn last_before(&self, place: Place, when: Option<Condition>) -> Option<Place> {
+        let mut before = self.before(place)?;
+        while when.is_some_and(|when| !self.holds(before, when)) {
+            before = self.before(before)?;
+        }
+        Some(before)
+    }
+
     /// The event before a place.
     #[inline]
     pub fn before(&self, place: Place) -> Option<Place> {

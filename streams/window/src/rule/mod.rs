@@ -9,6 +9,7 @@
 //! | `steps` | how far sequences have come |
 //! | `verdict` | whether an event is a hit, exactly |
 //! | [`judge`] | the state machine of one slot |
+//! | `due` | what falls due for a key though no event of it comes |
 //! | `cells`, `written` | what of it is stored, and how that is written |
 //!
 //! There is one definition of truth: the alerts that follow when the events of a key are judged in the order of (time, id),
@@ -19,6 +20,7 @@
 //! Numbers are whole: money in its minor unit, decimals in units of their last place. All comparisons are exact.
 
 mod cells;
+mod due;
 pub mod judge;
 mod kept;
 #[cfg(test)]
@@ -252,10 +254,13 @@ pub enum Kind {
         /// How they follow each other.
         contiguity: Contiguity,
     },
-    /// The first event after more than this without one.
+    /// More than this without an event.
     Silence {
         /// So long.
         gap: Span,
+        /// The alert is of the last event, as soon as it is certain that none came in time. Else it is of the first event after
+        /// the silence.
+        is_timed: bool,
     },
     /// A text that no event in (t - forget, t) of the key had.
     FirstSeen {

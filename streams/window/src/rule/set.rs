@@ -200,7 +200,7 @@ impl Set {
             Kind::FirstSeen { forget, .. } => length_ms(*forget),
             Kind::Sequence { within, .. } => length_ms(*within),
             Kind::Geo { gap_max, .. } => length_ms(*gap_max),
-            Kind::Silence { gap } => length_ms(*gap),
+            Kind::Silence { gap, .. } => length_ms(*gap),
             Kind::Match { .. } | Kind::Deviation { .. } | Kind::ZScore { .. } => 0,
         }
     }

@@ -4,8 +4,10 @@
 //! one completes it too. So there is at most one for each step and number of events taken, and an event completes at most one
 //! hit.
 
-use super::verdict::Piece;
-use super::{Contiguity, EVIDENCE_MAX, Step};
+use super::kept::{Kept, Place};
+use super::set::{Carries, Set, length_ms};
+use super::verdict::{Piece, piece};
+use super::{Contiguity, EVIDENCE_MAX, Kind, Rule, Step};
 
 /// What sequences have begun.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -133,5 +135,35 @@ impl Partial {
         let known = self.pieces.len().saturating_sub(EVIDENCE_MAX - 1);
         let pieces = self.pieces[known..].iter().cloned().chain([piece]).collect();
         Partial { step, count, no, first_ms: self.first_ms, taken: self.taken.saturating_add(1), pieces }
+    }
+}
+
+/// Follows the sequences of a rule by one event.
+pub(super) fn follow(
+    set: &Set,
+    kept: &Kept,
+    carries: &mut Carries,
+    place: Place,
+    i: usize,
+    rule: &Rule,
+) -> Option<Complete> {
+    let Kind::Sequence { steps, within, contiguity } = &rule.kind else { return None };
+    if rule.when.is_some_and(|when| !kept.holds(place, when)) {
+        return None;
+    }
+    let fits = |step: usize| steps.get(step).is_some_and(|step| kept.holds(place, step.when));
+    let is_idle = carries.get(i).is_none_or(|carry| carry.progress.is_idle());
+    if is_idle && !fits(0) {
+        return None;
+    }
+    let course = Course { steps, within_ms: length_ms(*within), contiguity: *contiguity };
+    let remember = |step| piece(set, kept, place, Some(step));
+    carries.of(i).progress.take(course, kept.time(place), fits, remember)
+}
+
+/// Counts an event that a rule has looked at, for those that ask how many there were.
+pub(super) fn count(set: &Set, kept: &Kept, carries: &mut Carries, place: Place, i: usize) {
+    if matches!(set.rules[i].kind, Kind::FirstSeen { .. }) && set.track(i).has(kept, place) {
+        carries.of(i).events += 1;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use granary_core::{Span, Timestamp};
 
-use super::oracle::{Draw, Plain, events, lateness_ms, must_be_expected, note, rule, set};
+use super::oracle::{Draw, Plain, events, lateness_ms, must_be_expected, newest_ms, note, rule, set};
 use super::*;
 
 /// A store of cells.
@@ -19,6 +19,20 @@ impl Store {
             None => drop(self.0.remove(cell)),
         });
         judge.acknowledged(n);
+    }
+
+    /// Does what is due.
+    fn catch_up(&self, judge: &mut Judge, out: &mut impl FnMut(Decision<'_>)) {
+        let mut missing = Vec::new();
+        judge.missing_root(&mut missing);
+        loop {
+            for cell in missing.drain(..) {
+                judge.supply(&cell, self.0.get(&cell).map(Vec::as_slice)).unwrap();
+            }
+            if judge.go_on(&mut missing, out) && !judge.is_due() {
+                return;
+            }
+        }
     }
 
     fn supply(&self, judge: &mut Judge, key: &[u8]) {
@@ -46,9 +60,15 @@ fn storing_and_loading_changes_nothing() {
         let set = set(rules.clone(), pace, lateness_ms);
         let mut judge = Judge::new(Arc::clone(&set), b"r/");
         let (mut store, mut standing) = (Store::default(), BTreeMap::new());
+        let mut clock_ms = newest_ms(&given);
         for (n, event) in (1..).zip(&given) {
             store.supply(&mut judge, b"k");
             event.give(&mut judge, &mut |decision| note(&mut standing, &decision));
+            if pace == Pace::OnArrival && draw.below(20) == 0 {
+                let to = event.ms + draw.below(100) as i64; // the slot stood, or had events of others
+                judge.set_clock(Timestamp(to));
+            }
+            store.catch_up(&mut judge, &mut |decision| note(&mut standing, &decision));
             match draw.below(12) {
                 0 => {
                     store.seal(&mut judge, n);
@@ -63,8 +83,14 @@ fn storing_and_loading_changes_nothing() {
             }
         }
         store.supply(&mut judge, b"k");
-        judge.end(&mut |decision| note(&mut standing, &decision));
-        must_be_expected(&standing, &rules, &given, &format!("seed {seed}, {pace:?}"));
+        if pace == Pace::OnArrival {
+            clock_ms += 10_000; // all that is due by then is on a page of a grain that is over
+            judge.set_clock(Timestamp(clock_ms));
+        }
+        judge.end_input();
+        store.catch_up(&mut judge, &mut |decision| note(&mut standing, &decision));
+        let late = (clock_ms, lateness_ms);
+        must_be_expected(&standing, &rules, &given, late, &format!("seed {seed}, {pace:?}"));
     }
 }
 

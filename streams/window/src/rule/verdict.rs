@@ -70,6 +70,8 @@ pub enum Measured {
     },
     /// How long it took.
     Elapsed(Span),
+    /// How long there was nothing at least.
+    Silent(Span),
     /// A text of the event.
     Text(Box<[u8]>),
 }
@@ -122,10 +124,13 @@ impl Look<'_> {
                 Measured::Text(text.into())
             }
             Kind::Geo { .. } => return self.travel(),
-            Kind::Silence { gap } => {
-                let (before, took) = self.before()?;
+            Kind::Silence { gap, is_timed: false } => {
+                let before = self.kept.last_before(self.place, rule.when)?;
+                let took = self.since(before);
                 return (took > *gap).then_some(Found::Pair(before, Measured::Elapsed(took)));
             }
+            Kind::Silence { is_timed: true, .. } => return None, // told of the event before
+
             Kind::Sequence { .. } => return None,
         };
         Some(Found::Measured(measured))
@@ -191,16 +196,6 @@ impl Look<'_> {
             return None;
         }
         Some(Measured::Deviations(thousandths(away, spread)))
-    }
-
-    /// The event of the rule before this one.
-    fn before(&self) -> Option<(Place, Span)> {
-        let when = self.set.rules[self.rule].when;
-        let mut place = self.kept.before(self.place)?;
-        while when.is_some_and(|when| !self.kept.holds(place, when)) {
-            place = self.kept.before(place)?;
-        }
-        Some((place, self.since(place)))
     }
 
     fn since(&self, place: Place) -> Span {

@@ -7,6 +7,7 @@ use super::steps::{Partial, Progress};
 use super::verdict::Piece;
 use super::{ABSENT, EVIDENCE_MAX, STEPS_MAX, TIMES_MAX};
 use crate::Corrupt;
+use crate::agenda::NOT_LISTED;
 use crate::encode::{Reader, VERSION, put_bytes, put_i64, put_u64};
 
 fn put_names(names: &[Box<str>], out: &mut Vec<u8>) {
@@ -59,6 +60,9 @@ pub(super) fn put_key(layout: usize, key: &Key, out: &mut Vec<u8>) {
         put_chunk(chunk, key.kept.layout, &mut last);
     }
     put_bytes(out, &last);
+    if key.listed != NOT_LISTED {
+        put_i64(out, key.listed);
+    }
 }
 
 fn put_carries(carries: &Carries, out: &mut Vec<u8>) {
