@@ -7,7 +7,10 @@ use super::read::{self, Map};
 use super::window;
 use super::yaml::{Node, Value};
 use crate::plan::expression::{Expression, Unfit};
-use crate::plan::{Bundle, Column, ColumnKind, Does, EventTime, Filter, From, RulesStep, Source, Step};
+use crate::plan::{
+    Bundle, Column, ColumnKind, Does, EventTime, Filter, From, RulesStep, Source, Step, WindowStep,
+};
+use granary_window::Window;
 
 /// What stands before a step or sink and may be named by it.
 pub(super) struct Scope<'p> {
@@ -77,10 +80,11 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     let is_window = ["window", "aggregates", "by"].iter().any(|name| map.get(name).is_some());
     if let (Some(node), Some(From::Step(i))) = (from_node, from)
         && !scope.steps[i].passes_events()
+        && (rules.is_none() || !has_ends(&scope.steps[i]))
     {
-        let message =
-            "a step that reads the results of a window step or of rules is not supported yet".to_owned();
-        mistakes.add(node.place, message);
+        let message = "a step that reads the results of another is not supported yet, but for `rules` on windows that \
+                       have an end";
+        mistakes.add(node.place, message.to_owned());
         return None;
     }
     let kinds = [filter.is_some(), maps.is_some(), rules.is_some(), is_window];
@@ -98,7 +102,11 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
             let source = from.map(|from| &scope.sources[scope.source_of(from)]);
             let does = rules.zip(source).zip(columns.as_deref());
             let does = does.and_then(|((node, source), columns)| {
-                self::rules(name, node, source, columns, scope, mistakes)
+                let of = match from? {
+                    From::Step(i) => scope.steps[i].window().map(|window| (&scope.steps[i], window)),
+                    From::Source(_) => None,
+                };
+                self::rules(name, node, source, (columns, of), scope, mistakes)
             });
             (does, columns)
         }
@@ -120,12 +128,18 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     Some(Step { name: name.into(), from, source: scope.source_of(from), does: does?, columns: columns? })
 }
 
-/// The rules of a file, on the events that come here.
+/// Whether the step has windows, and they have an end.
+fn has_ends(step: &Step) -> bool {
+    let window = step.window().map(|window| window.spec.window);
+    window.is_some_and(|window| !matches!(window, Window::Count { .. } | Window::Global))
+}
+
+/// The rules of a file, on the events or rows that come here.
 fn rules(
     name: &str,
     node: &Node,
     source: &Source,
-    columns: &[Column],
+    (columns, of): (&[Column], Option<(&Step, &WindowStep)>),
     scope: &Scope<'_>,
     mistakes: &mut Mistakes,
 ) -> Option<Does> {
@@ -142,7 +156,11 @@ fn rules(
             problems.iter().for_each(|problem| mistakes.add(node.place, format!("{path}:{problem}")));
         })
         .ok()?;
-    match RulesStep::new(name, collected, source, columns) {
+    let fitted = match of {
+        Some((step, window)) => RulesStep::on_rows(name, collected, source, step, window),
+        None => RulesStep::new(name, collected, source, columns),
+    };
+    match fitted {
         Ok(step) => Some(Does::Rules(Arc::new(step))),
         Err(wrong) => {
             wrong.into_iter().for_each(|message| mistakes.add(node.place, format!("{path}: {message}")));

@@ -127,7 +127,7 @@ fn what_is_not_built_is_said() {
     }
     let second = changed("sinks:\n", "  more:\n    from: totals\n    filter: count > 3\nsinks:\n");
     let found = mistakes(&second);
-    assert!(found[0].contains("results of a window step or of rules is not supported yet"), "{found:#?}");
+    assert!(found[0].contains("results of another is not supported yet"), "{found:#?}");
 }
 
 #[test]
@@ -198,4 +198,26 @@ fn a_step_whose_state_is_dropped_has_other_cells() {
         "  warm: {from: measurements, filter: \"m2 > 1.0\", drop_state: 1}\n  totals:\n",
     ));
     assert!(found[0].contains("only a window step has state"), "{found:#?}");
+}
+
+#[test]
+fn rules_on_windows_name_what_rows_have() {
+    let pipeline = BOONTADATA.replace("sinks:", "  watch: {from: totals, rules: r.yaml}\nsinks:");
+    let rules = |id: &str, time: &str, field: &str, per: &str| {
+        format!(
+            "schema: fraud-rules/v1\nstream: totals\nevent: {{id: {id}, time: {time}, fields: {{device: text, {field}: integer}}}}\n\
+             rules:\n  - {{id: r, kind: threshold, per: {per}, when: {field} > 60}}\n"
+        )
+    };
+    let parse = |rules: String| crate::file::parse_beside(&pipeline, &|_| Ok(rules.clone()));
+    parse(rules("window", "window_end", "m1_sum", "device")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    for (rules, words) in [
+        (rules("device", "window_end", "m1_sum", "device"), "write `id: window`"),
+        (rules("window", "at", "m1_sum", "device"), "`window_start` and `window_end`"),
+        (rules("window", "window_end", "m3_sum", "device"), "no column `m3_sum`"),
+        (rules("window", "window_end", "m1_sum", "m1_sum"), "no source of these rules has that key"),
+    ] {
+        let message = parse(rules).unwrap_err().to_string();
+        assert!(message.contains(words), "{words}: {message}");
+    }
 }

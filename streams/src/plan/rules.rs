@@ -7,9 +7,14 @@ use granary_core::Timestamp;
 use granary_window::Value;
 
 use super::revision::{Bundle, Newest};
-use super::{Column, Source};
+use super::{Column, ColumnKind, Source, Step, WindowStep};
 use crate::decode::Fields;
-use crate::rules::{Event, Field, Raw, Rules, UnfitEvent};
+use crate::rules::{Event, Field, Raw, Reader, Rules, UnfitEvent};
+
+/// What names a row of a window step, for rules.
+pub(crate) const ROW_ID: &str = "window";
+/// The place of the routing key among the members of such a row.
+const ROW_KEY: usize = 3;
 
 /// Rules on the events of a source, as far as their key begins with the source's.
 pub struct RulesStep {
@@ -23,6 +28,8 @@ pub struct RulesStep {
     pub(crate) raised: Vec<AtomicU64>,
     /// What the events of the step are like.
     frame: Arc<Frame>,
+    /// Reads rows of windows.
+    pub(crate) reader: Reader,
     /// The newest revision, for all of them.
     pub(crate) newest: Arc<Newest>,
     /// The sets that are judged here.
@@ -43,6 +50,8 @@ struct Frame {
     id: Option<usize>,
     key: usize,
     columns: Vec<Column>,
+    /// They are rows of a window step.
+    are_rows: bool,
 }
 
 /// The same for equal rules, whatever order their lists are kept in.
@@ -63,10 +72,32 @@ impl RulesStep {
         columns: &[Column],
     ) -> Result<RulesStep, Vec<String>> {
         let (name, columns) = (source.name.clone(), columns.to_vec());
-        let frame = Frame { source: name, id: source.id, key: source.key, columns };
+        let frame = Frame { source: name, id: source.id, key: source.key, columns, are_rows: false };
+        RulesStep::begin(step, frame, (bundle, rules))
+    }
+
+    /// The rules of a file on the rows of a window step; what is wrong with that.
+    pub(crate) fn on_rows(
+        step: &str,
+        (bundle, rules): (Bundle, Rules),
+        source: &Source,
+        of: &Step,
+        window: &WindowStep,
+    ) -> Result<RulesStep, Vec<String>> {
+        let (columns, key) = row_columns(source, window);
+        let frame = Frame { source: of.name.clone(), id: Some(0), key, columns, are_rows: true };
+        RulesStep::begin(step, frame, (bundle, rules))
+    }
+
+    fn begin(step: &str, frame: Frame, (bundle, rules): (Bundle, Rules)) -> Result<RulesStep, Vec<String>> {
         // Beside the prefixes of windows (`w/`), counts (`c/`) and the engine's own: reminders have `r/`.
         let prefix = format!("j/{step}/").into_bytes().into();
         RulesStep::fit(0, bundle, rules, Arc::new(frame), Arc::default(), prefix)
+    }
+
+    /// Whether it judges rows of windows.
+    pub(crate) fn reads_rows(&self) -> bool {
+        self.frame.are_rows
     }
 
     /// The same step with the rules of another revision; what is wrong with them.
@@ -85,13 +116,16 @@ impl RulesStep {
         prefix: Box<[u8]>,
     ) -> Result<RulesStep, Vec<String>> {
         let mut mistakes = Vec::new();
-        let Frame { source, id, key, columns } = &*frame;
+        let Frame { source, id, key, columns, are_rows } = &*frame;
         let place =
             |name: &str| columns.iter().find(|column| *column.name == *name).map(|column| column.index);
         let Some(id) = *id else {
             return Err(vec![format!("source `{source}` has no `id`: rules name events by it")]);
         };
         let spec = rules.spec();
+        if *are_rows {
+            mistakes.extend(row_mistakes(source, &spec.id.member, &spec.time.member));
+        }
         let column = |field: &Field| {
             let column = place(&field.from.member);
             if column.is_none() && !field.is_optional {
@@ -106,6 +140,7 @@ impl RulesStep {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
+        let reader = Reader::new(rules.spec());
         let (raised, rules) = (rules.infos().iter().map(|_| AtomicU64::new(0)).collect(), Arc::new(rules));
         Ok(RulesStep {
             revision,
@@ -113,6 +148,7 @@ impl RulesStep {
             rules,
             raised,
             frame: frame.clone(),
+            reader,
             newest,
             groups,
             columns: of_fields,
@@ -154,6 +190,32 @@ impl RulesStep {
         }
         Ok(())
     }
+}
+
+/// What rows of a window step have, and the place of the routing key.
+fn row_columns(source: &Source, window: &WindowStep) -> (Vec<Column>, usize) {
+    let key = source.columns.iter().find(|column| column.index == source.key);
+    let names = [ROW_ID, "window_start", "window_end"].into_iter();
+    let names = names.chain(key.map(|key| &*key.name)).chain(window.by.iter().map(|column| &*column.name));
+    let names = names.chain(window.spec.aggregates.iter().map(|aggregate| &*aggregate.name));
+    let names = names.chain(["revision", "reason"]);
+    let column = |(index, name): (usize, &str)| Column { name: name.into(), index, kind: ColumnKind::Any };
+    (names.enumerate().map(column).collect(), ROW_KEY)
+}
+
+fn row_mistakes(step: &str, id: &str, time: &str) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    if id != ROW_ID {
+        mistakes.push(format!(
+            "rows of step `{step}` are named by `{ROW_ID}`: write `id: {ROW_ID}` under `event`"
+        ));
+    }
+    if !["window_start", "window_end"].contains(&time) {
+        mistakes.push(format!(
+            "rows of step `{step}` have the times `window_start` and `window_end`, not `{time}`"
+        ));
+    }
+    mistakes
 }
 
 /// A value as rules read it: numbers by the digits that were written.

@@ -55,6 +55,7 @@ impl Slot {
             }
         }
         self.judges_lack_roots(effects);
+        self.waiting.missing(prepared, &mut effects.missing);
         if effects.missing.len() > missing {
             return Ok(Applied::Missing);
         }
@@ -102,7 +103,8 @@ impl Slot {
             let window = &prepared.windows[i];
             let (tally, time) = (&mut self.tally, now);
             let (causes, failed) = (&mut causes, &mut failed);
-            let mut emit = Emit { prepared, window, tally, causes, effects, time, failed };
+            let waiting = &mut self.waiting;
+            let mut emit = Emit { prepared, window, tally, causes, effects, waiting, time, failed };
             if heard.contains(&(i as u16)) {
                 operator.apply(&Input::ProcessingTime(now), &mut emit);
             }
@@ -161,7 +163,8 @@ impl Slot {
                 let (mut causes, mut failed) = (Causes(cause), None);
                 let (window, tally, time) = (&prepared.windows[i], &mut self.tally, Timestamp::MAX);
                 let (causes, seen) = (&mut causes, &mut failed);
-                let mut emit = Emit { prepared, window, tally, causes, effects, time, failed: seen };
+                let waiting = &mut self.waiting;
+                let mut emit = Emit { prepared, window, tally, causes, effects, waiting, time, failed: seen };
                 for key in keys {
                     operator.apply(&Input::CloseIdle { key }, &mut emit);
                 }
@@ -199,6 +202,13 @@ impl Slot {
         effects: &mut Effects,
     ) -> Result<Applied, Failure> {
         let missing = effects.missing.len();
+        self.waiting.missing(prepared, &mut effects.missing);
+        if effects.missing.len() > missing {
+            return Ok(Applied::Missing);
+        }
+        if !self.waiting.is_empty() {
+            return Ok(self.judge_rows(prepared, cause, effects));
+        }
         let mut ready = 0;
         let mut found = None;
         for (i, operator) in self.operators.iter_mut().enumerate() {
@@ -219,7 +229,8 @@ impl Slot {
         let (operator, idle) = (&mut self.operators[i], &mut self.idle[i]);
         let (window, tally, time) = (&prepared.windows[i], &mut self.tally, Timestamp::MAX);
         let (causes, seen) = (&mut causes, &mut failed);
-        let mut emit = Emit { prepared, window, tally, causes, effects, time, failed: seen };
+        let waiting = &mut self.waiting;
+        let mut emit = Emit { prepared, window, tally, causes, effects, waiting, time, failed: seen };
         let step = if operator.is_closing() {
             operator.apply(&Input::GoOn, &mut emit);
             ByClock::Derived
@@ -250,7 +261,8 @@ impl Slot {
 
     /// What became of an input that was taken in: more may be due than one portion.
     pub fn applied(&self) -> Applied {
-        let is_closing = self.operators.iter().any(Operator::is_closing) || self.has_due();
+        let is_closing = self.operators.iter().any(Operator::is_closing);
+        let is_closing = is_closing || self.has_due() || !self.waiting.is_empty();
         if is_closing || self.idle.iter().any(|idle| !idle.is_empty()) {
             Applied::More
         } else {

@@ -5,6 +5,7 @@ use granary_core::{GrainId, Key, Timestamp};
 use granary_window::{Output, Row};
 
 use super::counts::Tally;
+use super::judged_rows::WaitingRows;
 use super::prepared::{Prepared, Window};
 use super::{pack, rows};
 use crate::plan::Target;
@@ -33,6 +34,8 @@ pub(crate) struct Emit<'a> {
     pub tally: &'a mut Tally,
     pub causes: &'a mut Causes,
     pub effects: &'a mut Effects,
+    /// Where rows wait that rules judge.
+    pub waiting: &'a mut WaitingRows,
     /// The event time of rows that carry none of their own.
     pub time: Timestamp,
     /// Why a closure could not make its call: the slot rolls back.
@@ -41,6 +44,7 @@ pub(crate) struct Emit<'a> {
 
 impl Output for Emit<'_> {
     fn result(&mut self, row: Row<'_>) {
+        self.waiting.push(self.prepared, self.window, &row);
         let plan = &self.prepared.plan;
         let template = &self.window.template;
         for sink in &self.window.sinks {

@@ -29,6 +29,8 @@ pub(crate) struct Filled {
 /// A slot's judges of a step of rules, and the revision they judge by.
 #[derive(Debug)]
 pub(crate) struct Seat {
+    /// The name of its step.
+    pub name: Box<str>,
     pub step: Arc<RulesStep>,
     pub judges: Judges,
     /// The store was asked which revision the slot judged by last.
@@ -38,9 +40,9 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    fn new(step: &Arc<RulesStep>) -> Seat {
+    fn new(name: &str, step: &Arc<RulesStep>) -> Seat {
         let judges = Judges::of(step.rules.clone(), &step.groups, &step.prefix);
-        Seat { step: step.clone(), judges, is_known: false, is_changed: false }
+        Seat { name: name.into(), step: step.clone(), judges, is_known: false, is_changed: false }
     }
 
     fn revise(&mut self, step: Arc<RulesStep>) {
@@ -60,6 +62,15 @@ impl Seat {
         Ok(())
     }
 
+    /// Names the cells that it lacks for an event.
+    pub fn missing(&mut self, event: &Event, cells: &mut Vec<Vec<u8>>) {
+        if self.is_known {
+            self.judges.missing(event, cells);
+        } else {
+            cells.push(self.step.revision_cell());
+        }
+    }
+
     /// The cell that says which revision it is, when that changed.
     pub fn seal(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
         std::mem::take(&mut self.is_changed).then(|| {
@@ -73,7 +84,8 @@ impl Slot {
     /// The judges of a plan's rules.
     pub fn seats(prepared: &Prepared) -> Vec<Seat> {
         let rules = |step: &usize| {
-            Seat::new(prepared.plan.steps[*step].rules().expect("prepared steps of rules have rules"))
+            let step = &prepared.plan.steps[*step];
+            Seat::new(&step.name, step.rules().expect("prepared steps of rules have rules"))
         };
         prepared.rules.iter().map(rules).collect()
     }
@@ -102,14 +114,10 @@ impl Slot {
             if reached(prepared, prepared.rules[i], routed, record).is_none() {
                 continue;
             }
-            if !seat.is_known {
-                effects.missing.push(seat.step.revision_cell());
-                continue;
-            }
             let Filled { event, is_fit } = &mut buffers.events[i];
             *is_fit = seat.step.fill(routed.fields, record.value, routed.time(), event).is_ok();
-            if *is_fit {
-                seat.judges.missing(event, &mut effects.missing);
+            if *is_fit || !seat.is_known {
+                seat.missing(event, &mut effects.missing);
             }
         }
     }
@@ -248,18 +256,18 @@ impl Slot {
 }
 
 /// Writes what a step's rules say.
-struct Writer<'a> {
-    prepared: &'a Prepared,
-    rules: &'a RulesStep,
-    tally: &'a mut Tally,
-    causes: &'a mut Causes,
-    effects: &'a mut Effects,
-    recorded_at: Timestamp,
-    sequence: u64,
+pub(super) struct Writer<'a> {
+    pub prepared: &'a Prepared,
+    pub rules: &'a RulesStep,
+    pub tally: &'a mut Tally,
+    pub causes: &'a mut Causes,
+    pub effects: &'a mut Effects,
+    pub recorded_at: Timestamp,
+    pub sequence: u64,
 }
 
 impl Writer<'_> {
-    fn write(&mut self, said: &Said<'_>) {
+    pub fn write(&mut self, said: &Said<'_>) {
         let info = &self.rules.rules.infos()[said.rule];
         let stream = usize::from(info.mode != Mode::Live);
         let Some(id) = self.prepared.alerts[stream] else { return };
@@ -293,6 +301,8 @@ fn reached<'p>(
     record: &Record<'_>,
 ) -> Option<&'p Step> {
     let step = &prepared.plan.steps[place];
-    let is_reached = step.source == prepared.plan.source_of(record.source) && routed.passes[place];
+    let reads_rows = step.rules().is_some_and(|rules| rules.reads_rows());
+    let is_reached =
+        !reads_rows && step.source == prepared.plan.source_of(record.source) && routed.passes[place];
     is_reached.then_some(step)
 }

@@ -7,7 +7,7 @@
 //! | `ahead` | memory of the records to come is waited for together |
 //! | `clock` | what the passing of time does to a slot |
 //! | `emit` | rows on their way to the sinks |
-//! | `judged` | what rules say of a record |
+//! | `judged`, `judged_rows` | what rules say of a record, and of the row of a window |
 //! | `rows` | rows and identities, written straight into the outbox |
 //! | `ask` | answers of `Window/...` and `Device/...` |
 //! | [`counts`] | what became of the records |
@@ -20,6 +20,7 @@ mod clock;
 pub mod counts;
 mod emit;
 mod judged;
+mod judged_rows;
 mod pack;
 mod prepared;
 mod route;
@@ -165,7 +166,7 @@ impl Pipeline for Slots {
                 });
             }
         }
-        if let Some(supplied) = slot.supply_judges(cell, value) {
+        if let Some(supplied) = slot.waiting.supply(cell, value).or_else(|| slot.supply_judges(cell, value)) {
             return supplied
                 .map_err(|wrong| Error::new(ErrorKind::Codec, format!("a cell of rules: {wrong}")));
         }
@@ -212,8 +213,11 @@ impl Pipeline for Slots {
 
     fn open_cells(&self, slot: SlotId) -> usize {
         let slot = self.slots[usize::from(slot.0)].as_ref();
-        let of =
-            |slot: &Slot| slot.operators.iter().map(Operator::open_cells).sum::<usize>() + slot.open_judges();
+        let of = |slot: &Slot| {
+            slot.operators.iter().map(Operator::open_cells).sum::<usize>()
+                + slot.open_judges()
+                + slot.waiting.open_cells()
+        };
         slot.map_or(0, |slot| of(slot))
     }
 
@@ -225,6 +229,7 @@ impl Pipeline for Slots {
         };
         slot.operators.iter_mut().for_each(|operator| operator.seal(n.0, &mut put));
         slot.each_judge().for_each(|judge| judge.seal(n.0, &mut put));
+        slot.waiting.seal(&mut put);
         for (key, value) in slot.seats.iter_mut().filter_map(Seat::seal) {
             put(&key, Some(&value));
         }

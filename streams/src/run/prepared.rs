@@ -31,6 +31,8 @@ pub(crate) struct Window {
     pub step: usize,
     pub template: Template,
     pub sinks: Vec<usize>,
+    /// The steps of rules that judge its rows.
+    pub judged_by: Vec<usize>,
     /// Whether another window step reads the same source: then late rows name their step.
     pub has_siblings: bool,
 }
@@ -45,6 +47,7 @@ impl Prepared {
                 step: *i,
                 template: Template::new(&plan, step, window),
                 sinks: sinks_of(&plan, From::Step(*i)),
+                judged_by: judging(&plan, *i),
                 has_siblings: windows.iter().any(|(j, other, _)| i != j && other.source == step.source),
             })
             .collect();
@@ -64,6 +67,11 @@ impl Prepared {
         }
     }
 
+    /// Whether there are rules that judge rows of windows.
+    pub fn judges_rows(&self) -> bool {
+        self.windows.iter().any(|window| !window.judged_by.is_empty())
+    }
+
     /// The source of the plan that a record is of.
     #[inline]
     pub fn source(&self, record: &Record<'_>) -> &Source {
@@ -78,6 +86,12 @@ impl Prepared {
         let strays = self.strays.get(place).filter(|_| is_stray);
         Origin { source: &source.name, topic: strays.map_or(&source.topic, |topic| topic), is_stray }
     }
+}
+
+fn judging(plan: &Plan, window: usize) -> Vec<usize> {
+    let steps = plan.steps.iter().enumerate();
+    let judging = steps.filter(|(_, step)| step.from == From::Step(window) && step.rules().is_some());
+    judging.map(|(i, _)| i).collect()
 }
 
 fn sinks_of(plan: &Plan, from: From) -> Vec<usize> {

@@ -11,6 +11,7 @@ use super::clock::waits_for_the_wall_clock;
 use super::counts::{Tally, Verdict};
 use super::emit::{Causes, Emit, grain};
 use super::judged::{Filled, Seat};
+use super::judged_rows::WaitingRows;
 use super::prepared::{Prepared, Window};
 use super::route::Routed;
 use super::{pack, rows, segments};
@@ -29,6 +30,7 @@ pub(crate) struct Slot {
     pub operators: Vec<Operator>,
     /// The judges of each step of rules, in their order.
     pub seats: Vec<Seat>,
+    pub waiting: WaitingRows,
     pub tally: Tally,
     /// The last tick since the last record: silence is counted from one tick to the next.
     pub ticked_at: Option<Timestamp>,
@@ -54,6 +56,7 @@ impl Slot {
         Slot {
             operators: prepared.windows.iter().map(operator).collect(),
             seats: Slot::seats(prepared),
+            waiting: WaitingRows::default(),
             tally: Tally::new(prepared.plan.counted().count()),
             ticked_at: None,
             idle: vec![Vec::new(); prepared.windows.len()],
@@ -124,11 +127,12 @@ impl Slot {
     ) -> bool {
         let missing = effects.missing.len();
         for i in 0..self.operators.len() {
-            self.each(i, prepared, routed, record, buffers, |operator, _, input, _| {
+            self.each(i, prepared, routed, record, buffers, |(operator, ..), input, _| {
                 name_missing(operator, record, input, effects);
             });
         }
         self.judges_lack_cells(prepared, routed, record, buffers, effects);
+        self.waiting.missing(prepared, &mut effects.missing);
         effects.missing.len() > missing
     }
 
@@ -147,8 +151,13 @@ impl Slot {
         let mut best: Option<Judged> = None;
         for i in 0..self.operators.len() {
             let window = &prepared.windows[i];
-            let outcome =
-                self.each(i, prepared, routed, record, buffers, |operator, tally, input, enters| {
+            let outcome = self.each(
+                i,
+                prepared,
+                routed,
+                record,
+                buffers,
+                |(operator, tally, waiting), input, enters| {
                     if is_only && name_missing(operator, record, input, effects) {
                         return Err(());
                     }
@@ -158,6 +167,7 @@ impl Slot {
                         tally,
                         causes,
                         effects,
+                        waiting,
                         time: routed.time(),
                         failed: &mut failed,
                     };
@@ -167,7 +177,8 @@ impl Slot {
                     }
                     let outcome = operator.apply(input, &mut emit);
                     Ok(enters.then_some(outcome))
-                });
+                },
+            );
             let outcome = match outcome {
                 Some(Ok(Some(outcome))) => outcome,
                 Some(Err(())) => return Ok(None),
@@ -207,7 +218,7 @@ impl Slot {
         routed: Routed<'_>,
         record: &Record<'_>,
         buffers: &mut Buffers,
-        f: impl FnOnce(&mut Operator, &mut Tally, &Input<'_>, bool) -> R,
+        f: impl FnOnce((&mut Operator, &mut Tally, &mut WaitingRows), &Input<'_>, bool) -> R,
     ) -> Option<R> {
         let place = prepared.windows[i].step;
         let step = &prepared.plan.steps[place];
@@ -253,7 +264,7 @@ impl Slot {
         };
         let passes = routed.passes[place];
         let input = if passes { Input::Event(&event) } else { Input::Observe(&event) };
-        Some(f(&mut self.operators[i], &mut self.tally, &input, passes))
+        Some(f((&mut self.operators[i], &mut self.tally, &mut self.waiting), &input, passes))
     }
 
     /// Events as they are, to the sinks that read a source, a filter or a map.

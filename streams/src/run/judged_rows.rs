@@ -1,0 +1,207 @@
+//! Rows of windows that rules judge. A row waits until the input that made it is done, and is judged then as an event of its own:
+//! its id is the row's identity, its time the last of its window.
+//!
+//! Invariant: no further input is taken while a row waits (`Applied::More`), and rows that wait are part of the commit. So rules
+//! see rows in the order in which they were made, each once, wherever the slot is opened anew.
+
+use std::collections::VecDeque;
+
+use granary_cluster::{Applied, ByClock, Cause, Effects};
+use granary_core::{Timestamp, codec};
+use granary_window::rule::Outcome;
+use granary_window::{Op, Reason, Row};
+use serde::{Deserialize, Serialize};
+
+use super::emit::Causes;
+use super::judged::{Seat, Writer};
+use super::prepared::{Prepared, Window};
+use super::rows;
+use super::slot::Slot;
+use super::text;
+use crate::rules::Event;
+
+/// The cell of the rows that wait. No step's prefix begins like it.
+const CELL: &[u8] = b"q/rows";
+/// Rows judged in one portion.
+const PORTION_ROWS: usize = 256;
+
+/// A row that waits.
+#[derive(Debug, Serialize, Deserialize)]
+struct Waiting {
+    /// The step of rules, by its name.
+    step: String,
+    time_ms: i64,
+    key: String,
+    /// As topics have it, its identity before all else.
+    row: String,
+}
+
+/// The rows of a slot that wait.
+#[derive(Debug, Default)]
+pub(crate) struct WaitingRows {
+    rows: VecDeque<Waiting>,
+    /// The store was asked for them.
+    is_known: bool,
+    is_stored: bool,
+    is_changed: bool,
+    event: Event,
+}
+
+impl WaitingRows {
+    /// Takes in a row for the steps that judge it. What is withdrawn is no event.
+    pub fn push(&mut self, prepared: &Prepared, window: &Window, row: &Row<'_>) {
+        if window.judged_by.is_empty() || row.reason == Reason::Delete || row.op == Some(Op::Retract) {
+            return;
+        }
+        let (mut id, mut value) = (Vec::new(), Vec::new());
+        window.template.identity(row, &mut id);
+        window.template.row(row, &mut value);
+        let mut named = b"{\"window\":".to_vec();
+        text::string(&mut named, &id);
+        named.push(b',');
+        named.extend_from_slice(value.get(1..).unwrap_or_default());
+        for step in &window.judged_by {
+            self.rows.push_back(Waiting {
+                step: prepared.plan.steps[*step].name.to_string(),
+                time_ms: rows::time(row, row.start).ms(),
+                key: String::from_utf8_lossy(row.key).into_owned(),
+                row: String::from_utf8_lossy(&named).into_owned(),
+            });
+        }
+        self.is_changed = true;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Names their cell, as long as it is not known what it holds.
+    pub fn missing(&self, prepared: &Prepared, cells: &mut Vec<Vec<u8>>) {
+        if !self.is_known && prepared.judges_rows() {
+            cells.push(CELL.to_vec());
+        }
+    }
+
+    /// Hands over their cell; `None` when it is another one.
+    pub fn supply(&mut self, cell: &[u8], value: Option<&[u8]>) -> Option<Result<(), String>> {
+        if cell != CELL {
+            return None;
+        }
+        let rows = value.map_or(Ok(VecDeque::new()), codec::from_bytes);
+        Some(rows.map_err(|error| error.message().to_owned()).map(|rows| {
+            (self.rows, self.is_known, self.is_stored) = (rows, true, value.is_some());
+        }))
+    }
+
+    pub fn open_cells(&self) -> usize {
+        usize::from(self.is_changed)
+    }
+
+    /// Writes their cell, when that changed.
+    pub fn seal(&mut self, put: &mut impl FnMut(&[u8], Option<&[u8]>)) {
+        if !std::mem::take(&mut self.is_changed) {
+            return;
+        }
+        if !self.rows.is_empty() {
+            put(CELL, Some(&codec::to_bytes(&self.rows).expect("texts and numbers can be encoded")));
+        } else if self.is_stored {
+            put(CELL, None);
+        }
+        self.is_stored = !self.rows.is_empty();
+    }
+}
+
+impl Slot {
+    /// Judges a portion of the rows that wait.
+    pub fn judge_rows(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
+        let mut causes = Causes(cause);
+        for done in 0..PORTION_ROWS {
+            let Some(row) = self.waiting.rows.front() else { break };
+            let Some(place) = self.seats.iter().position(|seat| *seat.name == *row.step) else {
+                self.waiting.rows.pop_front(); // the step is not there any more
+                continue;
+            };
+            let (seat, before) = (&mut self.seats[place], effects.missing.len());
+            let event = &mut self.waiting.event;
+            let is_fit = seat.fill_row(row, event);
+            if is_fit {
+                seat.missing(event, &mut effects.missing);
+            }
+            if effects.missing.len() > before {
+                if done == 0 {
+                    return Applied::Missing;
+                }
+                effects.missing.truncate(before); // the next portion asks for them
+                break;
+            }
+            let Some(row) = self.waiting.rows.pop_front() else { break };
+            self.waiting.is_changed = true;
+            self.judge_row(prepared, place, &row, is_fit, &mut causes, effects);
+        }
+        effects.by_clock = Some(ByClock::Derived);
+        self.applied()
+    }
+
+    fn judge_row(
+        &mut self,
+        prepared: &Prepared,
+        place: usize,
+        row: &Waiting,
+        is_fit: bool,
+        causes: &mut Causes,
+        effects: &mut Effects,
+    ) {
+        let tally = &mut self.tally;
+        let Seat { step: rules, judges, name, .. } = &mut self.seats[place];
+        let (recorded_at, sequence) = (Timestamp(row.time_ms), causes.0.offset);
+        let mut writer = Writer { prepared, rules, tally, causes, effects, recorded_at, sequence };
+        let mut judge = || judges.event(&self.waiting.event, &mut |said| writer.write(&said));
+        let (reason, watermark) = match is_fit.then(&mut judge) {
+            Some(Outcome::Accepted | Outcome::Duplicate) => return,
+            Some(Outcome::Late(watermark)) => ("late", Some(watermark)),
+            None => ("unassigned", None),
+        };
+        effects.outbox.push(
+            prepared.late,
+            causes.next(),
+            recorded_at,
+            row.key.as_bytes(),
+            |out| {
+                out.extend_from_slice(b"late/");
+                out.extend_from_slice(name.as_bytes());
+                out.push(b'/');
+                out.extend_from_slice(&self.waiting.event.id);
+            },
+            |out| late(name, row, reason, watermark, out),
+        );
+    }
+}
+
+/// What is set aside of a row that rules cannot judge.
+fn late(step: &str, row: &Waiting, reason: &str, watermark: Option<Timestamp>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"reason\":");
+    text::string(out, reason.as_bytes());
+    out.extend_from_slice(b",\"step\":");
+    text::string(out, step.as_bytes());
+    out.extend_from_slice(b",\"key\":");
+    text::string(out, row.key.as_bytes());
+    out.extend_from_slice(b",\"event_time\":");
+    text::int(out, row.time_ms);
+    out.extend_from_slice(b",\"watermark\":");
+    match watermark {
+        Some(watermark) => text::int(out, watermark.ms()),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b",\"event\":");
+    out.extend_from_slice(row.row.as_bytes());
+    out.push(b'}');
+}
+
+impl Seat {
+    /// Fills a row in as an event; false when it cannot be one.
+    fn fill_row(&self, row: &Waiting, event: &mut Event) -> bool {
+        let is_fit = self.step.reader.json(row.row.as_bytes(), event).is_ok();
+        event.time = Timestamp(row.time_ms);
+        is_fit
+    }
+}
