@@ -6,12 +6,15 @@ use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
 use crate::Corrupt;
+use crate::ddsketch::DdSketch;
 use crate::encode::{Reader, put_datum, put_f64, put_i64, put_u64};
-use crate::spec::{Aggregate, Function};
+use crate::hyperloglog::HyperLogLog;
+use crate::spec::{Aggregate, Function, Quantile};
 use crate::total::Total;
-use crate::value::{Computed, Datum, Value, order};
+use crate::value::{Computed, Datum, Value, order, stored_hash};
 
-/// The accumulators of a step and how its aggregates read them: `sum` and `avg` of one field share one.
+/// The accumulators of a step and how its aggregates read them: `sum` and `avg` of one field share one, and so do its
+/// quantiles of one accuracy.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// What each accumulator is, and the field it reads.
@@ -33,6 +36,8 @@ enum Kind {
     Top(u32),
     Sorted,
     Collect(u32),
+    ApproxDistinct,
+    Quantiles { accuracy_ppm: u32 },
 }
 
 impl Plan {
@@ -51,6 +56,8 @@ impl Plan {
                 Function::Top(n) => Kind::Top(n),
                 Function::Ids => Kind::Sorted,
                 Function::Collect(n) => Kind::Collect(n),
+                Function::ApproxDistinct => Kind::ApproxDistinct,
+                Function::Quantile(Quantile { accuracy_ppm, .. }) => Kind::Quantiles { accuracy_ppm },
             };
             let field = if kind == Kind::Count { 0 } else { aggregate.field };
             let at = plan.kinds.iter().position(|k| *k == (kind, field)).unwrap_or_else(|| {
@@ -137,6 +144,8 @@ pub(crate) enum Accumulator {
     /// `top`: descending. `ids`: in any order.
     Several(Vec<Datum>),
     Arrived(Vec<(u64, Datum)>),
+    Hashed(Box<HyperLogLog>),
+    Binned(Box<DdSketch>),
 }
 
 /// A value and where it stands in time.
@@ -187,6 +196,8 @@ impl Accumulator {
             Kind::First | Kind::Last => Accumulator::Placed(None),
             Kind::Top(_) | Kind::Sorted => Accumulator::Several(Vec::new()),
             Kind::Collect(_) => Accumulator::Arrived(Vec::new()),
+            Kind::ApproxDistinct => Accumulator::Hashed(Box::default()),
+            Kind::Quantiles { accuracy_ppm } => Accumulator::Binned(Box::new(DdSketch::new(accuracy_ppm))),
         }
     }
 
@@ -219,13 +230,11 @@ impl Accumulator {
                 }
             }
             Accumulator::Moments(moments) => {
-                let x = match value {
-                    Value::Int(n) => n as f64,
-                    Value::Double(x) => x,
-                    _ => return 0,
-                };
+                let Some(x) = double(value) else { return 0 };
                 moments.merge(Moments { n: 1, mean: x, squares: 0.0 });
             }
+            Accumulator::Binned(sketch) => return double(value).map_or(0, |x| sketch.add(x)),
+            Accumulator::Hashed(sketch) => return sketch.add(stored_hash(value)),
             Accumulator::Distinct(set) => {
                 if set.insert(value.keep()) {
                     return kept_bytes(value);
@@ -246,6 +255,15 @@ impl Accumulator {
             }
         }
         0
+    }
+
+    /// Memory of a sketch, about: it takes more there than in a cell.
+    pub(crate) fn sketch_bytes(&self) -> usize {
+        match self {
+            Accumulator::Hashed(sketch) => sketch.heap_bytes(),
+            Accumulator::Binned(sketch) => sketch.heap_bytes(),
+            _ => 0,
+        }
     }
 
     fn merge(&mut self, kind: Kind, other: Accumulator) {
@@ -277,6 +295,8 @@ impl Accumulator {
                     a.truncate(limit as usize);
                 }
             }
+            (Accumulator::Hashed(a), Accumulator::Hashed(b)) => a.merge(*b),
+            (Accumulator::Binned(a), Accumulator::Binned(b)) => a.merge(*b),
             // What is held stays; accumulators of one place in the plan are of one kind.
             _ => {}
         }
@@ -300,6 +320,13 @@ impl Accumulator {
                 Computed::List(values)
             }
             Accumulator::Arrived(list) => Computed::List(list.iter().map(|(_, v)| v.value()).collect()),
+            Accumulator::Hashed(sketch) => Computed::Int(i128::from(sketch.count())),
+            Accumulator::Binned(sketch) => match function {
+                Function::Quantile(Quantile { q_ppm, .. }) => {
+                    sketch.quantile(q_ppm).map_or(Computed::Null, Computed::Double)
+                }
+                _ => Computed::Null,
+            },
         }
     }
 
@@ -338,6 +365,8 @@ impl Accumulator {
                     put_datum(out, value);
                 }
             }
+            Accumulator::Hashed(sketch) => sketch.encode(out),
+            Accumulator::Binned(sketch) => sketch.encode(out),
         }
     }
 
@@ -373,6 +402,10 @@ impl Accumulator {
                 let items = (0..n).map(|_| Ok((reader.u64()?, reader.datum()?))).collect::<Result<_, _>>()?;
                 Accumulator::Arrived(items)
             }
+            Kind::ApproxDistinct => Accumulator::Hashed(Box::new(HyperLogLog::decode(reader)?)),
+            Kind::Quantiles { accuracy_ppm } => {
+                Accumulator::Binned(Box::new(DdSketch::decode(accuracy_ppm, reader)?))
+            }
         })
     }
 }
@@ -384,6 +417,15 @@ fn computed(value: &Datum) -> Computed<'_> {
         Datum::Int(n) => Computed::Int(i128::from(*n)),
         Datum::Double(x) => Computed::Double(*x),
         Datum::Text(t) => Computed::Text(t),
+    }
+}
+
+/// The number as a double; whole numbers beyond 2^53 become the nearest one.
+fn double(value: Value<'_>) -> Option<f64> {
+    match value {
+        Value::Int(n) => Some(n as f64),
+        Value::Double(x) => Some(x),
+        _ => None,
     }
 }
 

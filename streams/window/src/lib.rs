@@ -46,10 +46,12 @@ pub mod agenda;
 mod aggregate;
 pub mod cases;
 pub mod clock;
+mod ddsketch;
 pub mod distinct;
 mod encode;
 pub mod event;
 mod fire;
+mod hyperloglog;
 mod ids;
 mod index;
 pub mod join;
@@ -74,8 +76,8 @@ pub use event::{Event, Input};
 pub use operator::{KeyStats, LINKS, Operator, PORTION_WINDOWS, Peek, Put};
 pub use row::{Op, Outcome, Output, Reason, Row, State, Values};
 pub use spec::{
-    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Mistake, Per, Spec, Time,
-    Watermark, Window,
+    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Mistake, Per, Quantile, Spec,
+    Time, Watermark, Window,
 };
 pub use value::{Computed, Datum, Value};
 

@@ -323,7 +323,8 @@ impl Pane {
     ) -> Result<(), Corrupt> {
         let left = reader.left();
         self.accumulators = rules.plan.decode(reader)?;
-        self.long_bytes = left - reader.left();
+        let sketched = self.accumulators.iter().map(Accumulator::sketch_bytes).sum();
+        self.long_bytes = (left - reader.left()).max(sketched);
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! What a window step shall do. The words are those of the conformance cases.
 
+use std::ops::RangeInclusive;
+
 use granary_core::Span;
 
 /// A window step. [`Spec::check`] tells whether it can be run.
@@ -222,6 +224,59 @@ pub enum Function {
     Ids,
     /// The first so many values in the order of their arrival.
     Collect(u32),
+    /// Number of different values, about, in bounded memory: exact up to 512, then with a standard error of 1.63 %.
+    ApproxDistinct,
+    /// A number that a share of the numbers does not exceed, about, in bounded memory.
+    Quantile(Quantile),
+}
+
+/// Which quantile, and how accurate it is. In millionths, so that two that are written alike are equal everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantile {
+    /// Which one: 0 is the least number, half a million the median, a million the greatest number.
+    pub q_ppm: u32,
+    /// How far the result is at most from the number that it stands for, as a share of it.
+    pub accuracy_ppm: u32,
+}
+
+/// Within which share quantiles are found unless something else is said: 1 %.
+pub const ACCURACY_PPM_DEFAULT: u32 = 10_000;
+/// A more accurate sketch would hold too little of the range of numbers, a less accurate one would say nothing.
+pub const ACCURACY_PPM: RangeInclusive<u32> = 1_000..=500_000;
+
+impl Quantile {
+    /// The quantile `q`, from 0 to 1 with six decimals at most; what is none of these is a mistake of the spec.
+    pub fn of(q: f64) -> Quantile {
+        Quantile { q_ppm: ppm(q), accuracy_ppm: ACCURACY_PPM_DEFAULT }
+    }
+
+    /// Within this share instead of 0.01: from 0.001 to 0.5 with six decimals at most.
+    pub fn within(self, accuracy: f64) -> Quantile {
+        Quantile { accuracy_ppm: ppm(accuracy), ..self }
+    }
+
+    /// What is wrong with it.
+    pub fn mistake(self) -> Option<&'static str> {
+        if self.q_ppm > 1_000_000 {
+            return Some("quantile: q from 0 to 1, with six decimals at most, expected");
+        }
+        let is_accurate = ACCURACY_PPM.contains(&self.accuracy_ppm);
+        (!is_accurate)
+            .then_some("quantile: an accuracy from 0.001 to 0.5, with six decimals at most, expected")
+    }
+}
+
+impl From<f64> for Quantile {
+    fn from(q: f64) -> Quantile {
+        Quantile::of(q)
+    }
+}
+
+/// The share in millionths; what is not a whole number of them, or not a share, becomes one that no check lets pass.
+fn ppm(share: f64) -> u32 {
+    let millionths = (share * 1e6).round();
+    let is_whole = (share * 1e6 - millionths).abs() < 1e-6;
+    if is_whole && (0.0..=1e6).contains(&millionths) { millionths as u32 } else { u32::MAX }
 }
 
 /// A mistake in a [`Spec`], for a person.
@@ -296,8 +351,14 @@ impl Spec {
             wrong("dedup", "stands before tumbling, hopping, cumulate and session windows only");
         }
         for aggregate in &self.aggregates {
-            if let Function::Top(0) | Function::Collect(0) = aggregate.function {
-                wrong("aggregates", "top and collect need at least 1");
+            match aggregate.function {
+                Function::Top(0) | Function::Collect(0) => {
+                    wrong("aggregates", "top and collect need at least 1")
+                }
+                Function::Quantile(quantile) => {
+                    quantile.mistake().into_iter().for_each(|mistake| wrong("aggregates", mistake));
+                }
+                _ => {}
             }
         }
         if self.aggregates.is_empty() {

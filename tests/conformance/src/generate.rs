@@ -167,9 +167,22 @@ fn window(random: &mut Random, kind: &str) -> Json {
 }
 
 fn aggregate(random: &mut Random) -> Json {
-    match *random
-        .pick(&["count", "sum", "min", "max", "avg", "distinct", "first", "last", "top", "ids", "ids"])
-    {
+    match *random.pick(&[
+        "count",
+        "sum",
+        "min",
+        "max",
+        "avg",
+        "distinct",
+        "first",
+        "last",
+        "top",
+        "ids",
+        "ids",
+        "approx_distinct",
+        "quantile",
+    ]) {
+        "quantile" => json!({"fn": "quantile", "field": "value", "q": random.range(0, 20) as f64 / 20.0}),
         "top" => json!({"fn": "top", "field": "value", "n": random.range(1, 3)}),
         "count" => json!({"fn": "count"}),
         "ids" => json!({"fn": "ids"}),

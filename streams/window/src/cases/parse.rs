@@ -8,8 +8,8 @@ use super::pattern::PatternCase;
 use super::rank::RankCase;
 use crate::distinct::Keep;
 use crate::spec::{
-    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Per, Spec, Time, Watermark,
-    Window,
+    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Per, Quantile, Spec, Time,
+    Watermark, Window,
 };
 
 /// One case, read.
@@ -400,6 +400,11 @@ fn read_aggregate(json: Option<Json>, field: &mut Option<String>) -> Result<Aggr
         "distinct" => Function::Distinct,
         "first" => Function::First,
         "last" => Function::Last,
+        "approx_distinct" => Function::ApproxDistinct,
+        "quantile" => {
+            let q = fields.take("q").and_then(|q| q.as_f64()).ok_or("spec.aggregate.q: a number expected")?;
+            Function::Quantile(Quantile::of(q))
+        }
         "top" => Function::Top(small(fields.int("n")?.ok_or("spec.aggregate.n: a number expected")?, "n")?),
         "ids" => {
             *field = None;

@@ -238,10 +238,15 @@ impl Oracle {
             "avg" => json!(numbers.iter().sum::<f64>() / numbers.len() as f64),
             "min" => json!(sorted(&numbers)[0]),
             "max" => json!(sorted(&numbers)[numbers.len() - 1]),
-            "distinct" => {
+            // Few values: exact.
+            "distinct" | "approx_distinct" => {
                 let mut sorted = sorted(&numbers);
                 sorted.dedup();
                 json!(sorted.len())
+            }
+            "quantile" => {
+                let twentieths = (aggregate["q"].as_f64().expect("q") * 20.0).round() as usize;
+                json!(sorted(&numbers)[(numbers.len() - 1) * twentieths / 20])
             }
             "first" => {
                 events.iter().min_by_key(|e| (e.ts, arrival(e))).expect("an event").json["value"].clone()
