@@ -33,6 +33,7 @@ use std::marker::PhantomData;
 use granary_core::{Span, Timestamp};
 use granary_window as window;
 
+pub use granary_window::Quantile;
 pub use results::{Results, Windowed};
 pub use value::{Number, Segment, Shown, Time};
 pub use windows::{Count, Cumulate, Hopping, Session, Sliding, Tumbling, WindowStream};

@@ -2,7 +2,7 @@
 
 use granary_core::Span;
 use granary_window::{
-    Accumulation, Aggregate, Dedup, Emit, Function, Horizon, Lateness, Spec, Value, Window,
+    Accumulation, Aggregate, Dedup, Emit, Function, Horizon, Lateness, Quantile, Spec, Value, Window,
 };
 
 use super::results::Results;
@@ -247,12 +247,39 @@ impl<T: 'static> WindowStream<T> {
         self.of_number("avg", Function::Avg, number)
     }
 
+    /// A quantile, within 1 %: `0.5` is the median, `0.99` what one number in a hundred exceeds. For another accuracy
+    /// say [`Quantile::within`]: `quantile(Quantile::of(0.99).within(0.001), |m| m.watts)`.
+    pub fn quantile<N: Number + 'static>(
+        self,
+        quantile: impl Into<Quantile>,
+        number: impl Fn(&T) -> N + Send + Sync + 'static,
+    ) -> Results<T, f64> {
+        self.of_number("quantile", Function::Quantile(quantile.into()), number)
+    }
+
     /// The number of different values.
     pub fn distinct<V: Segment>(self, of: impl Fn(&T) -> V + Send + Sync + 'static) -> Results<T, u64> {
+        self.of_value("distinct", Function::Distinct, of)
+    }
+
+    /// The number of different values, about, in bounded memory: exact up to 512, then with a standard error of 1.63 %.
+    pub fn approx_distinct<V: Segment>(
+        self,
+        of: impl Fn(&T) -> V + Send + Sync + 'static,
+    ) -> Results<T, u64> {
+        self.of_value("approx_distinct", Function::ApproxDistinct, of)
+    }
+
+    fn of_value<S: Segment, V: Shown>(
+        self,
+        name: &str,
+        function: Function,
+        of: impl Fn(&T) -> S + Send + Sync + 'static,
+    ) -> Results<T, V> {
         let this = self.column("value", ColumnKind::Any, move |value, column, decoded| {
             decoded.set(column, of(value).value());
         });
-        this.input("distinct", Function::Distinct)
+        this.input(name, function)
     }
 
     fn of_number<N: Number + 'static, V: Shown>(

@@ -2,7 +2,7 @@
 
 use granary_cluster::StreamId;
 use granary_core::time::secs;
-use granary_window::{Emit, Function, Horizon, Lateness, Window};
+use granary_window::{Emit, Function, Horizon, Lateness, Quantile, Window};
 
 use super::parse;
 use crate::decode::Kind;
@@ -100,6 +100,50 @@ fn unknown_words_name_the_nearest() {
         let found = mistakes(&changed(from, to));
         assert!(found.iter().any(|mistake| mistake.contains(expected)), "{to}: {found:#?}");
         assert_eq!(found.len(), 1, "{to}: {found:#?}");
+    }
+}
+
+#[test]
+fn sketches_say_how_accurate_they_are() {
+    let function = |aggregate: &str| {
+        let plan = plan(&changed("avg(m2)", aggregate));
+        plan.steps[0]
+            .window()
+            .unwrap()
+            .spec
+            .aggregates
+            .iter()
+            .find(|a| &*a.name == "m2_avg")
+            .unwrap()
+            .function
+    };
+    assert_eq!(function("approx_distinct(id)"), Function::ApproxDistinct);
+    assert_eq!(function("quantile(m2, 0.999)"), Function::Quantile(Quantile::of(0.999)));
+    let finer = Quantile { q_ppm: 70_000, accuracy_ppm: 2_500 };
+    assert_eq!(function("'quantile(m1,.07, 0.0025)'"), Function::Quantile(finer));
+    for (aggregate, expected) in [
+        ("quantile(m2, 1.01)", "q from 0 to 1, with six decimals at most, expected, `1.01` found"),
+        ("quantile(m2, -0.5)", "q from 0 to 1"),
+        ("quantile(m2, 0.9999999)", "with six decimals at most"),
+        ("quantile(m2, NaN)", "q from 0 to 1"),
+        ("quantile(m2, half)", "`half` found"),
+        (
+            "quantile(m2, 0.5, 0)",
+            "an accuracy from 0.001 to 0.5, with six decimals at most, expected, `0.5, 0` found",
+        ),
+        ("quantile(m2, 0.5, 0.6)", "an accuracy from 0.001 to 0.5"),
+        ("quantile(m2, 0.5, inf)", "an accuracy from 0.001 to 0.5"),
+        (
+            "quantile(m2)",
+            "`quantile` takes two arguments, or three with its accuracy: write quantile(m1, 0.99)",
+        ),
+        ("quantile(m2, 0.5, 0.1, 1)", "`quantile` takes two arguments"),
+        ("quantile(category, 0.5)", "quantile: a number expected, `category` is none"),
+        ("approx_distinct()", "`approx_distinct` takes one argument"),
+        ("quantiles(m2, 0.5)", "unknown aggregate `quantiles`; did you mean `quantile`?"),
+    ] {
+        let found = mistakes(&changed("avg(m2)", &format!("'{aggregate}'")));
+        assert!(found.len() == 1 && found[0].contains(expected), "{aggregate}: {found:#?}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use granary_core::Span;
 use granary_window::{
-    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Spec, Time, Window,
+    Accumulation, Aggregate, Dedup, Early, Emit, Function, Horizon, Lateness, Quantile, Spec, Time, Window,
 };
 
 use super::mistake::Mistakes;
@@ -14,8 +14,22 @@ use crate::plan::{Column, ColumnKind, Does, SPAN_MAX, Source, WindowStep, prefix
 use crate::run::INPUTS_MAX;
 
 const TYPES: [&str; 7] = ["tumbling", "hopping", "cumulate", "session", "sliding", "count", "global"];
-const FUNCTIONS: [&str; 12] =
-    ["count", "sum", "min", "max", "avg", "variance", "distinct", "first", "last", "top", "collect", "ids"];
+const FUNCTIONS: [&str; 14] = [
+    "count",
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "variance",
+    "quantile",
+    "distinct",
+    "approx_distinct",
+    "first",
+    "last",
+    "top",
+    "collect",
+    "ids",
+];
 /// Names that rows have for themselves.
 const RESERVED: [&str; 5] = ["window_start", "window_end", "revision", "reason", "op"];
 /// The largest number of values that `top` and `collect` keep.
@@ -271,7 +285,7 @@ fn aggregates(
     aggregates
 }
 
-/// `count()`, `sum(m1)`, `top(m1, 3)`.
+/// `count()`, `sum(m1)`, `top(m1, 3)`, `quantile(m1, 0.99, 0.005)`.
 fn aggregate(
     node: &Node,
     columns: Option<&[Column]>,
@@ -284,7 +298,7 @@ fn aggregate(
         return None;
     };
     let function = function.trim();
-    if ["distinct_hll", "quantile", "quantiles", "top_k"].contains(&function) {
+    if function == "top_k" {
         mistakes
             .add(node.place, format!("`{function}` is not supported yet; allowed: {}", FUNCTIONS.join(", ")));
         return None;
@@ -295,14 +309,13 @@ fn aggregate(
     }
     let arguments: Vec<&str> =
         arguments.split(',').map(str::trim).filter(|argument| !argument.is_empty()).collect();
-    let wanted = match function {
-        "count" => 0,
-        "top" | "collect" => 2,
-        _ => 1,
+    let (wanted, count, example) = match function {
+        "count" => (0..=0, "no argument", ""),
+        "top" | "collect" => (2..=2, "two arguments", "m1, 3"),
+        "quantile" => (2..=3, "two arguments, or three with its accuracy", "m1, 0.99"),
+        _ => (1..=1, "one argument", "m1"),
     };
-    if arguments.len() != wanted {
-        let (count, example) =
-            [("no argument", ""), ("one argument", "m1"), ("two arguments", "m1, 3")][wanted];
+    if !wanted.contains(&arguments.len()) {
         mistakes.add(node.place, format!("`{function}` takes {count}: write {function}({example})"));
         return None;
     }
@@ -310,27 +323,46 @@ fn aggregate(
         Some(name) => Some(find(name, node, columns, mistakes)?),
         None => None,
     };
-    let n = match arguments.get(1) {
-        Some(n) => match n.parse::<u64>().ok().filter(|n| (1..=VALUES_MAX).contains(n)) {
-            Some(n) => n as u32,
-            None => {
-                mistakes
-                    .add(node.place, format!("{function}: a number of values, 1 to {VALUES_MAX}, expected"));
-                return None;
-            }
-        },
-        None => 0,
+    let function_of = match function {
+        "quantile" => quantile(&arguments[1..], node, mistakes)?,
+        "top" | "collect" => several(function, arguments[1], node, mistakes)?,
+        _ => named(function),
     };
     let is_number = |column: &Option<Column>| {
         column.as_ref().is_none_or(|c| !matches!(c.kind, ColumnKind::Text | ColumnKind::Bool))
     };
-    if ["sum", "avg", "variance"].contains(&function) && !is_number(&column) {
+    if ["sum", "avg", "variance", "quantile"].contains(&function) && !is_number(&column) {
         mistakes.add(node.place, format!("{function}: a number expected, `{}` is none", arguments[0]));
     }
-    Some((named(function, n), column))
+    Some((function_of, column))
 }
 
-fn named(function: &str, n: u32) -> Function {
+/// `top` and `collect`, and how many values they keep.
+fn several(function: &str, n: &str, node: &Node, mistakes: &mut Mistakes) -> Option<Function> {
+    let Some(n) = n.parse::<u64>().ok().filter(|n| (1..=VALUES_MAX).contains(n)) else {
+        let message = format!("{function}: a number of values, 1 to {VALUES_MAX}, expected, `{n}` found");
+        mistakes.add(node.place, message);
+        return None;
+    };
+    Some(if function == "top" { Function::Top(n as u32) } else { Function::Collect(n as u32) })
+}
+
+/// Which quantile, and how accurate it is if that is said.
+fn quantile(arguments: &[&str], node: &Node, mistakes: &mut Mistakes) -> Option<Function> {
+    // What is no number is no share either, and is told so.
+    let share = |text: &str| text.parse().unwrap_or(f64::NAN);
+    let mut quantile = Quantile::of(share(arguments[0]));
+    if let Some(accuracy) = arguments.get(1) {
+        quantile = quantile.within(share(accuracy));
+    }
+    if let Some(mistake) = quantile.mistake() {
+        mistakes.add(node.place, format!("{mistake}, `{}` found", arguments.join(", ")));
+        return None;
+    }
+    Some(Function::Quantile(quantile))
+}
+
+fn named(function: &str) -> Function {
     match function {
         "count" => Function::Count,
         "sum" => Function::Sum,
@@ -341,8 +373,7 @@ fn named(function: &str, n: u32) -> Function {
         "distinct" => Function::Distinct,
         "first" => Function::First,
         "last" => Function::Last,
-        "top" => Function::Top(n),
-        "collect" => Function::Collect(n),
+        "approx_distinct" => Function::ApproxDistinct,
         _ => Function::Ids,
     }
 }

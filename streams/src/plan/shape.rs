@@ -59,7 +59,7 @@ fn shape(plan: &Plan, step: &Step, of: &WindowStep) -> String {
     part("dedup", of.id.iter().map(|i| named(*i)).collect::<Vec<_>>().join(","));
     let aggregate = |a: &window::Aggregate| {
         let field = of.inputs.get(a.field).map_or("", |index| named(*index));
-        format!("{}:{:?}({field})", a.name, a.function)
+        format!("{}:{:?}({field})", a.name, a.function).replace(' ', "")
     };
     part("aggregates", spec.aggregates.iter().map(aggregate).collect::<Vec<_>>().join(","));
     shape

@@ -7,8 +7,9 @@ use hashbrown::HashSet;
 
 use crate::Corrupt;
 use crate::ddsketch::DdSketch;
-use crate::encode::{Reader, put_datum, put_f64, put_i64, put_u64};
+use crate::encode::{Reader, put_datum, put_i64, put_u64};
 use crate::hyperloglog::HyperLogLog;
+use crate::moments::Moments;
 use crate::spec::{Aggregate, Function, Quantile};
 use crate::total::Total;
 use crate::value::{Computed, Datum, Value, order, stored_hash};
@@ -156,28 +157,6 @@ pub(crate) struct Placed {
     value: Datum,
 }
 
-/// Mean and squared distances from it (Welford; merged after Chan).
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Moments {
-    n: u64,
-    mean: f64,
-    squares: f64,
-}
-
-impl Moments {
-    fn merge(&mut self, other: Moments) {
-        let n = self.n + other.n;
-        if n == 0 {
-            return;
-        }
-        let (a, b) = (self.n as f64, other.n as f64);
-        let distance = other.mean - self.mean;
-        self.mean += distance * b / n as f64;
-        self.squares += other.squares + distance * distance * a * b / n as f64;
-        self.n = n;
-    }
-}
-
 /// Memory of one kept value beside its text, about.
 const DATUM_BYTES: usize = 32;
 
@@ -231,7 +210,7 @@ impl Accumulator {
             }
             Accumulator::Moments(moments) => {
                 let Some(x) = double(value) else { return 0 };
-                moments.merge(Moments { n: 1, mean: x, squares: 0.0 });
+                moments.add(x);
             }
             Accumulator::Binned(sketch) => return double(value).map_or(0, |x| sketch.add(x)),
             Accumulator::Hashed(sketch) => return sketch.add(stored_hash(value)),
@@ -308,8 +287,7 @@ impl Accumulator {
             Accumulator::Total(n, total) if function == Function::Avg => total.mean(*n),
             Accumulator::Total(_, total) => total.sum(),
             Accumulator::Extreme(value) => computed(value),
-            Accumulator::Moments(m) if m.n == 0 => Computed::Null,
-            Accumulator::Moments(m) => Computed::Double(m.squares / m.n as f64),
+            Accumulator::Moments(moments) => moments.variance().map_or(Computed::Null, Computed::Double),
             Accumulator::Distinct(set) => Computed::Int(set.len() as i128),
             Accumulator::Placed(placed) => placed.as_ref().map_or(Computed::Null, |p| computed(&p.value)),
             Accumulator::Several(list) => {
@@ -338,11 +316,7 @@ impl Accumulator {
                 total.encode(out);
             }
             Accumulator::Extreme(value) => put_datum(out, value),
-            Accumulator::Moments(m) => {
-                put_u64(out, m.n);
-                put_f64(out, m.mean);
-                put_f64(out, m.squares);
-            }
+            Accumulator::Moments(moments) => moments.encode(out),
             Accumulator::Distinct(set) => {
                 put_u64(out, set.len() as u64);
                 set.iter().for_each(|value| put_datum(out, value));
@@ -375,11 +349,7 @@ impl Accumulator {
             Kind::Count => Accumulator::Count(reader.u64()?),
             Kind::Total => Accumulator::Total(reader.u64()?, Total::decode(reader)?),
             Kind::Min | Kind::Max => Accumulator::Extreme(reader.datum()?),
-            Kind::Moments => Accumulator::Moments(Box::new(Moments {
-                n: reader.u64()?,
-                mean: reader.f64()?,
-                squares: reader.f64()?,
-            })),
+            Kind::Moments => Accumulator::Moments(Box::new(Moments::decode(reader)?)),
             Kind::Distinct => {
                 let n = reader.count()?;
                 Accumulator::Distinct(Box::new((0..n).map(|_| reader.datum()).collect::<Result<_, _>>()?))

@@ -57,6 +57,7 @@ mod index;
 pub mod join;
 mod key;
 mod keys;
+mod moments;
 pub mod operator;
 mod pane;
 pub mod pattern;

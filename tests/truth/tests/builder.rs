@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use granary_core::Grain;
 use granary_core::time::{mins, secs};
-use granary_streams::builder::{Stream, Tumbling, Windowed};
+use granary_streams::builder::{Quantile, Stream, Tumbling, Windowed};
 use granary_streams::{Plan, file};
 use granary_truth_tests::{Input, lines, run};
 
@@ -92,6 +92,65 @@ fn closures_and_file_give_the_same_rows() {
     assert!(from_file.len() > 2_000);
     assert_eq!(by_id(built(), 0), from_file);
     assert_eq!(by_id(built(), 5), from_file, "with commits and crashes");
+}
+
+#[test]
+fn sketches_of_closures_are_those_of_the_file() {
+    let hours = || {
+        let measurements =
+            Stream::<Measurement>::topic("boontadata").event_time(at).dedupe_by(|m| m.id.clone());
+        measurements.filter(|m| m.m2 > 0.0).key_by(|m| &m.c).window(Tumbling::of(mins(1))).named("totals")
+    };
+    let finer = Quantile::of(0.9).within(0.002);
+    let built = [
+        hours().approx_distinct(|m| m.m1).to_topic("results").plan(),
+        hours().quantile(0.5, |m| m.m1).to_topic("results").plan(),
+        hours().quantile(finer, |m| m.m2).to_topic("results").plan(),
+    ];
+    let written = [
+        "{approx_distinct: approx_distinct(m1)}",
+        "{quantile: 'quantile(m1, 0.5)'}",
+        "{quantile: 'quantile(m2, 0.9, 0.002)'}",
+    ];
+    for (built, written) in built.into_iter().zip(written) {
+        let text = SAME
+            .replace("{sum: sum(m1)}", written)
+            .replace("size: 5s", "size: 1m")
+            .replace("    by: category\n", "")
+            .replace("    allowed_lateness: forever\n", "")
+            .replace("    key: key\n", "    key: category\n");
+        let from_file = file::parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let built = built.unwrap();
+        let function = |plan: &Plan| plan.steps[1].window().unwrap().spec.aggregates[0].clone();
+        assert_eq!(function(&built), function(&from_file));
+        let rows = |plan: Plan, seed| -> BTreeMap<String, String> {
+            let driver = run(plan, &lines(EVENTS), seed);
+            let row = |value: &str| value.replace("\"category\":", "\"key\":");
+            driver.stream("results").iter().map(|sent| (sent.id.clone(), row(&sent.value))).collect()
+        };
+        let from_file = rows(from_file, 0);
+        assert!(from_file.len() > 10, "{}", from_file.len());
+        assert_eq!(rows(built, 3), from_file, "{written}");
+    }
+}
+
+#[test]
+fn a_quantile_of_nothing_known_is_a_mistake() {
+    let plan = |quantile: Quantile| {
+        let stream = Stream::<Measurement>::topic("boontadata").event_time(at).key_by(|m| &m.di);
+        stream.window(Tumbling::of(secs(5))).quantile(quantile, |m| m.m2).to_topic("results").plan()
+    };
+    for (quantile, expected) in [
+        (Quantile::of(1.5), "q from 0 to 1"),
+        (Quantile::of(f64::NAN), "q from 0 to 1"),
+        (Quantile::of(-0.000_001), "q from 0 to 1"),
+        (Quantile::of(0.5).within(0.0), "an accuracy from 0.001 to 0.5"),
+        (Quantile::of(0.5).within(0.51), "an accuracy from 0.001 to 0.5"),
+    ] {
+        let mistakes = plan(quantile).unwrap_err().to_string();
+        assert!(mistakes.contains("boontadata-windows") && mistakes.contains(expected), "{mistakes}");
+    }
+    plan(Quantile::of(1.0).within(0.5)).unwrap();
 }
 
 #[test]
