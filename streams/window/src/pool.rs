@@ -6,6 +6,9 @@ use crate::rules::Rules;
 /// So many panes are held ready to be used again.
 const SPARE_PANES_MAX: usize = 1_024;
 
+/// Panes that hold more than this, such as sketches, are not held.
+const SPARE_BYTES_MAX: usize = 1_024;
+
 /// Longer lists of panes are not held.
 const SPARE_LIST_MAX: usize = 16;
 
@@ -33,7 +36,7 @@ impl Pool {
     /// A pane is gone.
     pub(crate) fn recycle(&mut self, pane: Pane) {
         self.less(pane.memory_bytes());
-        if self.panes.len() < SPARE_PANES_MAX {
+        if self.panes.len() < SPARE_PANES_MAX && pane.heap_bytes() <= SPARE_BYTES_MAX {
             self.panes.push(pane);
         }
     }
