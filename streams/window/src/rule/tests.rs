@@ -197,6 +197,29 @@ fn what_is_needed_no_more_is_deleted() {
     judge.evict(0, usize::MAX);
 }
 
+/// Far beyond what a sketch would have to hold: [`KEPT_MAX`] events of a key bound it, and nothing else.
+#[test]
+fn different_texts_are_counted_exactly() {
+    const TEXTS: i64 = 12_000;
+    let names = Names { texts: vec!["shop".into()], rules: vec!["shops".into()], ..Names::default() };
+    let rule = velocity(Measure::Distinct(Text(0)), 1_000_000, TEXTS - 1);
+    let set = Set::new(names, None, vec![rule], Pace::OnArrival, Span(0), Span(1_000)).unwrap();
+    let mut judge = Judge::new(Arc::new(set), b"r/");
+    let mut alerts = Vec::new();
+    for n in 0..2 * TEXTS + 10 {
+        Store::default().supply(&mut judge, b"k");
+        let (id, text) = (n.to_string(), (n / 2).to_string());
+        let texts = [Some(text.as_bytes())];
+        let fact = Fact { id: id.as_bytes(), time: Timestamp(n), numbers: &[], texts: &texts, truths: &[] };
+        judge.event(b"k", &fact, &mut |decision| {
+            let Change::Raised(hit) = decision.change else { panic!("nothing is withdrawn in order") };
+            alerts.push((n, hit.measured.clone()));
+        });
+    }
+    let expected = (2 * TEXTS - 2..2 * TEXTS + 10).map(|n| (n, Measured::Count(n.unsigned_abs() / 2 + 1)));
+    assert_eq!(alerts, expected.collect::<Vec<_>>());
+}
+
 #[test]
 fn damaged_cells_are_errors() {
     let mut store = Store::default();
