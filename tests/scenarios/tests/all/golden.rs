@@ -4,7 +4,7 @@
 //! When a test here fails, this version cannot read what a released one has stored. The files are never changed: either the
 //! code learns to read the old form again (a field with a default, a `migrate`), or the change is one that begins a new
 //! generation of state and says how to get there. A form that is stored from now on is *added*, under the next number:
-//! `cargo test -p granary-scenarios --test all golden -- --ignored` writes the directory named by `VERSION` if there is none.
+//! `cargo test -p granary-scenarios --test all golden -- --ignored` writes the files named by the constants that are not there.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,8 +23,12 @@ use granary_streams::Slots;
 
 use crate::kinds::{Bill, Counter, answer, kinds, settle};
 
-/// The number of the forms that this version stores.
-const VERSION: &str = "1";
+/// What there is of this version: a file and the number under which its forms came.
+type Forms = (&'static str, &'static str);
+
+const GRAINS: Forms = ("grains.txt", "1");
+const PANES: Forms = ("panes.txt", "1");
+const SKETCHES: Forms = ("sketches.txt", "2");
 
 /// A cell: slot, key, value.
 type Cells = BTreeMap<(u16, Vec<u8>), Vec<u8>>;
@@ -58,7 +62,7 @@ fn cells(store: &Memory) -> Cells {
 }
 
 /// Each file of this name, by its version, on a store of its own.
-fn read(name: &str) -> Vec<(String, Rig)> {
+fn read((name, newest): Forms) -> Vec<(String, Rig)> {
     let mut versions = Vec::new();
     for version in fs::read_dir(directory()).unwrap() {
         let version = version.unwrap();
@@ -78,18 +82,18 @@ fn read(name: &str) -> Vec<(String, Rig)> {
         }
         versions.push((version.file_name().to_string_lossy().into_owned(), rig));
     }
-    assert!(versions.iter().any(|(version, _)| version == VERSION), "{name} of version {VERSION}");
+    assert!(versions.iter().any(|(version, _)| version == newest), "{name} of version {newest}");
     versions
 }
 
 /// Writes a file of this version; one that is there stays as it is.
-fn write(name: &str, rig: &Rig) {
-    let file = directory().join(VERSION).join(name);
+fn write((name, version): Forms, rig: &Rig) {
+    let file = directory().join(version).join(name);
     if file.exists() {
         return println!("{} is there: forms are added, never changed", file.display());
     }
     let mut text =
-        format!("# Cells as version {VERSION} stores them: slot, key, value; bytes in hexadecimal.\n");
+        format!("# Cells as version {version} stores them: slot, key, value; bytes in hexadecimal.\n");
     for ((slot, key), value) in cells(&rig.memory) {
         writeln!(text, "{slot} {} {}", hex(&key), hex(&value)).unwrap();
     }
@@ -110,7 +114,7 @@ async fn store_grains(rig: &Rig) {
 
 #[tokio::test]
 async fn grains_of_every_version_are_read() {
-    for (version, rig) in read("grains.txt") {
+    for (version, rig) in read(GRAINS) {
         let silo = rig.start(kinds());
         let counter = || silo.handle.grain::<Counter>("c/1");
         assert_eq!(answer(counter().total()).await, Ok(7), "{version}");
@@ -131,8 +135,8 @@ async fn grains_of_every_version_are_read() {
     }
 }
 
-/// Every sort of window and aggregate there is.
-const PIPELINE: &str = "
+/// What all pipelines here read.
+const SOURCE: &str = "
 pipeline: golden
 sources:
   readings:
@@ -150,6 +154,10 @@ sources:
     event_time: at
     watermark: {per: key, out_of_orderness: 2s}
 steps:
+";
+
+/// Every sort of window, and every aggregate that has been there from the first version on.
+const PIPELINE: &str = "
   totals:
     from: readings
     dedup: {by: id, horizon: pane}
@@ -184,9 +192,26 @@ sinks:
   third: {from: visits, topic: alerts}
 ";
 
-fn streaming(rig: &Rig) -> Silo {
+/// A window with few values, and one with more than a sketch keeps as they are.
+const SKETCHING: &str = "
+  traffic:
+    from: readings
+    window: {type: tumbling, size: 1h}
+    allowed_lateness: forever
+    aggregates:
+      sorts: approx_distinct(id)
+      least: quantile(x, 0)
+      tenth: quantile(x, 0.1)
+      median: quantile(x, 0.5)
+      most: quantile(m, 0.999, 0.05)
+sinks:
+  out: {from: traffic, topic: out}
+";
+
+fn streaming(rig: &Rig, pipeline: &str) -> Silo {
     rig.start_with(kinds(), |config: &mut Config| {
-        let plan = granary_streams::file::parse(PIPELINE).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let text = [SOURCE, pipeline].concat();
+        let plan = granary_streams::file::parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let plan = Arc::new(plan);
         config.sources = vec![rig.input()];
         config.pipeline = Arc::new(move || Box::new(Slots::new(plan.clone(), SLOTS)));
@@ -194,12 +219,16 @@ fn streaming(rig: &Rig) -> Silo {
 }
 
 fn append(rig: &Rig, id: &str, at: i64, m: i64, x: f64) {
-    rig.append("d-7", &format!(r#"{{"id":"{id}","device":"d-7","at":{at},"m":{m},"x":{x}}}"#));
+    append_of(rig, "d-7", id, at, m, x);
+}
+
+fn append_of(rig: &Rig, device: &str, id: &str, at: i64, m: i64, x: f64) {
+    rig.append(device, &format!(r#"{{"id":"{id}","device":"{device}","at":{at},"m":{m},"x":{x}}}"#));
 }
 
 /// Windows that are published, and windows that are open.
 async fn store_panes(rig: &Rig) {
-    let silo = streaming(rig);
+    let silo = streaming(rig, PIPELINE);
     append(rig, "a", 1_000, 4, 0.1);
     append(rig, "b", 2_000, -9, 0.2);
     append(rig, "c", 9_500, 300, 1e100);
@@ -212,8 +241,8 @@ async fn store_panes(rig: &Rig) {
 /// What a late event makes of windows that an earlier version has stored, and what its copy does not; the clock goes on.
 #[tokio::test]
 async fn panes_of_every_version_are_read() {
-    for (version, rig) in read("panes.txt") {
-        let silo = streaming(&rig);
+    for (version, rig) in read(PANES) {
+        let silo = streaming(&rig, PIPELINE);
         append(&rig, "b", 2_000, -9, 0.2); // a copy
         append(&rig, "e", 3_000, 8, 0.3);
         append(&rig, "f", 17_500, 2, 0.5);
@@ -233,13 +262,49 @@ async fn panes_of_every_version_are_read() {
     }
 }
 
+/// Windows that are open.
+async fn store_sketches(rig: &Rig) {
+    let silo = streaming(rig, SKETCHING);
+    append_of(rig, "few", "a", 1_000, 7, -0.5);
+    append_of(rig, "few", "b", 2_000, -7, 0.0);
+    for n in 0..800 {
+        let x = (n as f64 - 200.0) * 1.5f64.powi((n % 40) as i32 - 20);
+        append_of(rig, "many", &n.to_string(), 1_000 + n, n * 3 % 1_000, x);
+    }
+    silo.handle.look();
+    eventually("all is stored", || rig.records_stored() == 802).await;
+    silo.stop().await;
+}
+
+/// What one event more, and copies of those that were seen, make of sketches that an earlier version has stored.
+#[tokio::test]
+async fn sketches_of_every_version_are_read() {
+    for (version, rig) in read(SKETCHES) {
+        let silo = streaming(&rig, SKETCHING);
+        for device in ["few", "many"] {
+            append_of(&rig, device, "a", 3_000, 999, 12.5);
+            append_of(&rig, device, "b", 4_000, 998, -1e9);
+            append_of(&rig, device, "next", 3_700_000, 0, 0.25);
+        }
+        silo.handle.look();
+        eventually("all is stored", || rig.records_stored() == 6).await;
+        silo.stop().await;
+        let rows = rig.outputs_by_id("out");
+        let found = rows.into_iter().fold(String::new(), |text, (id, row)| text + &format!("{id} {row}\n"));
+        assert_eq!(found, include_str!("../../../data/golden/sketches.expected"), "{version}");
+    }
+}
+
 #[tokio::test]
 #[ignore = "writes the corpus of this version, if there is none"]
 async fn write_the_corpus() {
     let rig = crate::rig();
     store_grains(&rig).await;
-    write("grains.txt", &rig);
+    write(GRAINS, &rig);
     let rig = crate::rig();
     store_panes(&rig).await;
-    write("panes.txt", &rig);
+    write(PANES, &rig);
+    let rig = crate::rig();
+    store_sketches(&rig).await;
+    write(SKETCHES, &rig);
 }
