@@ -10,7 +10,7 @@ use granary_window::rule::Pace;
 use super::revision::{Bundle, Newest};
 use super::{Column, Source};
 use crate::decode::Fields;
-use crate::rules::{Event, Field, Raw, Rules, UnfitEvent};
+use crate::rules::{Event, Field, Info, Raw, Rules, UnfitEvent};
 
 /// Rules on the events of a source, as far as their key begins with the source's.
 pub struct RulesStep {
@@ -22,6 +22,8 @@ pub struct RulesStep {
     pub rules: Arc<Rules>,
     /// For each rule the alerts that were raised here by this revision and reach people.
     pub(crate) raised: Vec<AtomicU64>,
+    /// For each rule those that were raised and are muted.
+    pub(crate) muted: Vec<AtomicU64>,
     /// What the events of the step are like.
     frame: Arc<Frame>,
     /// The newest revision, for all of them.
@@ -49,7 +51,10 @@ struct Frame {
 /// The same for equal rules, whatever order their lists are kept in.
 impl std::fmt::Debug for RulesStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let rules = self.rules.infos().iter().map(|info| (&info.id, &info.hash, info.mode, info.severity));
+        let rules = self.rules.infos().iter().map(|info| {
+            let Info { id, hash, mode, severity, case, .. } = info;
+            (id, hash, mode, severity, case)
+        });
         let lists = self.rules.lists();
         f.debug_struct("Rules").field("rules", &rules.collect::<Vec<_>>()).field("lists", &lists).finish()
     }
@@ -112,12 +117,14 @@ impl RulesStep {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let (raised, rules) = (rules.infos().iter().map(|_| AtomicU64::new(0)).collect(), Arc::new(rules));
+        let none = || rules.infos().iter().map(|_| AtomicU64::new(0)).collect();
+        let (raised, muted, rules) = (none(), none(), Arc::new(rules));
         Ok(RulesStep {
             revision,
             bundle,
             rules,
             raised,
+            muted,
             frame: frame.clone(),
             newest,
             groups,

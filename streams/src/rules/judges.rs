@@ -6,8 +6,10 @@ use granary_window::rule::{ABSENT, DEGREE_UNITS, Decision, Fact, Judge, NUMBER_M
 use serde::Serialize;
 
 use super::Rules;
+use super::cases::{Cases, Filed};
 use super::event::{Cell, Event};
 use super::groups::{Group, NumberOf};
+use super::mutes::Muted;
 
 /// What is said of an event.
 #[derive(Debug)]
@@ -16,6 +18,10 @@ pub struct Said<'a> {
     pub rule: usize,
     /// What the judge of its set says.
     pub decision: Decision<'a>,
+    /// Why nobody is told, though the rule is live.
+    pub muted: Option<&'a Muted>,
+    /// The case it belongs to, if its rule has cases and people are told.
+    pub filed: Option<Filed>,
 }
 
 /// What became of events.
@@ -35,6 +41,7 @@ pub struct Judges {
     rules: Arc<Rules>,
     /// Each with its place among the groups.
     judges: Vec<(usize, Judge)>,
+    pub(crate) cases: Cases,
     /// For each rule the events that lacked its key.
     keyless: Vec<u64>,
     counts: Counts,
@@ -44,11 +51,21 @@ pub struct Judges {
     own_truths: Vec<Truth>,
 }
 
+impl<'a> Said<'a> {
+    /// What is said of an event by a rule of the file, with all that follows from it.
+    fn new(rules: &'a Rules, cases: &mut Cases, rule: usize, decision: Decision<'a>) -> Said<'a> {
+        let muted = rules.muted(rule, &decision);
+        let filed = if muted.is_none() { cases.file(rules, rule, &decision) } else { None };
+        Said { rule, decision, muted, filed }
+    }
+}
+
 impl Judges {
-    /// Judges of all sets that have seen nothing.
+    /// Judges of all sets that have seen nothing. They say what would be: alerts in shadow are put into cases, too.
     pub fn new(rules: Arc<Rules>) -> Judges {
         let all: Vec<usize> = (0..rules.groups.len()).collect();
-        Judges::of(rules, &all, b"")
+        let cases = Cases::new(&rules, b"", true);
+        Judges { cases, ..Judges::of(rules, &all, b"") }
     }
 
     /// Judges of these sets. The keys of their cells begin with `prefix`.
@@ -59,6 +76,7 @@ impl Judges {
         };
         Judges {
             judges: groups.iter().map(judge).collect(),
+            cases: Cases::new(&rules, prefix, false),
             keyless: vec![0; rules.infos().len()],
             counts: Counts::default(),
             truths: Vec::new(),
@@ -80,6 +98,8 @@ impl Judges {
                 judge.revise(next.rules.groups[*place].set.clone());
             }
         }
+        std::mem::swap(&mut next.cases, &mut self.cases);
+        next.cases.revise(&next.rules);
         next.counts = self.counts;
         *self = next;
     }
@@ -113,23 +133,26 @@ impl Judges {
 
     /// Memory of all keys, about.
     pub fn memory_bytes(&self) -> usize {
-        self.judges.iter().map(|(_, judge)| judge.memory_bytes()).sum()
+        let judges: usize = self.judges.iter().map(|(_, judge)| judge.memory_bytes()).sum();
+        judges + self.cases.memory_bytes()
     }
 
     /// Names the cells that must be supplied before an event can be judged.
     pub(crate) fn missing(&mut self, event: &Event, cells: &mut Vec<Vec<u8>>) {
-        let Judges { rules, judges, key, .. } = self;
+        let Judges { rules, judges, cases, key, .. } = self;
         for (group, judge) in judges {
             key.clear();
             if write_key(&rules.groups[*group], event, key) {
                 judge.missing(key, cells);
+                cases.missing(*group, key, cells);
             }
         }
     }
 
     /// How many cells a seal would write now, about.
     pub(crate) fn open_cells(&self) -> usize {
-        self.judges.iter().map(|(_, judge)| judge.open_cells()).sum()
+        let judges: usize = self.judges.iter().map(|(_, judge)| judge.open_cells()).sum();
+        judges + self.cases.open_cells()
     }
 
     /// The judges, for what is done with their cells.
@@ -139,7 +162,7 @@ impl Judges {
 
     /// Judges an event; what became of it.
     pub fn event(&mut self, event: &Event, out: &mut impl FnMut(Said<'_>)) -> Outcome {
-        let Judges { rules, judges, keyless, truths, key, numbers, own_truths, .. } = self;
+        let Judges { rules, judges, cases, keyless, truths, key, numbers, own_truths, .. } = self;
         truths.clear();
         truths.extend(rules.conditions.iter().map(|condition| condition.holds(event)));
         let (mut is_duplicate, mut late) = (false, None);
@@ -157,7 +180,7 @@ impl Judges {
             let texts: Vec<Option<&[u8]>> = group.texts.iter().map(|field| event.text(*field)).collect();
             let fact = Fact { id: &event.id, time: event.time, numbers, texts: &texts, truths: own_truths };
             let outcome = judge.event(key, &fact, &mut |decision| {
-                out(Said { rule: group.rules[decision.rule], decision });
+                out(Said::new(rules, cases, group.rules[decision.rule], decision));
             });
             is_duplicate |= outcome == Outcome::Duplicate;
             if let Outcome::Late(clock) = outcome {
@@ -175,9 +198,10 @@ impl Judges {
 
     /// Nothing comes any more.
     pub fn end(&mut self, out: &mut impl FnMut(Said<'_>)) {
-        for (group, judge) in &mut self.judges {
-            let group = &self.rules.groups[*group];
-            judge.end(&mut |decision| out(Said { rule: group.rules[decision.rule], decision }));
+        let Judges { rules, judges, cases, .. } = self;
+        for (group, judge) in judges {
+            let group = &rules.groups[*group];
+            judge.end(&mut |decision| out(Said::new(rules, cases, group.rules[decision.rule], decision)));
         }
     }
 }

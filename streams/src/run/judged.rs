@@ -15,6 +15,7 @@ use super::rows;
 use super::slot::{Buffers, Judged, Slot, better, set_aside};
 use crate::plan::{RulesStep, Step};
 use crate::rules::alert::{self, Setting};
+use crate::rules::cases::Cases;
 use crate::rules::{Event, Judges, Mode, Said};
 
 /// A record as a step of rules sees it.
@@ -160,25 +161,30 @@ impl Slot {
         let (tally, Seat { step: rules, judges, .. }) = (&mut self.tally, &mut self.seats[i]);
         let mut heard = |said: Said<'_>| {
             let info = &rules.rules.infos()[said.rule];
-            let stream = usize::from(info.mode != Mode::Live);
+            let is_told = info.mode == Mode::Live && said.muted.is_none();
+            let stream = usize::from(!is_told);
             let Some(id) = prepared.alerts[stream] else { return };
             // What a replay sees again: the log's clock, the record's place.
             let (sequence, revision) = (record.offset, rules.revision);
             let setting = Setting { recorded_at: record.appended_at, sequence, revision };
-            let alert = alert::cloud_event(&rules.rules, &said, setting);
             let is_raised = matches!(said.decision.change, Change::Raised(_));
-            if is_raised && info.mode == Mode::Live {
+            if is_raised && is_told {
                 rules.raised[said.rule].fetch_add(1, Ordering::Relaxed);
             }
+            if is_raised && said.muted.is_some() {
+                rules.muted[said.rule].fetch_add(1, Ordering::Relaxed);
+            }
             tally.result(prepared.plan.sinks.len() + stream, if is_raised { 1 } else { -1 });
-            effects.outbox.push(
-                id,
-                causes.next(),
-                said.decision.time,
-                routed.key(record.value),
-                |out| out.extend_from_slice(alert["id"].as_str().unwrap_or_default().as_bytes()),
-                |out| out.extend_from_slice(alert.to_string().as_bytes()),
-            );
+            for event in alert::cloud_events(&rules.rules, &said, setting) {
+                effects.outbox.push(
+                    id,
+                    causes.next(),
+                    said.decision.time,
+                    routed.key(record.value),
+                    |out| out.extend_from_slice(event["id"].as_str().unwrap_or_default().as_bytes()),
+                    |out| out.extend_from_slice(event.to_string().as_bytes()),
+                );
+            }
         };
         match judges.event(&filled.event, &mut heard) {
             Outcome::Accepted => ((Verdict::Accepted, ""), None),
@@ -192,6 +198,9 @@ impl Slot {
         if let Some(seat) = self.seats.iter_mut().find(|seat| seat.step.is_revision_cell(cell)) {
             return Some(seat.supply(value));
         }
+        if let Some(seat) = self.seats.iter_mut().find(|seat| seat.judges.cases.is_cell(cell)) {
+            return Some(seat.judges.cases.supply(cell, value));
+        }
         let of_cell = self.each_judge().find(|judge| cell.starts_with(judge.prefix()));
         of_cell.map(|judge| judge.supply(cell, value).map_err(|corrupt| corrupt.to_string()))
     }
@@ -201,14 +210,19 @@ impl Slot {
         self.seats.iter_mut().flat_map(|seat| seat.judges.each())
     }
 
+    /// The cases of all steps.
+    pub fn each_cases(&mut self) -> impl Iterator<Item = &mut Cases> {
+        self.seats.iter_mut().map(|seat| &mut seat.judges.cases)
+    }
+
     /// How many cells judges would seal now, about.
     pub fn open_judges(&self) -> usize {
         self.seats.iter().map(|seat| seat.judges.open_cells() + usize::from(seat.is_changed)).sum()
     }
 
-    /// Operators and judges.
+    /// Operators, judges and cases.
     pub fn parts(&mut self) -> usize {
-        self.operators.len() + self.each_judge().count()
+        self.operators.len() + self.each_judge().count() + self.seats.len()
     }
 }
 
