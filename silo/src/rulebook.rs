@@ -359,8 +359,11 @@ impl Page {
             }
         };
         let step = plan.rules_of(&stream);
-        let step = step
-            .ok_or_else(|| refused(ErrorKind::NotFound, format!("no step judges the stream `{stream}`")))?;
+        let step = step.ok_or_else(|| {
+            let known = streams.join(", ");
+            let message = format!("no step judges the stream `{stream}`; there are rules on: {known}");
+            refused(ErrorKind::NotFound, message)
+        })?;
         let book = lanes.grain::<Rulebook>(stream.as_str());
         let (revision, mut bundle) = book.newest().await?;
         if revision == 0 {
