@@ -52,8 +52,8 @@ struct Frame {
 impl std::fmt::Debug for RulesStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rules = self.rules.infos().iter().map(|info| {
-            let Info { id, hash, mode, severity, case, .. } = info;
-            (id, hash, mode, severity, case)
+            let Info { id, hash, mode, severity, case, include, .. } = info;
+            (id, hash, mode, severity, case, include)
         });
         let lists = self.rules.lists();
         f.debug_struct("Rules").field("rules", &rules.collect::<Vec<_>>()).field("lists", &lists).finish()

@@ -11,7 +11,7 @@ use super::decimal::write;
 use super::judges::{Said, key_values};
 use super::mutes::Muted;
 use super::words::in_words;
-use super::{Info, Rules};
+use super::{Info, Rules, include};
 
 /// What an alert is told beside what was judged.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +124,10 @@ fn cloud_event(rules: &Rules, said: &Said<'_>, setting: Setting) -> Value {
     let (kind, own_id) = match &decision.change {
         Change::Raised(hit) => {
             raised(rules, info, decision.time, &texts, hit, &mut data);
+            if !info.include.is_empty() {
+                let shown = said.event.map(|event| include::shown(rules.spec(), &info.include, event));
+                data["include"] = json!(shown);
+            }
             ("fraud.alert.raised", id)
         }
         Change::Withdrawn => {

@@ -167,13 +167,16 @@ impl Cases {
         cell.starts_with(&self.prefix)
     }
 
-    /// Hands over a cell that was missing; what is wrong with it.
+    /// Hands over a cell that was missing; what is wrong with it. What is in memory is newer.
     pub fn supply(&mut self, cell: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+        if self.entries.contains_key(cell) {
+            return Ok(());
+        }
         let case = value.map(codec::from_bytes::<Case>).transpose();
         let case = case.map_err(|error| error.message().to_owned())?;
         let mut entry = Entry { case, ..Entry::default() };
         self.bytes += entry.account(cell);
-        self.bytes -= self.entries.insert(cell.into(), entry).map_or(0, |before| before.bytes);
+        self.entries.insert(cell.into(), entry);
         Ok(())
     }
 

@@ -156,6 +156,7 @@ fn info(rule: &Read) -> Info {
         severity: rule.severity,
         cooldown: rule.cooldown,
         alerts_max: rule.alerts_max,
+        include: rule.include.clone(),
         case: rule.case.map(|(case, _)| case),
         hash: version(rule.meaning.as_bytes()),
         limit: rule.limit.as_str().into(),

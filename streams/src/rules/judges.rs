@@ -18,6 +18,8 @@ pub struct Said<'a> {
     pub rule: usize,
     /// What the judge of its set says.
     pub decision: Decision<'a>,
+    /// The event itself, when it is the one that has just come.
+    pub event: Option<&'a Event>,
     /// Why nobody is told, though the rule is live.
     pub muted: Option<&'a Muted>,
     /// The case it belongs to, if its rule has cases and people are told.
@@ -53,10 +55,17 @@ pub struct Judges {
 
 impl<'a> Said<'a> {
     /// What is said of an event by a rule of the file, with all that follows from it.
-    fn new(rules: &'a Rules, cases: &mut Cases, rule: usize, decision: Decision<'a>) -> Said<'a> {
+    fn new(
+        rules: &'a Rules,
+        cases: &mut Cases,
+        rule: usize,
+        decision: Decision<'a>,
+        event: Option<&'a Event>,
+    ) -> Said<'a> {
+        let event = event.filter(|event| event.id() == decision.id);
         let muted = rules.muted(rule, &decision);
         let filed = if muted.is_none() { cases.file(rules, rule, &decision) } else { None };
-        Said { rule, decision, muted, filed }
+        Said { rule, decision, event, muted, filed }
     }
 }
 
@@ -180,7 +189,7 @@ impl Judges {
             let texts: Vec<Option<&[u8]>> = group.texts.iter().map(|field| event.text(*field)).collect();
             let fact = Fact { id: &event.id, time: event.time, numbers, texts: &texts, truths: own_truths };
             let outcome = judge.event(key, &fact, &mut |decision| {
-                out(Said::new(rules, cases, group.rules[decision.rule], decision));
+                out(Said::new(rules, cases, group.rules[decision.rule], decision, Some(event)));
             });
             is_duplicate |= outcome == Outcome::Duplicate;
             if let Outcome::Late(clock) = outcome {
@@ -201,7 +210,9 @@ impl Judges {
         let Judges { rules, judges, cases, .. } = self;
         for (group, judge) in judges {
             let group = &rules.groups[*group];
-            judge.end(&mut |decision| out(Said::new(rules, cases, group.rules[decision.rule], decision)));
+            judge.end(&mut |decision| {
+                out(Said::new(rules, cases, group.rules[decision.rule], decision, None))
+            });
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`judges`] | all sets of a file over a stream |
 //! | [`cases`] | alerts that follow each other closely, together |
 //! | [`mutes`] | alerts that nobody wants to hear of for a while |
+//! | `include` | fields of the event that an alert shows |
 //! | [`alert`] | alerts as CloudEvents |
 //! | `trial` | the tests in a rules file |
 //! | [`backtest`] | what rules would have given |
@@ -45,6 +46,7 @@ mod decimal;
 mod event;
 mod file;
 mod groups;
+mod include;
 mod input;
 pub mod judges;
 mod kinds;
@@ -198,6 +200,8 @@ pub struct Info {
     pub cooldown: Span,
     /// With more alerts than this it goes into shadow by itself.
     pub alerts_max: Option<Rate>,
+    /// The fields that its alerts show.
+    pub(crate) include: Vec<usize>,
     /// How its alerts are put into cases.
     pub case: Option<cases::CaseOf>,
     /// Eight hex digits that follow from what the rule means.

@@ -11,6 +11,7 @@ use super::compile;
 use super::condition::{Condition, Lists};
 use super::event::{EventSpec, FieldKind};
 use super::file::{Defaults, length};
+use super::include;
 use super::problem::{Problems, code};
 use super::words::{self, WrittenLimit};
 use super::{KINDS, Mode, Rate, Severity};
@@ -48,6 +49,8 @@ pub(crate) struct Read {
     pub cooldown: Span,
     /// With more alerts than this it goes into shadow.
     pub alerts_max: Option<Rate>,
+    /// The fields that its alerts show.
+    pub include: Vec<usize>,
     /// How its alerts are put into cases, and where that is written.
     pub case: Option<(CaseOf, Place)>,
     pub pace: Pace,
@@ -112,7 +115,10 @@ pub(crate) fn read(
     let cooldown = map.get("cooldown").and_then(|node| length(id, "cooldown", node, mistakes, problems));
     let pace = map.get("judge").and_then(|node| self::pace(node, mistakes));
     let alerts_max = map.get("max_alert_rate").and_then(|node| rate(node, mistakes));
-    for name in ["backfill", "include", "resolution"] {
+    let pace = pace.unwrap_or(context.defaults.pace);
+    let include =
+        map.get("include").map(|node| include::fields(id, node, (context.spec, pace), mistakes, problems));
+    for name in ["backfill", "resolution"] {
         map.not_yet(name, mistakes);
     }
     let conditions = Vec::new();
@@ -161,8 +167,9 @@ pub(crate) fn read(
             cooldown => cooldown.unwrap_or(context.defaults.cooldown),
         },
         alerts_max,
+        include: include.unwrap_or_default(),
         case,
-        pace: pace.unwrap_or(context.defaults.pace),
+        pace,
         per: per?,
         limit,
         subject,
