@@ -1,10 +1,13 @@
 //! Cases over the card sample: found again from the alerts alone, and the same whatever happens to slots. And alerts that are
 //! muted.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use granary_streams::plan::Bundle;
+use granary_streams::rules::backtest::Backtest;
 use granary_streams::rules::mutes::Mute;
+use granary_streams::rules::{Event, Options, Reader, parse};
 use granary_truth_tests::card::{example, payments, pipeline};
 use granary_truth_tests::{Draw, Driver, Input, run};
 use serde_json::Value;
@@ -165,6 +168,33 @@ fn a_withdrawn_alert_leaves_its_case_and_opens_none() {
     println!("{found:?}");
     assert!(found.withdrawn > 100 && found.nameless < found.withdrawn, "{found:?}");
     assert!(told(3) == whole);
+}
+
+#[test]
+fn a_back_test_finds_the_cases_of_the_pipeline_also_for_rules_in_shadow() {
+    let payments = payments();
+    let of_pipeline = told(&run(pipeline(&rules("60s")), &payments, 0));
+    let of_pipeline: BTreeSet<String> =
+        of_pipeline.iter().map(|event| text(&event["correlationid"])).collect();
+    let modes = BTreeMap::new();
+    let options = Options { read: &|_| Err("no files".to_owned()), modes: &modes, without_cooldown: false };
+    let (shadow, problems) = parse(&rules("60s").replace("mode: live", "mode: shadow"), &options);
+    let shadow = Arc::new(shadow.unwrap_or_else(|| panic!("{problems}")));
+    let reader = Reader::new(shadow.spec());
+    let mut test = Backtest::new(shadow.clone(), None);
+    let mut ids = BTreeSet::new();
+    for payment in &payments {
+        let mut event = Event::default();
+        reader.json(&payment.value, &mut event).expect("an event");
+        test.event(&event, &mut |event| {
+            ids.insert(text(&event["correlationid"]));
+        });
+    }
+    assert_eq!(ids, of_pipeline);
+    let report = test.report(None).cases.expect("rules with cases");
+    println!("{report:?}");
+    assert_eq!((report.count, report.alerts), (ids.len() as u64, 8_766));
+    assert!(report.alerts_max > 3 && report.alerts_per_case > 1.0 && report.alerts_per_case < 4.0);
 }
 
 /// The customer of an alert, and the id.
