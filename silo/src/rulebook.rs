@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use granary_core::cloud::{HIGH, Head};
 use granary_core::cx::ALERTS;
-use granary_core::{Cx, Error, ErrorKind, Ran, Result, Span, Timestamp};
+use granary_core::{Cx, Error, ErrorKind, Grain, Ran, Result, Span, Timestamp};
 use granary_engine::Handle;
 use granary_macros::grain;
 use granary_streams::Plan;
 use granary_streams::plan::Bundle;
 use granary_streams::rules::Mode;
+use granary_streams::rules::mutes::Mute;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -106,26 +108,23 @@ impl Rulebook {
 
 /// That a rule has gone into shadow.
 fn tripped(rule: &str, revision: u64, alerts: u64, count: u64, per: Span, now: Timestamp) -> Value {
-    json!({
-        "specversion": "1.0",
-        "type": "fraud.rule.tripped",
-        "id": format!("rt_{rule}_{revision}"),
-        "source": format!("/fraud/rules/{rule}"),
-        "subject": format!("rule/{rule}"),
-        "time": now.to_rfc3339(),
-        "datacontenttype": "application/json",
-        "partitionkey": rule,
-        "severitytext": "HIGH",
-        "severitynumber": 17,
-        "data": {
-            "rule": {"id": rule, "revision": revision},
-            "mode": Mode::Shadow.name(),
-            "reason": format!(
-                "rule {rule} has raised {alerts} alerts within {per}, and {count} are its limit: it is in shadow until somebody \
-                 promotes it"
-            ),
-        },
-    })
+    let head = Head {
+        kind: "fraud.rule.tripped",
+        id: &format!("rt_{rule}_{revision}"),
+        source: format!("/fraud/rules/{rule}"),
+        subject: format!("rule/{rule}"),
+        time: now,
+        key: Some(rule),
+        gravity: Some(HIGH),
+    };
+    head.with(json!({
+        "rule": {"id": rule, "revision": revision},
+        "mode": Mode::Shadow.name(),
+        "reason": format!(
+            "rule {rule} has raised {alerts} alerts within {per}, and {count} are its limit: it is in shadow until somebody \
+             promotes it"
+        ),
+    }))
 }
 
 /// What a silo is asked about its rules.
@@ -143,6 +142,28 @@ pub(crate) enum Ask {
         rule: String,
         /// `live`, `shadow` or `off`.
         mode: String,
+    },
+    /// Tell nobody of a key's alerts for a while.
+    Mute {
+        /// The stream the rules are on; may be left out where there is one only.
+        stream: Option<String>,
+        /// The rule; none: all that have such a key.
+        rule: Option<String>,
+        /// Fields of its key and their values.
+        key: BTreeMap<String, String>,
+        /// From now on for so long.
+        length: Span,
+        /// Why.
+        reason: String,
+    },
+    /// Tell of a key's alerts again.
+    Unmute {
+        /// As above.
+        stream: Option<String>,
+        /// The rule, as it was said to mute it.
+        rule: Option<String>,
+        /// The key, as it was said to mute it.
+        key: BTreeMap<String, String>,
     },
 }
 
@@ -246,7 +267,12 @@ async fn count(plan: &Plan, stream: &str, lanes: &Handle, counted: &mut Counted)
 }
 
 /// Answers; the answer is for a program.
-pub(crate) async fn answer(ask: Ask, plan: Option<Arc<Plan>>, lanes: Result<Handle>) -> Result<Value> {
+pub(crate) async fn answer(
+    ask: Ask,
+    plan: Option<Arc<Plan>>,
+    lanes: Result<Handle>,
+    now: Timestamp,
+) -> Result<Value> {
     let plan = plan.filter(|plan| !plan.rules_streams().is_empty()).ok_or_else(|| {
         refused(ErrorKind::NotFound, "this silo's pipeline has no step with rules".to_owned())
     })?;
@@ -254,35 +280,20 @@ pub(crate) async fn answer(ask: Ask, plan: Option<Arc<Plan>>, lanes: Result<Hand
         Ask::Status => Ok(
             json!({"streams": plan.rules_streams().iter().map(|stream| status(&plan, stream)).collect::<Vec<_>>()}),
         ),
-        Ask::Reload(bundle) => {
+        Ask::Reload(mut bundle) => {
             let rules = bundle.rules().map_err(|wrong| refused(ErrorKind::Invalid, wrong.join("\n")))?;
-            let stream = rules.stream().to_owned();
-            let book = lanes?.grain::<Rulebook>(stream.as_str());
-            let (before, known) = book.newest().await?;
-            let forgotten: Vec<&String> = known.modes.keys().collect();
-            check(&plan, &stream, &bundle, before + 1)?;
-            let revision = book.publish(bundle, before).await?;
-            Ok(json!({"stream": stream, "revision": revision, "modes_forgotten": forgotten}))
+            let page = Page::open(&plan, &lanes?, Some(rules.stream().to_owned())).await?;
+            let forgotten: Vec<&String> = page.bundle.modes.keys().collect();
+            let dropped = bundle.keep_mutes(page.bundle.mutes.clone(), &rules);
+            let dropped: Vec<String> = dropped.iter().map(ToString::to_string).collect();
+            let mut answer = page.turn(&plan, bundle).await?;
+            answer["modes_forgotten"] = json!(forgotten);
+            answer["mutes_dropped"] = json!(dropped);
+            Ok(answer)
         }
         Ask::Mode { stream, rule, mode } => {
-            let streams = plan.rules_streams();
-            let stream = match (stream, streams.as_slice()) {
-                (Some(stream), _) => stream,
-                (None, [only]) => (*only).to_owned(),
-                (None, several) => {
-                    let message =
-                        format!("there are rules on several streams, say which: {}", several.join(", "));
-                    return Err(refused(ErrorKind::Invalid, message));
-                }
-            };
-            let step = plan.rules_of(&stream).ok_or_else(|| {
-                refused(ErrorKind::NotFound, format!("no step judges the stream `{stream}`"))
-            })?;
-            let book = lanes?.grain::<Rulebook>(stream.as_str());
-            let (before, mut bundle) = book.newest().await?;
-            if before == 0 {
-                bundle = step.bundle.clone();
-            }
+            let page = Page::open(&plan, &lanes?, stream).await?;
+            let mut bundle = page.bundle.clone();
             let known = bundle.rules().map_err(|wrong| refused(ErrorKind::Invalid, wrong.join("\n")))?;
             let info = known.infos().iter().find(|info| *info.id == *rule).ok_or_else(|| {
                 let known: Vec<&str> = known.infos().iter().map(|info| &*info.id).collect();
@@ -293,25 +304,94 @@ pub(crate) async fn answer(ask: Ask, plan: Option<Arc<Plan>>, lanes: Result<Hand
             })?;
             let was = info.mode.name();
             bundle.modes.insert(rule.clone(), mode.clone());
-            check(&plan, &stream, &bundle, before + 1)?;
-            let revision = book.publish(bundle, before).await?;
-            Ok(json!({"stream": stream, "revision": revision, "rule": rule, "was": was, "mode": mode}))
+            let mut answer = page.turn(&plan, bundle).await?;
+            answer["said"] = json!(format!("rule {rule} of stream {}: {mode} instead of {was}", page.stream));
+            (answer["rule"], answer["was"], answer["mode"]) = (json!(rule), json!(was), json!(mode));
+            Ok(answer)
+        }
+        Ask::Mute { stream, rule, key, length, reason } => {
+            let page = Page::open(&plan, &lanes?, stream).await?;
+            let mut bundle = page.bundle.clone();
+            let mute = Mute { rule, key, until: (now + length).to_rfc3339(), reason };
+            bundle.mute(mute.clone(), now);
+            let mut answer = page.turn(&plan, bundle).await?;
+            let until = &mute.until;
+            answer["said"] = json!(format!("{mute}: alerts of events before {until} are muted"));
+            answer["mute"] = json!(mute);
+            Ok(answer)
+        }
+        Ask::Unmute { stream, rule, key } => {
+            let page = Page::open(&plan, &lanes?, stream).await?;
+            let mut bundle = page.bundle.clone();
+            let wanted = Mute { rule, key, until: String::new(), reason: String::new() };
+            let Some(place) = bundle.mutes.iter().position(|mute| mute.is_on(&wanted)) else {
+                let known: Vec<String> = bundle.mutes.iter().map(ToString::to_string).collect();
+                let known = if known.is_empty() { "there are none".to_owned() } else { known.join("; ") };
+                return Err(refused(ErrorKind::NotFound, format!("{wanted}: not muted; muted: {known}")));
+            };
+            bundle.mutes.remove(place);
+            let mut answer = page.turn(&plan, bundle).await?;
+            answer["said"] = json!(format!("{wanted}: not muted any more"));
+            Ok(answer)
         }
     }
 }
 
-/// Whether the rules fit this silo's pipeline.
-fn check(plan: &Plan, stream: &str, bundle: &Bundle, revision: u64) -> Result<()> {
-    let fits = plan.revise(stream, revision, bundle);
-    fits.map(|_| ()).map_err(|wrong| refused(ErrorKind::Invalid, wrong.join("\n")))
+/// The newest revision of the rules on a stream, to be followed by another.
+struct Page {
+    stream: String,
+    book: <Rulebook as Grain>::Ref<Handle>,
+    revision: u64,
+    /// What it is made of; of the pipeline's file, should there be no revision yet.
+    bundle: Bundle,
+}
+
+impl Page {
+    async fn open(plan: &Plan, lanes: &Handle, stream: Option<String>) -> Result<Page> {
+        let streams = plan.rules_streams();
+        let stream = match (stream, streams.as_slice()) {
+            (Some(stream), _) => stream,
+            (None, [only]) => (*only).to_owned(),
+            (None, several) => {
+                let message =
+                    format!("there are rules on several streams, say which: {}", several.join(", "));
+                return Err(refused(ErrorKind::Invalid, message));
+            }
+        };
+        let step = plan.rules_of(&stream);
+        let step = step.ok_or_else(|| {
+            let known = streams.join(", ");
+            let message = format!("no step judges the stream `{stream}`; there are rules on: {known}");
+            refused(ErrorKind::NotFound, message)
+        })?;
+        let book = lanes.grain::<Rulebook>(stream.as_str());
+        let (revision, mut bundle) = book.newest().await?;
+        if revision == 0 {
+            bundle = step.bundle.clone();
+        }
+        Ok(Page { stream, book, revision, bundle })
+    }
+
+    /// Makes these rules the next revision, if they fit.
+    async fn turn(&self, plan: &Plan, bundle: Bundle) -> Result<Value> {
+        let fits = plan.revise(&self.stream, self.revision + 1, &bundle);
+        fits.map_err(|wrong| refused(ErrorKind::Invalid, wrong.join("\n")))?;
+        let revision = self.book.publish(bundle, self.revision).await?;
+        Ok(json!({"stream": self.stream, "revision": revision}))
+    }
 }
 
 fn status(plan: &Plan, stream: &str) -> Value {
     let Some(step) = plan.rules_of(stream) else { return Value::Null };
-    let rules = step.rules.infos().iter().map(|info| {
-        json!({"id": info.id, "mode": info.mode.name(), "kind": info.kind, "hash": info.hash, "title": info.title})
+    let muted = plan.muted(stream);
+    let rules = step.rules.infos().iter().enumerate().map(|(i, info)| {
+        json!({
+            "id": info.id, "mode": info.mode.name(), "kind": info.kind, "hash": info.hash, "title": info.title,
+            "suppressed": muted.get(i).copied().unwrap_or(0),
+        })
     });
-    json!({"stream": stream, "revision": step.revision, "rules": rules.collect::<Vec<_>>()})
+    let (rules, mutes): (Vec<Value>, Vec<&Mute>) = (rules.collect(), step.rules.mutes().collect());
+    json!({"stream": stream, "revision": step.revision, "rules": rules, "mutes": mutes})
 }
 
 fn refused(kind: ErrorKind, message: String) -> Error {

@@ -154,9 +154,9 @@ impl SiloService {
             Ok(ask) => ask,
             Err(error) => return reply.send(Err(error)),
         };
-        let (plan, lanes) = (self.plan.clone(), self.current.lanes());
+        let (plan, lanes, now) = (self.plan.clone(), self.current.lanes(), self.clock.now());
         drop(tokio::spawn(async move {
-            let answer = rulebook::answer(ask, plan, lanes).await;
+            let answer = rulebook::answer(ask, plan, lanes, now).await;
             reply.send(answer.and_then(|answer| codec::to_bytes(&answer)));
         }));
     }

@@ -10,12 +10,13 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::call::{Call, Caller, Options, Unbound};
+use crate::cloud::Alert;
 use crate::codec;
 use crate::context;
 use crate::envelope::{Envelope, Letter, ReplyTo, downcast};
 use crate::error::{Error, ErrorKind, Ran, Result};
 use crate::grain::{Grain, Method, MethodInfo};
-use crate::host::{Begun, Host, Later, LocalCall, Place, Schedule};
+use crate::host::{Begun, Emitted, Host, Later, LocalCall, Place, Schedule};
 use crate::id::{GrainId, Key};
 use crate::shared::AnyGrain;
 use crate::time::Timestamp;
@@ -102,27 +103,24 @@ impl Cx {
     /// `Overloaded` when the slot's outbox is full.
     pub fn emit<T: Serialize + ?Sized>(&mut self, stream: &str, value: &T) -> Result<()> {
         let value = codec::to_bytes(value)?;
-        self.host.emit(self.place, stream, None, &value)
+        self.host.emit(self.place, stream, Emitted::Value { id: None, value })
     }
 
     /// Tells a stream these bytes as they are, under this identity: whoever reads the stream can tell copies by it.
     /// Otherwise as [`Cx::emit`].
     pub fn emit_as(&mut self, stream: &str, id: &str, value: &[u8]) -> Result<()> {
-        self.host.emit(self.place, stream, Some(id), value)
+        let (id, value) = (Some(id.into()), value.to_vec());
+        self.host.emit(self.place, stream, Emitted::Value { id, value })
     }
 
-    /// Raises an alert of this rule, with the commit of this turn.
+    /// Raises an alert of this rule, with the commit of this turn. It is a CloudEvent in JSON of the type
+    /// [`RAISED`](crate::cloud::RAISED), so webhook endpoints are told of it; a replay raises it under the same id.
+    /// `Codec` when JSON has no such detail: a map whose keys are no texts.
     pub fn alert<T: Serialize + ?Sized>(&mut self, rule: &str, detail: &T) -> Ready<Result<()>> {
-        #[derive(Serialize)]
-        struct Alert<'a, T: ?Sized> {
-            rule: &'a str,
-            grain: String,
-            time: Timestamp,
-            detail: &'a T,
-        }
-        let alert = Alert { rule, grain: self.id().to_string(), time: self.now, detail };
-        let sent = codec::to_bytes(&alert).and_then(|value| self.host.emit(self.place, ALERTS, None, &value));
-        ready(sent)
+        let detail = serde_json::to_value(detail)
+            .map_err(|error| Error::new(ErrorKind::Codec, format!("cannot encode: {error}")));
+        let alert = |detail| Alert { rule: rule.into(), grain: self.id(), time: self.now, detail };
+        ready(detail.and_then(|detail| self.host.emit(self.place, ALERTS, Emitted::Alert(alert(detail)))))
     }
 
     /// Sets a timer: lives with the activation, never overlaps itself. `call` is one of this grain's own methods.

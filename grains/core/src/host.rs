@@ -6,6 +6,7 @@ use std::task::Waker;
 use serde::{Deserialize, Serialize};
 
 use crate::call::Options;
+use crate::cloud::Alert;
 use crate::cx::Cx;
 use crate::envelope::Envelope;
 use crate::error::{Error, Result};
@@ -111,6 +112,20 @@ pub enum Begun {
     Waits(Timestamp),
 }
 
+/// What a turn tells a stream.
+#[derive(Debug)]
+pub enum Emitted {
+    /// These bytes.
+    Value {
+        /// Tells copies; the slot makes one when it is `None`.
+        id: Option<Box<str>>,
+        /// The bytes.
+        value: Vec<u8>,
+    },
+    /// An alert: its id follows from its place among the outputs of the slot.
+    Alert(Alert),
+}
+
 /// The lane, as a turn sees it.
 pub trait Host: Any {
     /// The lane's present time.
@@ -121,8 +136,8 @@ pub trait Host: Any {
     fn whereabouts(&self, kind: &'static str, key: &Key) -> String;
     /// Wakes at this time, if the waker is still of use then.
     fn wake_at(&self, at: Timestamp, waker: Waker);
-    /// Appends to the slot's outbox; `id` tells copies, the slot makes one when it is `None`.
-    fn emit(&self, from: Place, stream: &str, id: Option<&str>, value: &[u8]) -> Result<()>;
+    /// Appends to the slot's outbox.
+    fn emit(&self, from: Place, stream: &str, emitted: Emitted) -> Result<()>;
     /// Sets a volatile timer of the grain.
     fn set_timer(&self, from: Place, timer: Later<'_>) -> Result<()>;
     /// Takes a timer back; whether there was one.

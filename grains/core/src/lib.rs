@@ -6,6 +6,7 @@
 //! | [`time`] | timestamps and lengths, in milliseconds |
 //! | [`error`] | the one public error, its kinds and whether the call ran |
 //! | [`codec`] | state and arguments as MessagePack |
+//! | [`cloud`] | CloudEvents: what people are told |
 //! | [`clock`] | the clock port |
 //! | [`grain`] | what a kind is: state, methods, options, hooks |
 //! | [`shared`] | a grain's state as its activation holds it |
@@ -18,6 +19,7 @@
 
 pub mod call;
 pub mod clock;
+pub mod cloud;
 pub mod codec;
 pub mod context;
 pub mod cx;

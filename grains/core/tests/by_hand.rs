@@ -12,7 +12,7 @@ use std::task::Waker;
 use granary_core::call::Call;
 use granary_core::context::{CONTEXT_BYTES_MAX, Context};
 use granary_core::grain::{MethodEntry, Subscription};
-use granary_core::host::{Begun, Host, Later, LocalCall, Place};
+use granary_core::host::{Begun, Emitted, Host, Later, LocalCall, Place};
 use granary_core::{
     Access, Caller, Cx, ErrorKind, Grain, Key, KindId, KindInfo, Method, MethodInfo, Result, Shared, SlotId,
     Timestamp,
@@ -199,7 +199,7 @@ impl Host for Contexts {
 
     fn wake_at(&self, _: Timestamp, _: Waker) {}
 
-    fn emit(&self, _: Place, _: &str, _: Option<&str>, _: &[u8]) -> Result<()> {
+    fn emit(&self, _: Place, _: &str, _: Emitted) -> Result<()> {
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use granary_core::cloud::{HIGH, Head};
 use granary_core::{Cx, Error, ErrorKind, Ran, Result, Span, Timestamp};
 use granary_macros::grain;
 use serde::{Deserialize, Serialize};
@@ -279,24 +280,21 @@ impl Endpoint {
     fn disabled_event(&self, why: Why, cx: &Cx) -> Saying {
         let name = cx.key().to_string();
         let id = format!("we_{}_{}", cx.now().ms(), name.replace('.', "-"));
-        let event = json!({
-            "specversion": "1.0",
-            "type": "webhook.endpoint.disabled",
-            "id": id,
-            "source": format!("/webhooks/endpoints/{name}"),
-            "subject": format!("endpoint/{name}"),
-            "time": cx.now().to_rfc3339(),
-            "datacontenttype": "application/json",
-            "partitionkey": name,
-            "severitytext": "HIGH",
-            "severitynumber": 17,
-            "data": {
-                "endpoint": name,
-                "reason": why.to_string(),
-                "waiting": self.queue.len(),
-                "last_failure": self.last_failure.as_ref().map(|failure| &failure.what),
-            },
-        });
+        let head = Head {
+            kind: "webhook.endpoint.disabled",
+            id: &id,
+            source: format!("/webhooks/endpoints/{name}"),
+            subject: format!("endpoint/{name}"),
+            time: cx.now(),
+            key: Some(&name),
+            gravity: Some(HIGH),
+        };
+        let event = head.with(json!({
+            "endpoint": name,
+            "reason": why.to_string(),
+            "waiting": self.queue.len(),
+            "last_failure": self.last_failure.as_ref().map(|failure| &failure.what),
+        }));
         (ALERTS.to_owned(), id, event.to_string())
     }
 }

@@ -174,6 +174,9 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
+    use granary_core::cloud::Alert;
+    use granary_core::{GrainId, Timestamp};
+
     use super::*;
 
     fn head(kind: &str, rule: Option<&str>, severity: u64) -> Head {
@@ -221,6 +224,16 @@ mod tests {
         );
         let own = br#"{"id":"al_1","type":"t","data":{"rule":"burst"}}"#;
         assert_eq!(Head::read(own).unwrap().rule, None);
+        let grain = GrainId::parse("Meter/m-1").unwrap();
+        let alert = Alert { rule: "burst".into(), grain, time: Timestamp(0), detail: 101.into() };
+        let (id, event) = alert.at("0/3/17/0");
+        let read =
+            Head::read(event.to_string().as_bytes()).expect("endpoints are told of the alerts of grains");
+        assert_eq!((&*read.id, read.rule.as_deref(), &*read.key), (&*id, Some("burst"), "m-1"));
+        assert!(
+            Settings { types: vec!["grain.alert.*".into()], ..Settings::to("https://example.com/") }
+                .wants(&read)
+        );
         for wrong in [&b"\x81\xa4rule"[..], b"[]", br#"{"id":"a.b","type":"t"}"#, b""] {
             assert_eq!(Head::read(wrong), None);
         }

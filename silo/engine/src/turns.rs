@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use granary_cluster::StreamId;
 use granary_core::call::{Chain, Options};
+use granary_core::host::Emitted;
 use granary_core::shared::AnyGrain;
 use granary_core::turn::Turn;
 use granary_core::{Key, MethodInfo, SlotId, Timestamp};
@@ -73,7 +74,7 @@ impl Row {
 
 /// What an async turn has decided beside its state: it joins the commit in which the turn ends.
 pub(crate) enum Decided {
-    Emit { stream: StreamId, id: Option<Box<str>>, value: Vec<u8> },
+    Emit(StreamId, Emitted),
     Remind(Reminder),
     Forget(Box<str>),
 }

@@ -36,7 +36,11 @@ pub(crate) enum RulesArguments {
     Reload(revise::ReloadArguments),
     /// Have a rule's alerts reach people from now on; or put it in shadow, or switch it off
     Promote(revise::PromoteArguments),
-    /// Say which revision of rules each silo judges by
+    /// Tell nobody of a key's alerts for a while: they go to alerts.shadow
+    Mute(revise::MuteArguments),
+    /// Tell of a key's alerts again
+    Unmute(revise::UnmuteArguments),
+    /// Say which revision of rules each silo judges by, and what is muted
     Status(revise::StatusArguments),
 }
 
@@ -75,6 +79,8 @@ pub(crate) fn rules(arguments: RulesArguments, json: bool) -> Result<u8> {
         RulesArguments::Backtest(backtest) => self::backtest(&backtest, json),
         RulesArguments::Reload(reload) => revise::reload(reload, json),
         RulesArguments::Promote(promote) => revise::promote(promote, json),
+        RulesArguments::Mute(mute) => revise::mute(mute, json),
+        RulesArguments::Unmute(unmute) => revise::unmute(unmute, json),
         RulesArguments::Status(status) => revise::status(status, json),
     }
 }
@@ -298,6 +304,15 @@ fn print(report: &Report, out: &Path) {
     );
     if let (Some(frauds), Some(amount)) = (report.frauds, &report.fraud_amount) {
         say!("{frauds} of them labelled as fraud, worth {amount}");
+    }
+    if let Some(cases) = &report.cases {
+        say!(
+            "{} cases of {} alerts: {} in each on average, {} in the largest",
+            cases.count,
+            cases.alerts,
+            cases.alerts_per_case,
+            cases.alerts_max
+        );
     }
     let width = report.rules.iter().map(|rule| rule.id.len()).max().unwrap_or(4).max(4);
     let has_labels = report.frauds.is_some();

@@ -10,6 +10,7 @@ use granary_alerts::endpoint::{Attempt, Endpoint, EndpointRef, Offer, Order, Out
 use granary_alerts::queue::{Place, QUEUE_MAX};
 use granary_alerts::retry::Answer;
 use granary_alerts::send::{Sender, Told, Webhook};
+use granary_core::cloud::Head;
 use granary_core::{ErrorKind, Result, Timestamp};
 use granary_engine::Handle;
 use serde_json::json;
@@ -285,15 +286,14 @@ async fn send(shared: &Shared, order: &Order, webhook: &Webhook) -> Told {
 
 /// A question whether somebody is there.
 fn ping(name: &str, id: &str, now: Timestamp) -> Bytes {
-    let event = json!({
-        "specversion": "1.0",
-        "type": "webhook.ping",
-        "id": id,
-        "source": format!("/webhooks/endpoints/{name}"),
-        "subject": format!("endpoint/{name}"),
-        "time": now.to_rfc3339(),
-        "datacontenttype": "application/json",
-        "data": {"endpoint": name},
-    });
-    Bytes::from(event.to_string())
+    let head = Head {
+        kind: "webhook.ping",
+        id,
+        source: format!("/webhooks/endpoints/{name}"),
+        subject: format!("endpoint/{name}"),
+        time: now,
+        key: None,
+        gravity: None,
+    };
+    Bytes::from(head.with(json!({"endpoint": name})).to_string())
 }

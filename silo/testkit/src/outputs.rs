@@ -56,15 +56,15 @@ impl Parts {
         Outputs { streams, named, strays, poisoned }
     }
 
-    /// The topic of a stream by the name people use: a sink, `alerts`, `late`, ..., or a topic's own. And whether grains
-    /// emit to it.
+    /// The topic of a stream by the name people use: a sink, `alerts`, `late`, ..., or a topic's own. And whether it has values
+    /// as grains emit them; alerts are JSON, whoever raises them.
     pub fn topic_of(&self, name: &str) -> (String, bool) {
         let outputs = self.outputs();
         let planned = self.plan.as_ref().and_then(|plan| plan.stream(name));
         let named = outputs.named.iter().find(|(known, _)| known == name).map(|(_, id)| *id);
         let id = planned.or(named).or((name == "poisoned").then_some(outputs.poisoned));
         let topic = id.map_or_else(|| name.to_owned(), |id| outputs.streams[usize::from(id.0)].topic.clone());
-        (topic, planned.is_none() && named.is_some())
+        (topic, planned.is_none() && named.is_some() && name != ALERTS)
     }
 
     /// Puts the plan, its sources and the subscriptions into a silo's configuration. Topics that are missing are created.

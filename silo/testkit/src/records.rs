@@ -24,7 +24,7 @@ pub struct Emitted {
 pub enum Writer {
     /// A grain: MessagePack.
     Grain,
-    /// A pipeline or a test: JSON.
+    /// A pipeline or a test: JSON. So are alerts.
     Other,
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod yaml;
 
 pub use mistake::{Mistake, Mistakes, Place};
 pub(crate) use read::is_name;
+pub use read::parse_span;
 pub use source::rfc3339;
 
 use crate::plan::Plan;

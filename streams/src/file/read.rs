@@ -154,7 +154,7 @@ pub(crate) fn signed_span_ms(node: &Node, what: &str, mistakes: &mut Mistakes) -
 }
 
 /// Reads `250ms`, `5s`, `15m`, `1h`, `1d`.
-pub(crate) fn parse_span(text: &str) -> Option<Span> {
+pub fn parse_span(text: &str) -> Option<Span> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let count: u64 = text[..digits].parse().ok()?;
     let unit = match &text[digits..] {

@@ -8,14 +8,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use granary_core::{Result, codec};
+use granary_core::time::days;
+use granary_core::{Result, Span, Timestamp, codec};
 use serde::{Deserialize, Serialize};
 
 use super::{Plan, RulesStep, Step};
+use crate::rules::mutes::Mute;
 use crate::rules::{self, Mode, Rules};
 
 /// The bytes of a revision: every slot stores the one it judges by.
 pub const REVISION_BYTES_MAX: usize = 1 << 20;
+
+/// How long a mute that is over is kept.
+const OVER_FOR: Span = days(1);
 
 /// A rules file with all that it names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +31,9 @@ pub struct Bundle {
     pub files: BTreeMap<String, String>,
     /// Modes of rules that were set since, by their ids: `live`, `shadow`, `off`.
     pub modes: BTreeMap<String, String>,
+    /// Alerts that nobody is told of for a while.
+    #[serde(default)]
+    pub mutes: Vec<Mute>,
 }
 
 impl Bundle {
@@ -41,7 +49,7 @@ impl Bundle {
             Ok(text)
         };
         let rules = parse(&text, &noted, &BTreeMap::new())?;
-        Ok((Bundle { text, files: files.into_inner(), modes: BTreeMap::new() }, rules))
+        Ok((Bundle { text, files: files.into_inner(), ..Bundle::default() }, rules))
     }
 
     /// Its rules; what is wrong with it, a line for each.
@@ -49,12 +57,27 @@ impl Bundle {
         let modes = self.modes.iter();
         let modes = modes.filter_map(|(id, mode)| Some((id.clone(), Mode::named(mode)?))).collect();
         let read = |path: &str| self.files.get(path).cloned().ok_or_else(|| "it is not there".to_owned());
-        parse(&self.text, &read, &modes)
+        parse(&self.text, &read, &modes)?.with_mutes(&self.mutes)
     }
 
     /// How many bytes it has.
     pub fn bytes(&self) -> usize {
-        self.text.len() + self.files.values().map(String::len).sum::<usize>()
+        let files: usize = self.files.values().map(String::len).sum();
+        self.text.len() + files + self.mutes.iter().map(Mute::bytes).sum::<usize>()
+    }
+
+    /// Mutes alerts, and forgets mutes that have been over for a day: events of that time do not come any more.
+    pub fn mute(&mut self, mute: Mute, now: Timestamp) {
+        let is_over = |mute: &Mute| mute.ends_at().is_some_and(|end| end + OVER_FOR < now);
+        self.mutes.retain(|known| !known.is_on(&mute) && !is_over(known));
+        self.mutes.push(mute);
+    }
+
+    /// Takes mutes over from the revision before; those that these rules have no use for.
+    pub fn keep_mutes(&mut self, before: Vec<Mute>, rules: &Rules) -> Vec<Mute> {
+        let (kept, dropped) = before.into_iter().partition(|mute| rules.find_muted(mute).is_ok());
+        self.mutes = kept;
+        dropped
     }
 }
 
@@ -174,10 +197,20 @@ impl Plan {
 
     /// How many alerts that reach people each rule of the newest revision has raised in this process.
     pub fn raised(&self, stream: &str) -> Vec<u64> {
+        self.sums(stream, |step| &step.raised)
+    }
+
+    /// How many it has raised that are muted.
+    pub fn muted(&self, stream: &str) -> Vec<u64> {
+        self.sums(stream, |step| &step.muted)
+    }
+
+    /// What the steps of a stream have counted by the newest revision, for each rule.
+    fn sums(&self, stream: &str, counts: impl Fn(&RulesStep) -> &Vec<AtomicU64>) -> Vec<u64> {
         self.rules_on(stream).map(RulesStep::newest).fold(Vec::new(), |mut sums, step| {
-            sums.resize(step.raised.len().max(sums.len()), 0);
-            for (sum, raised) in sums.iter_mut().zip(&step.raised) {
-                *sum += raised.load(Ordering::Relaxed);
+            sums.resize(counts(&step).len().max(sums.len()), 0);
+            for (sum, count) in sums.iter_mut().zip(counts(&step)) {
+                *sum += count.load(Ordering::Relaxed);
             }
             sums
         })

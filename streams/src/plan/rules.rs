@@ -9,7 +9,7 @@ use granary_window::Value;
 use super::revision::{Bundle, Newest};
 use super::{Column, ColumnKind, Source, Step, WindowStep};
 use crate::decode::Fields;
-use crate::rules::{Event, Field, Raw, Reader, Rules, UnfitEvent};
+use crate::rules::{Event, Field, Info, Raw, Reader, Rules, UnfitEvent};
 
 /// What names a row of a window step, for rules.
 pub(crate) const ROW_ID: &str = "window";
@@ -26,6 +26,8 @@ pub struct RulesStep {
     pub rules: Arc<Rules>,
     /// For each rule the alerts that were raised here by this revision and reach people.
     pub(crate) raised: Vec<AtomicU64>,
+    /// For each rule those that were raised and are muted.
+    pub(crate) muted: Vec<AtomicU64>,
     /// What the events of the step are like.
     frame: Arc<Frame>,
     /// Reads rows of windows.
@@ -57,7 +59,10 @@ struct Frame {
 /// The same for equal rules, whatever order their lists are kept in.
 impl std::fmt::Debug for RulesStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let rules = self.rules.infos().iter().map(|info| (&info.id, &info.hash, info.mode, info.severity));
+        let rules = self.rules.infos().iter().map(|info| {
+            let Info { id, hash, mode, severity, case, include, .. } = info;
+            (id, hash, mode, severity, case, include)
+        });
         let lists = self.rules.lists();
         f.debug_struct("Rules").field("rules", &rules.collect::<Vec<_>>()).field("lists", &lists).finish()
     }
@@ -141,12 +146,14 @@ impl RulesStep {
             return Err(mistakes);
         }
         let reader = Reader::new(rules.spec());
-        let (raised, rules) = (rules.infos().iter().map(|_| AtomicU64::new(0)).collect(), Arc::new(rules));
+        let none = || rules.infos().iter().map(|_| AtomicU64::new(0)).collect();
+        let (raised, muted, rules) = (none(), none(), Arc::new(rules));
         Ok(RulesStep {
             revision,
             bundle,
             rules,
             raised,
+            muted,
             frame: frame.clone(),
             reader,
             newest,

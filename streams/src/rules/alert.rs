@@ -1,18 +1,17 @@
 //! Alerts as CloudEvents 1.0 in JSON. Their ids follow from rule, version, key and the event that gave them, so whoever judges
 //! the same event again says the same thing under the same id.
 
+use granary_core::cloud::{Head, id_of};
 use granary_core::{Span, Timestamp};
 use granary_window::rule::{Change, Hit, Measured};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
+use super::cases::{self, Case, CaseOf, Filed};
 use super::decimal::write;
 use super::judges::{Said, key_values};
+use super::mutes::Muted;
 use super::words::in_words;
-use super::{Info, Rules};
-
-/// Crockford's base 32: no letter that looks like a digit.
-const LETTERS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+use super::{Info, Rules, include};
 
 /// What an alert is told beside what was judged.
 #[derive(Clone, Copy, Debug)]
@@ -27,49 +26,113 @@ pub struct Setting {
 
 /// The id of the alert that an event gives: `al_` and 26 letters and digits.
 pub fn alert_id(info: &Info, key: &[u8], event: &[u8]) -> String {
-    named("al_", &[b"alert", info.id.as_bytes(), info.hash.as_bytes(), key, event])
+    id_of("al_", &[b"alert", info.id.as_bytes(), info.hash.as_bytes(), key, event])
 }
 
-fn named(prefix: &str, parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
+/// A key as people see it.
+struct Shown {
+    texts: Vec<String>,
+    /// By the names of its fields.
+    by_name: Map<String, Value>,
+    subject: String,
+}
+
+fn shown<'n>(names: impl Iterator<Item = &'n str> + Clone, key: &[u8]) -> Shown {
+    let values = key_values(key);
+    let texts: Vec<String> = values.iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect();
+    let by_name = names.clone().zip(&texts).map(|(name, value)| (name.to_owned(), json!(value))).collect();
+    let subject: Vec<String> = names.zip(&texts).map(|(name, value)| format!("{name}/{value}")).collect();
+    Shown { texts, by_name, subject: subject.join("/") }
+}
+
+/// What is said, as CloudEvents: that a case is over, that one begins, and the alert itself or that it does not hold.
+pub fn cloud_events(rules: &Rules, said: &Said<'_>, setting: Setting) -> Vec<Value> {
+    let mut events = Vec::new();
+    if let Some((filed, of)) = said.filed.as_ref().zip(rules.infos()[said.rule].case) {
+        events.extend(filed.closed.as_ref().map(|case| of_case(rules, said, case, of, false, setting)));
+        events.extend(filed.is_first.then(|| of_case(rules, said, &filed.case, of, true, setting)));
     }
-    let digest = hash.finalize();
-    let number = digest.iter().take(16).fold(0u128, |number, byte| number << 8 | u128::from(*byte));
-    let letters = (0..26).rev().map(|i| LETTERS[(number >> (5 * i)) as usize & 31] as char);
-    prefix.chars().chain(letters).collect()
+    events.push(cloud_event(rules, said, setting));
+    events
 }
 
-/// What is said, as a CloudEvent.
-pub fn cloud_event(rules: &Rules, said: &Said<'_>, setting: Setting) -> Value {
+/// That a case begins, or is over.
+fn of_case(rules: &Rules, said: &Said<'_>, case: &Case, of: CaseOf, begins: bool, setting: Setting) -> Value {
+    let info = &rules.infos()[said.rule];
+    let names = cases::names(info, of, rules.spec());
+    let Shown { texts, by_name, subject } =
+        shown(names.iter().copied(), cases::first_of(said.decision.key, of.fields));
+    let (kind, prefix, time) = match begins {
+        true => ("fraud.case.opened", "co_", case.first),
+        false => ("fraud.case.closed", "cc_", case.last + of.open_for),
+    };
+    let named: Vec<String> =
+        names.iter().zip(&texts).map(|(name, value)| format!("{} {value}", name.replace('_', " "))).collect();
+    let (named, length) = (named.join(", "), in_words(of.open_for));
+    let reason = match (begins, case.alerts) {
+        (true, _) => format!("An alert of {named}, the first in {length}."),
+        (false, 1) => format!("One alert of {named}, and no other within {length}."),
+        (false, alerts) => {
+            format!("{alerts} alerts of {named}, and no other within {length} after the last.")
+        }
+    };
+    let head = Head {
+        kind,
+        id: &id_of(prefix, &[case.id.as_bytes()]),
+        source: format!("/fraud/cases/{}", names.join("/")),
+        subject,
+        time,
+        key: Some(&texts.join("/")),
+        gravity: Some(case.severity.gravity()),
+    };
+    let mut event = head.with(json!({
+        "case": {
+            "id": case.id, "alerts": case.alerts,
+            "first": case.first.to_rfc3339(), "last": case.last.to_rfc3339(),
+        },
+        "rule": {"id": case.rule},
+        "key": by_name,
+        "reason": reason,
+    }));
+    event["correlationid"] = json!(case.id);
+    event["recordedtime"] = json!(setting.recorded_at.to_rfc3339());
+    event["sequence"] = json!(format!("{:020}", setting.sequence));
+    event
+}
+
+fn cloud_event(rules: &Rules, said: &Said<'_>, setting: Setting) -> Value {
     let info = &rules.infos()[said.rule];
     let decision = &said.decision;
     let id = alert_id(info, decision.key, decision.id);
-    let values = key_values(decision.key);
-    let texts: Vec<String> = values.iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect();
     let fields = &rules.spec().fields;
-    let names = info.per.iter().map(|field| &*fields[*field].name);
-    let key: Map<String, Value> =
-        names.clone().zip(&texts).map(|(name, value)| (name.to_owned(), json!(value))).collect();
-    let subject: Vec<String> = names.zip(&texts).map(|(name, value)| format!("{name}/{value}")).collect();
+    let Shown { texts, by_name, subject } =
+        shown(info.per.iter().map(|field| &*fields[*field].name), decision.key);
     let mut data = json!({
         "rule": {
             "id": info.id, "version": "1", "hash": info.hash, "revision": setting.revision,
             "kind": info.kind, "title": info.title,
         },
-        "key": key,
+        "key": by_name,
         "mode": info.mode.name(),
     });
+    if let Some(Muted { mute, .. }) = said.muted {
+        data["muted"] = json!({"until": mute.until, "reason": mute.reason});
+    }
+    if let Some(Filed { case, .. }) = &said.filed {
+        data["case"] = json!({"id": case.id, "alerts": case.alerts});
+    }
     let (kind, own_id) = match &decision.change {
         Change::Raised(hit) => {
             raised(rules, info, decision.time, &texts, hit, &mut data);
+            if !info.include.is_empty() {
+                let shown = said.event.map(|event| include::shown(rules.spec(), &info.include, event));
+                data["include"] = json!(shown);
+            }
             ("fraud.alert.raised", id)
         }
         Change::Withdrawn => {
             let parts = [&b"withdrawn"[..], id.as_bytes(), &setting.sequence.to_be_bytes()];
-            let own_id = named("aw_", &parts);
+            let own_id = id_of("aw_", &parts);
             let event = String::from_utf8_lossy(decision.id);
             data["reason"] = json!(format!(
                 "An event that came out of order showed that the alert of event {event} does not hold."
@@ -78,7 +141,7 @@ pub fn cloud_event(rules: &Rules, said: &Said<'_>, setting: Setting) -> Value {
             ("fraud.alert.withdrawn", own_id)
         }
         Change::Resolved { by, took } => {
-            let own_id = named("ar_", &[b"resolved", id.as_bytes(), &by.id]);
+            let own_id = id_of("ar_", &[b"resolved", id.as_bytes(), &by.id]);
             let (of, took) = (of(rules, info, &texts), in_words(whole_seconds(*took)));
             data["reason"] = json!(format!("{of} was heard of again after {took}."));
             data["alert_id"] = json!(id);
@@ -86,23 +149,24 @@ pub fn cloud_event(rules: &Rules, said: &Said<'_>, setting: Setting) -> Value {
             ("fraud.alert.resolved", own_id)
         }
     };
-    json!({
-        "specversion": "1.0",
-        "type": kind,
-        "id": own_id,
-        "source": format!("/fraud/rules/{}", info.id),
-        "subject": subject.join("/"),
-        "time": decision.time.to_rfc3339(),
-        "recordedtime": setting.recorded_at.to_rfc3339(),
-        "datacontenttype": "application/json",
-        "dataschema": "/schemas/fraud-alert-v1.json",
-        "partitionkey": texts.join("/"),
-        "sequence": format!("{:020}", setting.sequence),
-        "severitytext": info.severity.name().to_uppercase(),
-        "severitynumber": info.severity.number(),
-        "causationid": String::from_utf8_lossy(decision.id),
-        "data": data,
-    })
+    let head = Head {
+        kind,
+        id: &own_id,
+        source: format!("/fraud/rules/{}", info.id),
+        subject,
+        time: decision.time,
+        key: Some(&texts.join("/")),
+        gravity: Some(info.severity.gravity()),
+    };
+    let mut event = head.with(data);
+    event["recordedtime"] = json!(setting.recorded_at.to_rfc3339());
+    event["dataschema"] = json!("/schemas/fraud-alert-v1.json");
+    event["sequence"] = json!(format!("{:020}", setting.sequence));
+    event["causationid"] = json!(String::from_utf8_lossy(decision.id));
+    if let Some(Filed { case, .. }) = &said.filed {
+        event["correlationid"] = json!(case.id);
+    }
+    event
 }
 
 fn raised(rules: &Rules, info: &Info, time: Timestamp, key: &[String], hit: &Hit, data: &mut Value) {
@@ -225,8 +289,6 @@ fn reason(rules: &Rules, info: &Info, key: &[String], hit: &Hit, value: &str) ->
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn times_are_written_as_they_are_read() {
         for text in [
@@ -237,11 +299,5 @@ mod tests {
         ] {
             assert_eq!(crate::file::rfc3339(text).unwrap().to_rfc3339(), text);
         }
-    }
-
-    #[test]
-    fn parts_of_ids_do_not_run_together() {
-        assert_ne!(named("x", &[b"ab", b"c"]), named("x", &[b"a", b"bc"]));
-        assert_eq!(named("al_", &[b"a"]).len(), 29);
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::alert::{self, Setting};
+use super::cases::Filed;
 use super::decimal::write;
 use super::event::{Cell, Event};
 use super::judges::{Counts, Said, key_values};
@@ -26,6 +27,8 @@ pub struct Backtest {
     amounts: HashMap<Box<[u8]>, i64>,
     alerts: u64,
     standing: BTreeMap<String, Standing>,
+    /// Alerts of each case.
+    cases: HashMap<String, u64>,
     events: u64,
     rejected: u64,
     first: Option<Timestamp>,
@@ -60,8 +63,24 @@ pub struct Report {
     /// What they are worth together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fraud_amount: Option<String>,
+    /// What became of alerts of rules with `case`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cases: Option<CasesReport>,
     /// By rule, in the order of the file.
     pub rules: Vec<RuleReport>,
+}
+
+/// Alerts that were put together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CasesReport {
+    /// Cases with an alert that stands.
+    pub count: u64,
+    /// Their alerts.
+    pub alerts: u64,
+    /// Of each, on average.
+    pub alerts_per_case: f64,
+    /// Of the case that has most.
+    pub alerts_max: u64,
 }
 
 /// What came out of a rule.
@@ -139,6 +158,7 @@ impl Backtest {
             amounts: HashMap::new(),
             alerts: 0,
             standing: BTreeMap::new(),
+            cases: HashMap::new(),
             events: 0,
             rejected: 0,
             first: None,
@@ -164,17 +184,17 @@ impl Backtest {
             let amount = if let Some(Cell::Number(units)) = amount { units } else { 0 };
             self.amounts.entry(event.id().into()).or_insert(amount);
         }
-        let Backtest { judges, rules, alerts, standing, .. } = self;
-        let mut heard = |said: Said<'_>| hear(rules, alerts, standing, &said, out);
+        let Backtest { judges, rules, alerts, standing, cases, .. } = self;
+        let mut heard = |said: Said<'_>| hear(rules, alerts, (&mut *standing, &mut *cases), &said, out);
         judges.event(event, &mut heard);
         judges.catch_up(&mut heard);
     }
 
     /// There are no more.
     pub fn end(&mut self, out: &mut impl FnMut(&Value)) {
-        let Backtest { judges, rules, alerts, standing, .. } = self;
+        let Backtest { judges, rules, alerts, standing, cases, .. } = self;
         judges.end();
-        judges.catch_up(&mut |said| hear(rules, alerts, standing, &said, out));
+        judges.catch_up(&mut |said| hear(rules, alerts, (&mut *standing, &mut *cases), &said, out));
     }
 
     /// The events that gave alerts that stand.
@@ -232,8 +252,17 @@ impl Backtest {
             to: self.last.map(Timestamp::to_rfc3339),
             frauds: self.labels.as_ref().map(|_| self.amounts.len() as u64),
             fraud_amount: self.labels.as_ref().map(|_| write(total, scale)),
+            cases: self.cases(),
             rules: (0..self.rules.infos().len()).map(rule).collect(),
         }
+    }
+
+    fn cases(&self) -> Option<CasesReport> {
+        self.rules.infos().iter().find(|info| info.case.is_some())?;
+        let alerts = || self.cases.values().copied().filter(|alerts| *alerts > 0);
+        let (count, sum) = (alerts().count() as u64, alerts().sum());
+        let alerts_max = alerts().max().unwrap_or(0);
+        Some(CasesReport { count, alerts: sum, alerts_per_case: share(sum, count), alerts_max })
     }
 
     fn days(&self) -> f64 {
@@ -257,7 +286,7 @@ impl Backtest {
 fn hear(
     rules: &Rules,
     alerts: &mut u64,
-    standing: &mut BTreeMap<String, Standing>,
+    (standing, cases): (&mut BTreeMap<String, Standing>, &mut HashMap<String, u64>),
     said: &Said<'_>,
     out: &mut impl FnMut(&Value),
 ) {
@@ -273,9 +302,12 @@ fn hear(
         }
         Change::Resolved { .. } => {}
     }
+    if let Some(Filed { case, .. }) = &said.filed {
+        cases.insert(case.id.clone(), case.alerts);
+    }
     let setting = Setting { recorded_at: decision.time, sequence: *alerts, revision: 0 };
     *alerts += 1;
-    out(&alert::cloud_event(rules, said, setting));
+    alert::cloud_events(rules, said, setting).iter().for_each(out);
 }
 
 /// A share to four places.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use granary_core::Span;
 use granary_window::rule::Pace;
 
+use super::cases::{self, Written};
 use super::condition::Lists;
 use super::event::{EventSpec, Field, FieldKind, Origin};
 use super::problem::{Problems, code};
@@ -80,9 +81,9 @@ fn whole(
     }
     let stream = map.need("stream", mistakes).and_then(|node| read::text(node, "a stream", mistakes));
     let spec = map.need("event", mistakes).and_then(|node| event(node, mistakes, problems));
-    let defaults = match map.get("defaults") {
+    let (defaults, case) = match map.get("defaults") {
         Some(node) => self::defaults(node, mistakes, problems),
-        None => Defaults::default(),
+        None => (Defaults::default(), None),
     };
     let lists = match map.get("lists") {
         Some(node) => lists(node, options, mistakes, problems),
@@ -95,6 +96,7 @@ fn whole(
     let context = Context {
         spec: &spec,
         defaults,
+        case: case.as_ref(),
         lists: &lists,
         modes: options.modes,
         without_cooldown: options.without_cooldown,
@@ -114,6 +116,7 @@ fn whole(
             rules.extend(rule::read(item, &context, &mut known, mistakes, problems));
         }
         find_twice(&known, problems);
+        cases::find_contradictions(&rules, &spec, problems);
     }
     if !mistakes.is_empty() || problems.has_errors() {
         // Tests of rules that are not whole would only add confusion, but their form is looked at.
@@ -156,7 +159,7 @@ pub(crate) fn length(
     span
 }
 
-fn defaults(node: &Node, mistakes: &mut Mistakes, problems: &mut Problems) -> Defaults {
+fn defaults(node: &Node, mistakes: &mut Mistakes, problems: &mut Problems) -> (Defaults, Option<Written>) {
     let mut map = Map::new(node, "defaults", mistakes);
     let mut defaults = Defaults::default();
     if let Some(mode) = map.get("mode").and_then(|node| Mode::read(node, mistakes)) {
@@ -176,8 +179,9 @@ fn defaults(node: &Node, mistakes: &mut Mistakes, problems: &mut Problems) -> De
     if let Some(pace) = map.get("judge").and_then(|node| rule::pace(node, mistakes)) {
         defaults.pace = pace;
     }
+    let case = map.get("case").and_then(|node| cases::read("defaults", node, mistakes, problems));
     map.finish(mistakes);
-    defaults
+    (defaults, case)
 }
 
 fn event(node: &Node, mistakes: &mut Mistakes, problems: &mut Problems) -> Option<EventSpec> {

@@ -9,9 +9,10 @@ use sha2::{Digest, Sha256};
 use super::condition::{Condition, Lists};
 use super::event::{EventSpec, Field};
 use super::file::Defaults;
+use super::mutes::Muted;
 use super::rule::Read;
 use super::words::in_words;
-use super::{Info, Mode};
+use super::{Info, Mode, cases};
 
 /// The rules of a file, ready to judge.
 #[derive(Clone, Debug)]
@@ -23,6 +24,7 @@ pub struct Rules {
     pub(crate) groups: Vec<Group>,
     /// All conditions of all groups, each once.
     pub(crate) conditions: Vec<Condition>,
+    pub(crate) mutes: Vec<Muted>,
 }
 
 /// Rules that are judged together.
@@ -94,7 +96,11 @@ impl Rules {
             0 => "every time".to_owned(),
             _ => format!("then silent for {}", in_words(info.cooldown)),
         };
-        format!("{}: per {per}, {when}; {quiet}.", info.title)
+        let case = info.case.map_or(String::new(), |case| {
+            let names = cases::names(info, case, &self.spec).join(" and ");
+            format!(" Alerts of one {names} within {} of each other are one case.", in_words(case.open_for))
+        });
+        format!("{}: per {per}, {when}; {quiet}.{case}", info.title)
     }
 }
 
@@ -113,7 +119,8 @@ pub(crate) fn rules_of(
         (name.as_str().into(), sorted.len(), version(&sorted.join(&b'\n')))
     });
     let (stream, lists) = (stream.into(), lists.collect());
-    let mut rules = Rules { stream, spec, lists, infos, groups: Vec::new(), conditions: Vec::new() };
+    let (groups, conditions, mutes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rules = Rules { stream, spec, lists, infos, groups, conditions, mutes };
     let mut keys: Vec<(&[usize], Pace)> = Vec::new();
     for rule in read.iter().filter(|rule| rule.mode != Mode::Off) {
         if !keys.contains(&(&rule.per, rule.pace)) {
@@ -150,6 +157,8 @@ fn info(rule: &Read) -> Info {
         severity: rule.severity,
         cooldown: rule.cooldown,
         alerts_max: rule.alerts_max,
+        include: rule.include.clone(),
+        case: rule.case.map(|(case, _)| case),
         hash: version(rule.meaning.as_bytes()),
         limit: rule.limit.as_str().into(),
         subject: rule.subject.as_str().into(),

@@ -7,8 +7,10 @@ use granary_window::rule::{ABSENT, DEGREE_UNITS, Decision, Fact, Judge, NUMBER_M
 use serde::Serialize;
 
 use super::Rules;
+use super::cases::{Cases, Filed};
 use super::event::{Cell, Event};
 use super::groups::{Group, NumberOf};
+use super::mutes::Muted;
 
 /// What is said of an event.
 #[derive(Debug)]
@@ -17,6 +19,12 @@ pub struct Said<'a> {
     pub rule: usize,
     /// What the judge of its set says.
     pub decision: Decision<'a>,
+    /// The event itself, when it is the one that has just come.
+    pub event: Option<&'a Event>,
+    /// Why nobody is told, though the rule is live.
+    pub muted: Option<&'a Muted>,
+    /// The case it belongs to, if its rule has cases and people are told.
+    pub filed: Option<Filed>,
 }
 
 /// What became of events.
@@ -36,6 +44,7 @@ pub struct Judges {
     rules: Arc<Rules>,
     /// Each with its place among the groups.
     judges: Vec<(usize, Judge)>,
+    pub(crate) cases: Cases,
     /// For each rule the events that lacked its key.
     keyless: Vec<u64>,
     counts: Counts,
@@ -45,11 +54,28 @@ pub struct Judges {
     own_truths: Vec<Truth>,
 }
 
+impl<'a> Said<'a> {
+    /// What is said of an event by a rule of the file, with all that follows from it.
+    fn new(
+        rules: &'a Rules,
+        cases: &mut Cases,
+        rule: usize,
+        decision: Decision<'a>,
+        event: Option<&'a Event>,
+    ) -> Said<'a> {
+        let event = event.filter(|event| event.id() == decision.id);
+        let muted = rules.muted(rule, &decision);
+        let filed = if muted.is_none() { cases.file(rules, rule, &decision) } else { None };
+        Said { rule, decision, event, muted, filed }
+    }
+}
+
 impl Judges {
-    /// Judges of all sets that have seen nothing.
+    /// Judges of all sets that have seen nothing. They say what would be: alerts in shadow are put into cases, too.
     pub fn new(rules: Arc<Rules>) -> Judges {
         let all: Vec<usize> = (0..rules.groups.len()).collect();
-        Judges::of(rules, &all, b"")
+        let cases = Cases::new(&rules, b"", true);
+        Judges { cases, ..Judges::of(rules, &all, b"") }
     }
 
     /// Judges of these sets. The keys of their cells begin with `prefix`.
@@ -60,6 +86,7 @@ impl Judges {
         };
         Judges {
             judges: groups.iter().map(judge).collect(),
+            cases: Cases::new(&rules, prefix, false),
             keyless: vec![0; rules.infos().len()],
             counts: Counts::default(),
             truths: Vec::new(),
@@ -81,6 +108,8 @@ impl Judges {
                 judge.revise(next.rules.groups[*place].set.clone());
             }
         }
+        std::mem::swap(&mut next.cases, &mut self.cases);
+        next.cases.revise(&next.rules);
         next.counts = self.counts;
         *self = next;
     }
@@ -114,23 +143,26 @@ impl Judges {
 
     /// Memory of all keys, about.
     pub fn memory_bytes(&self) -> usize {
-        self.judges.iter().map(|(_, judge)| judge.memory_bytes()).sum()
+        let judges: usize = self.judges.iter().map(|(_, judge)| judge.memory_bytes()).sum();
+        judges + self.cases.memory_bytes()
     }
 
     /// Names the cells that must be supplied before an event can be judged.
     pub(crate) fn missing(&mut self, event: &Event, cells: &mut Vec<Vec<u8>>) {
-        let Judges { rules, judges, key, .. } = self;
+        let Judges { rules, judges, cases, key, .. } = self;
         for (group, judge) in judges {
             key.clear();
             if write_key(&rules.groups[*group], event, key) {
                 judge.missing(key, cells);
+                cases.missing(*group, key, cells);
             }
         }
     }
 
     /// How many cells a seal would write now, about.
     pub(crate) fn open_cells(&self) -> usize {
-        self.judges.iter().map(|(_, judge)| judge.open_cells()).sum()
+        let judges: usize = self.judges.iter().map(|(_, judge)| judge.open_cells()).sum();
+        judges + self.cases.open_cells()
     }
 
     /// The judges, for what is done with their cells.
@@ -140,7 +172,7 @@ impl Judges {
 
     /// Judges an event; what became of it.
     pub fn event(&mut self, event: &Event, out: &mut impl FnMut(Said<'_>)) -> Outcome {
-        let Judges { rules, judges, keyless, truths, key, numbers, own_truths, .. } = self;
+        let Judges { rules, judges, cases, keyless, truths, key, numbers, own_truths, .. } = self;
         truths.clear();
         truths.extend(rules.conditions.iter().map(|condition| condition.holds(event)));
         let (mut is_duplicate, mut late) = (false, None);
@@ -158,7 +190,7 @@ impl Judges {
             let texts: Vec<Option<&[u8]>> = group.texts.iter().map(|field| event.text(*field)).collect();
             let fact = Fact { id: &event.id, time: event.time, numbers, texts: &texts, truths: own_truths };
             let outcome = judge.event(key, &fact, &mut |decision| {
-                out(Said { rule: group.rules[decision.rule], decision });
+                out(Said::new(rules, cases, group.rules[decision.rule], decision, Some(event)));
             });
             is_duplicate |= outcome == Outcome::Duplicate;
             if let Outcome::Late(clock) = outcome {
@@ -176,9 +208,12 @@ impl Judges {
 
     /// Does all that is due, without a store.
     pub fn catch_up(&mut self, out: &mut impl FnMut(Said<'_>)) {
-        for (group, judge) in &mut self.judges {
-            let group = &self.rules.groups[*group];
-            judge.catch_up(&mut |decision| out(Said { rule: group.rules[decision.rule], decision }));
+        let Judges { rules, judges, cases, .. } = self;
+        for (group, judge) in judges {
+            let group = &rules.groups[*group];
+            judge.catch_up(&mut |decision| {
+                out(Said::new(rules, cases, group.rules[decision.rule], decision, None))
+            });
         }
     }
 
@@ -189,11 +224,17 @@ impl Judges {
 
     /// Does a portion of what is due; `false` when cells are missing for it, which are named.
     pub(crate) fn go_on(&mut self, missing: &mut Vec<Vec<u8>>, out: &mut impl FnMut(Said<'_>)) -> bool {
-        let Some((group, judge)) = self.judges.iter_mut().find(|(_, judge)| judge.is_due()) else {
-            return true;
-        };
-        let group = &self.rules.groups[*group];
-        judge.go_on(missing, &mut |decision| out(Said { rule: group.rules[decision.rule], decision }))
+        let Judges { rules, judges, cases, .. } = self;
+        let Some((place, judge)) = judges.iter_mut().find(|(_, judge)| judge.is_due()) else { return true };
+        let before = missing.len();
+        judge.due_keys(missing).iter().flatten().for_each(|key| cases.missing(*place, key, missing));
+        if missing.len() > before {
+            return false;
+        }
+        let group = &rules.groups[*place];
+        judge.go_on(missing, &mut |decision| {
+            out(Said::new(rules, cases, group.rules[decision.rule], decision, None))
+        })
     }
 
     /// The present time of a judge that has something due, for what is written down about it.

@@ -8,6 +8,9 @@
 //! | `event`, `input` | records into events: JSON, CSV |
 //! | `groups` | rules on one key put into one set of [`granary_window::rule`] |
 //! | [`judges`] | all sets of a file over a stream |
+//! | [`cases`] | alerts that follow each other closely, together |
+//! | [`mutes`] | alerts that nobody wants to hear of for a while |
+//! | `include` | fields of the event that an alert shows |
 //! | [`alert`] | alerts as CloudEvents |
 //! | `trial` | the tests in a rules file |
 //! | [`backtest`] | what rules would have given |
@@ -36,15 +39,18 @@
 
 pub mod alert;
 pub mod backtest;
+pub mod cases;
 mod compile;
 mod condition;
 mod decimal;
 mod event;
 mod file;
 mod groups;
+mod include;
 mod input;
 pub mod judges;
 mod kinds;
+pub mod mutes;
 mod problem;
 mod rule;
 #[cfg(test)]
@@ -62,6 +68,8 @@ pub use judges::{Judges, Said};
 pub use problem::{Problem, Problems};
 
 use granary_core::Span;
+use granary_core::cloud::Gravity;
+use serde::{Deserialize, Serialize};
 
 use crate::file::Mistakes;
 use crate::file::read;
@@ -119,7 +127,8 @@ impl Mode {
 }
 
 /// How grave an alert is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// For the record.
     Info,
@@ -151,6 +160,12 @@ impl Severity {
     /// As it is written.
     pub fn name(self) -> &'static str {
         Severity::NAMES[self as usize]
+    }
+
+    /// The same as events say it.
+    pub fn gravity(self) -> Gravity {
+        let text = ["INFO", "LOW", "MEDIUM", "HIGH", "CRITICAL"][self as usize];
+        Gravity { text, number: self.number() }
     }
 
     /// Its number on OpenTelemetry's scale.
@@ -185,6 +200,10 @@ pub struct Info {
     pub cooldown: Span,
     /// With more alerts than this it goes into shadow by itself.
     pub alerts_max: Option<Rate>,
+    /// The fields that its alerts show.
+    pub(crate) include: Vec<usize>,
+    /// How its alerts are put into cases.
+    pub case: Option<cases::CaseOf>,
     /// Eight hex digits that follow from what the rule means.
     pub hash: Box<str>,
     /// The limit as it is written.

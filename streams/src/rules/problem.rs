@@ -32,6 +32,8 @@ pub(crate) mod code {
     pub const LIMIT: &str = "E112";
     /// Numbers that do not fit each other.
     pub const NUMBERS: &str = "E121";
+    /// Cases.
+    pub const CASE: &str = "E123";
     /// A list.
     pub const LIST: &str = "E125";
     /// Names that stand twice.

@@ -6,10 +6,12 @@ use granary_core::Span;
 use granary_core::time::{days, hours, mins, secs};
 use granary_window::rule::{Condition as Index, Kind, Pace};
 
+use super::cases::{self, CaseOf, Written};
 use super::compile;
 use super::condition::{Condition, Lists};
 use super::event::{EventSpec, FieldKind};
 use super::file::{Defaults, length};
+use super::include;
 use super::problem::{Problems, code};
 use super::words::{self, WrittenLimit};
 use super::{KINDS, Mode, Rate, Severity};
@@ -22,6 +24,8 @@ use crate::file::{Mistakes, Place};
 pub(crate) struct Context<'a> {
     pub spec: &'a EventSpec,
     pub defaults: Defaults,
+    /// The cases of rules that say nothing else.
+    pub case: Option<&'a Written>,
     pub lists: &'a Lists,
     /// Modes of rules, whatever the file says.
     pub modes: &'a BTreeMap<String, Mode>,
@@ -45,6 +49,10 @@ pub(crate) struct Read {
     pub cooldown: Span,
     /// With more alerts than this it goes into shadow.
     pub alerts_max: Option<Rate>,
+    /// The fields that its alerts show.
+    pub include: Vec<usize>,
+    /// How its alerts are put into cases, and where that is written.
+    pub case: Option<(CaseOf, Place)>,
     pub pace: Pace,
     /// The fields of its key.
     pub per: Vec<usize>,
@@ -107,7 +115,10 @@ pub(crate) fn read(
     let cooldown = map.get("cooldown").and_then(|node| length(id, "cooldown", node, mistakes, problems));
     let pace = map.get("judge").and_then(|node| self::pace(node, mistakes));
     let alerts_max = map.get("max_alert_rate").and_then(|node| rate(node, mistakes));
-    for name in ["backfill", "case", "include", "resolution"] {
+    let pace = pace.unwrap_or(context.defaults.pace);
+    let include =
+        map.get("include").map(|node| include::fields(id, node, (context.spec, pace), mistakes, problems));
+    for name in ["backfill", "resolution"] {
         map.not_yet(name, mistakes);
     }
     let conditions = Vec::new();
@@ -138,6 +149,11 @@ pub(crate) fn read(
         _ => reading.condition("when"),
     };
     let kind = reading.kind(kind_word);
+    if let (Some(Kind::Silence { is_timed: true, .. }), Some(node)) = (&kind, reading.get("include")) {
+        let message = "include: an alert by a timer has no event that comes with it. Write `alert: return`";
+        reading.problem(node, code::FIELD, message);
+    }
+    let case = reading.case(per.as_deref());
     reading.hint_at_optional_fields();
     let Reading { map, conditions, limit, subject, of, mistakes, .. } = reading;
     map.finish(mistakes);
@@ -155,7 +171,9 @@ pub(crate) fn read(
             cooldown => cooldown.unwrap_or(context.defaults.cooldown),
         },
         alerts_max,
-        pace: pace.unwrap_or(context.defaults.pace),
+        include: include.unwrap_or_default(),
+        case,
+        pace,
         per: per?,
         limit,
         subject,
@@ -208,7 +226,7 @@ fn names_of(kind: &str) -> &'static [&'static str] {
 
 /// What a rule means in one line, whatever it is called and however it is laid out.
 fn meaning(node: &Node, context: &Context<'_>) -> String {
-    const NAMES_ONLY: [&str; 4] = ["title", "severity", "mode", "max_alert_rate"];
+    const NAMES_ONLY: [&str; 6] = ["title", "severity", "mode", "max_alert_rate", "case", "include"];
     fn write(node: &Node, out: &mut String) {
         match &node.value {
             Value::Scalar { text, .. } => match read::parse_span(text) {
@@ -285,6 +303,20 @@ impl<'n> Reading<'_, 'n> {
             return None;
         }
         Some(per)
+    }
+
+    /// Its own cases, or those of the defaults.
+    fn case(&mut self, per: Option<&[usize]>) -> Option<(CaseOf, Place)> {
+        let context = self.context;
+        let own = match self.get("case") {
+            Some(node) => Some((cases::read(self.id, node, self.mistakes, self.problems)?, node.place)),
+            None => None,
+        };
+        let (written, place) = match &own {
+            Some((written, place)) => (written, *place),
+            None => (context.case?, self.map.place),
+        };
+        written.of_rule((self.id, place), per?, context.spec, self.problems)
     }
 
     /// A field of one of these types, whatever their places.

@@ -6,6 +6,8 @@ use granary_window::rule::Change;
 
 use super::*;
 
+mod told;
+
 fn parsed(text: &str) -> (Option<Rules>, Problems) {
     let read = |path: &str| match path {
         "blocked.txt" => Ok("# shops\nm-1\nm-2\n".to_owned()),
@@ -191,11 +193,11 @@ fn an_alert_says_that_its_rule_is_warming() {
     let mut warming = Vec::new();
     Judges::new(Arc::new(rules.clone())).event(&event, &mut |mut said| {
         let setting = alert::Setting { recorded_at: said.decision.time, sequence: 0, revision: 0 };
-        warming.push(alert::cloud_event(&rules, &said, setting)["data"]["warming"].clone());
+        warming.push(alert::cloud_events(&rules, &said, setting)[0]["data"]["warming"].clone());
         if let Change::Raised(hit) = &mut said.decision.change {
             hit.is_warming = true;
         }
-        warming.push(alert::cloud_event(&rules, &said, setting)["data"]["warming"].clone());
+        warming.push(alert::cloud_events(&rules, &said, setting)[0]["data"]["warming"].clone());
     });
     assert_eq!(warming, [false, true]);
 }

@@ -15,6 +15,7 @@ use super::rows;
 use super::slot::{Buffers, Judged, Slot, better, set_aside};
 use crate::plan::{RulesStep, Step};
 use crate::rules::alert::{self, Setting};
+use crate::rules::cases::Cases;
 use crate::rules::judges::key_values;
 use crate::rules::{Event, Judges, Mode, Said};
 
@@ -182,6 +183,9 @@ impl Slot {
         if let Some(seat) = self.seats.iter_mut().find(|seat| seat.step.is_revision_cell(cell)) {
             return Some(seat.supply(value));
         }
+        if let Some(seat) = self.seats.iter_mut().find(|seat| seat.judges.cases.is_cell(cell)) {
+            return Some(seat.judges.cases.supply(cell, value));
+        }
         let of_cell = self.each_judge().find(|judge| cell.starts_with(judge.prefix()));
         of_cell.map(|judge| judge.supply(cell, value).map_err(|corrupt| corrupt.to_string()))
     }
@@ -244,14 +248,19 @@ impl Slot {
         self.seats.iter_mut().flat_map(|seat| seat.judges.each())
     }
 
+    /// The cases of all steps.
+    pub fn each_cases(&mut self) -> impl Iterator<Item = &mut Cases> {
+        self.seats.iter_mut().map(|seat| &mut seat.judges.cases)
+    }
+
     /// How many cells judges would seal now, about.
     pub fn open_judges(&self) -> usize {
         self.seats.iter().map(|seat| seat.judges.open_cells() + usize::from(seat.is_changed)).sum()
     }
 
-    /// Operators and judges.
+    /// Operators, judges and cases.
     pub fn parts(&mut self) -> usize {
-        self.operators.len() + self.each_judge().count()
+        self.operators.len() + self.each_judge().count() + self.seats.len()
     }
 }
 
@@ -269,27 +278,36 @@ pub(super) struct Writer<'a> {
 impl Writer<'_> {
     pub fn write(&mut self, said: &Said<'_>) {
         let info = &self.rules.rules.infos()[said.rule];
-        let stream = usize::from(info.mode != Mode::Live);
+        let is_told = info.mode == Mode::Live && said.muted.is_none();
+        let stream = usize::from(!is_told);
         let Some(id) = self.prepared.alerts[stream] else { return };
         let (recorded_at, sequence, revision) = (self.recorded_at, self.sequence, self.rules.revision);
-        let alert = alert::cloud_event(&self.rules.rules, said, Setting { recorded_at, sequence, revision });
+        let setting = Setting { recorded_at, sequence, revision };
         let count = match said.decision.change {
             Change::Raised(_) => 1,
             Change::Withdrawn => -1,
             Change::Resolved { .. } => 0,
         };
-        if count == 1 && info.mode == Mode::Live {
-            self.rules.raised[said.rule].fetch_add(1, Ordering::Relaxed);
+        let counter = match (is_told, &said.muted) {
+            (true, _) => Some(&self.rules.raised),
+            (false, Some(_)) => Some(&self.rules.muted),
+            (false, None) => None,
+        };
+        if let Some(counter) = counter.filter(|_| count == 1) {
+            counter[said.rule].fetch_add(1, Ordering::Relaxed);
         }
         self.tally.result(self.prepared.plan.sinks.len() + stream, count);
-        self.effects.outbox.push(
-            id,
-            self.causes.next(),
-            said.decision.time,
-            key_values(said.decision.key).first().copied().unwrap_or_default(),
-            |out| out.extend_from_slice(alert["id"].as_str().unwrap_or_default().as_bytes()),
-            |out| out.extend_from_slice(alert.to_string().as_bytes()),
-        );
+        let key = key_values(said.decision.key).first().copied().unwrap_or_default();
+        for event in alert::cloud_events(&self.rules.rules, said, setting) {
+            self.effects.outbox.push(
+                id,
+                self.causes.next(),
+                said.decision.time,
+                key,
+                |out| out.extend_from_slice(event["id"].as_str().unwrap_or_default().as_bytes()),
+                |out| out.extend_from_slice(event.to_string().as_bytes()),
+            );
+        }
     }
 }
 

@@ -230,6 +230,7 @@ impl Pipeline for Slots {
         slot.operators.iter_mut().for_each(|operator| operator.seal(n.0, &mut put));
         slot.each_judge().for_each(|judge| judge.seal(n.0, &mut put));
         slot.waiting.seal(&mut put);
+        slot.each_cases().for_each(|cases| cases.seal(n.0, &mut put));
         for (key, value) in slot.seats.iter_mut().filter_map(Seat::seal) {
             put(&key, Some(&value));
         }
@@ -242,6 +243,7 @@ impl Pipeline for Slots {
         if let Some(slot) = &mut self.slots[usize::from(slot.0)] {
             slot.operators.iter_mut().for_each(|operator| operator.acknowledged(n.0));
             slot.each_judge().for_each(|judge| judge.acknowledged(n.0));
+            slot.each_cases().for_each(|cases| cases.acknowledged(n.0));
         }
     }
 
@@ -281,6 +283,9 @@ impl Pipeline for Slots {
         }
         for judge in self.slots.iter_mut().flatten().flat_map(|slot| slot.each_judge()) {
             judge.evict(share(judge.memory_bytes()), looks_max.max(1));
+        }
+        for cases in self.slots.iter_mut().flatten().flat_map(|slot| slot.each_cases()) {
+            cases.evict(share(cases.memory_bytes()), looks_max.max(1));
         }
     }
 

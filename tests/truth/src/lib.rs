@@ -1,5 +1,7 @@
 //! The smallest engine: one lane, a store in memory, commits and crashes where a seed puts them.
 
+pub mod card;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

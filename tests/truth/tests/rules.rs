@@ -1,38 +1,19 @@
 //! Rules over the card sample, whose exact alerts are known: by id, value and evidence.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flate2::read::GzDecoder;
 use granary_streams::rules::backtest::Backtest;
 use granary_streams::rules::{Event, Options, Reader, Rules, parse};
-use granary_truth_tests::{Draw, Input, run};
+use granary_truth_tests::card::{example, payments, pipeline, root, rows, sample};
+use granary_truth_tests::{Draw, run};
 use serde_json::{Value, json};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn sample(name: &str) -> csv::Reader<GzDecoder<std::fs::File>> {
-    let path = root().join("tests/data/fraud-sample").join(name);
-    csv::Reader::from_reader(GzDecoder::new(std::fs::File::open(path).expect("a file of the sample")))
-}
-
-fn example(name: &str) -> String {
-    std::fs::read_to_string(root().join("deploy/examples").join(name)).expect("an example")
-}
 
 fn rules(text: &str, without_cooldown: bool) -> Arc<Rules> {
     let modes = BTreeMap::new();
     let options = Options { read: &|_| Err("no files".to_owned()), modes: &modes, without_cooldown };
     let (rules, problems) = parse(text, &options);
     Arc::new(rules.unwrap_or_else(|| panic!("{problems}")))
-}
-
-/// Rows of a table, each by the names of its columns.
-fn rows(name: &str) -> Vec<HashMap<String, String>> {
-    sample(name).deserialize().map(|row| row.expect("a row")).collect()
 }
 
 /// Alerts that stand: by rule and event id.
@@ -274,39 +255,11 @@ fn edge_cases_hold() {
     }
 }
 
-/// The pipeline of the example, with the rules beside it.
-fn pipeline() -> granary_streams::Plan {
-    let read = |name: &str| Ok(example(&format!("fraud/{name}")));
-    granary_streams::file::parse_beside(&example("fraud/pipeline.yaml"), &read)
-        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
-}
-
-/// The payments as records of a topic.
-fn payments() -> Vec<Input> {
-    let record = |row: &HashMap<String, String>| {
-        let cents: i64 = row["amount_cents"].parse().expect("cents");
-        let value = format!(
-            r#"{{"transaction_id":"{}","customer_id":"{}","vendor_id":"{}","amount":{}.{:02},"ts":{}000,"lat":{},"lon":{},"category":{}}}"#,
-            row["tx_id"],
-            row["customer"],
-            row["vendor"],
-            cents / 100,
-            cents % 100,
-            row["ts"],
-            row["lat"],
-            row["lon"],
-            json!(row["category"])
-        );
-        Input { appended_at: row["ts"].parse::<i64>().expect("a time") * 1_000, value: value.into_bytes() }
-    };
-    rows("cards.csv.gz").iter().map(record).collect()
-}
-
 #[test]
 fn alerts_of_a_pipeline_are_the_same_whatever_happens_to_its_slots() {
     let payments = payments();
     let alerts = |seed| -> BTreeMap<String, String> {
-        let driver = run(pipeline(), &payments, seed);
+        let driver = run(pipeline(&example("fraud/rules.yaml")), &payments, seed);
         assert!(seed == 0 || driver.loads > 0, "seed {seed}: state came back from the store");
         let counts = driver.counts();
         assert_eq!((counts.accepted, counts.results["alerts"]), (89_333, 8_766), "seed {seed}");
@@ -333,19 +286,14 @@ fn alerted(driver: &granary_truth_tests::Driver) -> std::collections::BTreeSet<(
 
 #[test]
 fn a_pipeline_that_judges_on_the_watermark_gives_the_same_alerts() {
-    let read = |name: &str| {
-        let text = example(&format!("fraud/{name}"));
-        let changed = text.replace("judge: on_arrival", "judge: on_watermark");
-        assert_ne!(text, changed);
-        Ok(changed)
-    };
-    let plan = || granary_streams::file::parse_beside(&example("fraud/pipeline.yaml"), &read);
-    let plan = || plan().unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let on_arrival = example("fraud/rules.yaml");
+    let on_watermark = on_arrival.replace("judge: on_arrival", "judge: on_watermark");
+    assert_ne!(on_arrival, on_watermark);
     let payments = payments();
-    let expected = alerted(&run(pipeline(), &payments, 0));
+    let expected = alerted(&run(pipeline(&on_arrival), &payments, 0));
     assert_eq!(expected.len(), 8_766);
     for seed in [0, 5] {
-        let driver = run(plan(), &payments, seed);
+        let driver = run(pipeline(&on_watermark), &payments, seed);
         assert_eq!(driver.counts().accepted, 89_333, "seed {seed}");
         let sent = driver.stream("alerts");
         assert!(sent.iter().all(|sent| !sent.value.contains("withdrawn")), "nothing is said too soon");

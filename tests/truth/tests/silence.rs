@@ -33,7 +33,11 @@ rules:
 ";
 
 fn plan() -> Plan {
-    let read = |_: &str| Ok(RULES.to_owned());
+    plan_of(RULES)
+}
+
+fn plan_of(rules: &str) -> Plan {
+    let read = |_: &str| Ok(rules.to_owned());
     granary_streams::file::parse_beside(PIPELINE, &read).unwrap_or_else(|mistakes| panic!("{mistakes}"))
 }
 
@@ -101,6 +105,38 @@ fn an_event_that_came_in_time_withdraws_what_the_wall_clock_said() {
     let of = |id: &str| said(&driver)[&("d-1".to_owned(), id.to_owned())].clone();
     assert_eq!(of("0"), ["raised", "withdrawn"]);
     assert_eq!(of("1"), ["raised", "resolved"]);
+}
+
+/// An alert of the clock finds the case of its key in the store, as one of an event does.
+#[test]
+fn silences_of_a_device_are_one_case() {
+    let rules = RULES.replace("severity: high", "severity: high, case: {per: device_id, open_for: 1d}");
+    let mut driver = Driver::new(plan_of(&rules));
+    for (id, s) in (0..).zip([0, 100]) {
+        driver.record(id, &reading(1, id, s * 1_000));
+    }
+    driver.commit();
+    driver.crash();
+    driver.tick(1_000_000);
+    driver.tick(1_100_000);
+    driver.record(2, &reading(1, 2, 300_000));
+    driver.commit();
+    let of_case = |sent: &granary_truth_tests::Sent| {
+        let event: Value = serde_json::from_str(&sent.value).expect("JSON");
+        let kind = event["type"].as_str().expect("a type").replace("fraud.", "");
+        (kind, event["data"]["case"]["alerts"].as_u64().expect("a number"), event["correlationid"].clone())
+    };
+    let told: Vec<_> = driver.stream("alerts").iter().map(of_case).collect();
+    let expected = [
+        ("case.opened", 1),
+        ("alert.raised", 1),
+        ("alert.resolved", 1),
+        ("alert.raised", 2),
+        ("alert.resolved", 2),
+    ];
+    let found: Vec<_> = told.iter().map(|(kind, alerts, _)| (kind.as_str(), *alerts)).collect();
+    assert_eq!(found, expected);
+    assert!(told.iter().all(|(.., id)| *id == told[0].2), "one case");
 }
 
 /// Devices that fall silent now and then; the silences by the definition.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use granary_core::call::Options;
 use granary_core::envelope::Ended;
 use granary_core::grain::MethodEntry;
-use granary_core::host::{Begun, Host, Later, LocalCall, Place};
+use granary_core::host::{Begun, Emitted, Host, Later, LocalCall, Place};
 use granary_core::shared::AnyGrain;
 use granary_core::turn::TurnPool;
 use granary_core::{Cx, Error, ErrorKind, Grain, Key, KindId, KindInfo, Result, SlotId, Timestamp, codec};
@@ -90,7 +90,7 @@ impl Host for Ledger {
 
     fn wake_at(&self, _: Timestamp, _: Waker) {}
 
-    fn emit(&self, _: Place, stream: &str, _: Option<&str>, _: &[u8]) -> Result<()> {
+    fn emit(&self, _: Place, stream: &str, _: Emitted) -> Result<()> {
         self.0.borrow_mut().push(stream.to_owned());
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! What turns decide beside their state: outputs and reminders. A plain turn's joins the open commit at once; an async
 //! turn's when the turn ends, so that a commit holds all of a turn or nothing.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use granary_cluster::{Cause, Position, StreamId};
-use granary_core::host::Place;
+use granary_core::host::{Emitted, Place};
 use granary_core::{Error, ErrorKind, GrainId, Key, Ran, Result};
 
 use crate::reminders::{Reminder, cell_key};
@@ -57,9 +58,7 @@ impl Lane {
         let mut needs = 0;
         for each in decided {
             let n = match each {
-                Decided::Emit { stream, id, value } => {
-                    self.push_output(host, key, is_of_record, stream, id.as_deref(), &value)
-                }
+                Decided::Emit(stream, emitted) => self.push_output(host, key, is_of_record, stream, &emitted),
                 Decided::Remind(reminder) => self.remind(host, reminder),
                 Decided::Forget(name) => {
                     let grain = GrainId { kind: kind.into(), key: key.clone() };
@@ -79,8 +78,7 @@ impl Lane {
         key: &Key,
         is_of_record: bool,
         stream: StreamId,
-        id: Option<&str>,
-        value: &[u8],
+        emitted: &Emitted,
     ) -> u64 {
         let mut inner = host.inner.borrow_mut();
         let n = host.open_commit.get();
@@ -91,10 +89,19 @@ impl Lane {
         inner.next_index += u32::from(record.is_some());
         let epoch = inner.machine.epoch();
         let time = if record.is_some() { inner.applying_at } else { self.now.get() };
-        let name = match (id, record) {
-            (Some(id), _) => id.to_string(),
-            (None, Some(_)) => format!("{source}/{partition}/{offset}/{index}"),
-            (None, None) => format!("slot-{}/{epoch}/{n}/{index}", host.id),
+        let place = || match record {
+            Some(_) => format!("{source}/{partition}/{offset}/{index}"),
+            None => format!("slot-{}/{epoch}/{n}/{index}", host.id),
+        };
+        let (name, value) = match emitted {
+            Emitted::Value { id, value } => {
+                let name = id.as_ref().map_or_else(place, ToString::to_string);
+                (name, Cow::Borrowed(value))
+            }
+            Emitted::Alert(alert) => {
+                let (id, event) = alert.at(&place());
+                (id, Cow::Owned(event.to_string().into_bytes()))
+            }
         };
         inner.effects.outbox.push(
             stream,
@@ -102,7 +109,7 @@ impl Lane {
             time,
             key.routing_key().as_bytes(),
             |out| out.extend_from_slice(name.as_bytes()),
-            |out| out.extend_from_slice(value),
+            |out| out.extend_from_slice(&value),
         );
         host.has_changes.set(true);
         n

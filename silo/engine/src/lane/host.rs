@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use granary_cluster::{SourceId, StreamId};
 use granary_core::call::{CHAIN_DEPTH_MAX, Options, Origin};
-use granary_core::host::{Begun, Host, Later, LocalCall, Place};
+use granary_core::host::{Begun, Emitted, Host, Later, LocalCall, Place};
 use granary_core::{Access, Cx, Durability, Error, ErrorKind, GrainId, Key, KindId, Ran, Result, Timestamp};
 
 use crate::mailbox::{Call, RETRY_AFTER};
@@ -91,7 +91,7 @@ impl Host for Lane {
         self.wake_turn_at(at, waker);
     }
 
-    fn emit(&self, from: Place, stream: &str, id: Option<&str>, value: &[u8]) -> Result<()> {
+    fn emit(&self, from: Place, stream: &str, emitted: Emitted) -> Result<()> {
         let host = self.slot(from.slot).ok_or_else(|| stale(from))?;
         let stream = self.stream_id(stream)?;
         // a record's turn goes on: its slot takes no further records, so the outbox grows by one commit at most
@@ -100,11 +100,10 @@ impl Host for Lane {
             return Err(Error::new(ErrorKind::Overloaded, message).after(RETRY_AFTER));
         }
         if from.turn != Place::PLAIN {
-            let decided = Decided::Emit { stream, id: id.map(Into::into), value: value.to_vec() };
-            return self.decide(from, decided);
+            return self.decide(from, Decided::Emit(stream, emitted));
         }
         let key = self.key_of(&host, from).ok_or_else(|| stale(from))?;
-        let n = self.push_output(&host, &key, self.plain_of_record.get(), stream, id, value);
+        let n = self.push_output(&host, &key, self.plain_of_record.get(), stream, &emitted);
         self.needs(from, n);
         Ok(())
     }

@@ -1,12 +1,14 @@
-//! `granary rules reload`, `promote` and `status`: rules of silos that run.
+//! `granary rules reload`, `promote`, `mute`, `unmute` and `status`: rules of silos that run.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use granary_client::Client;
-use granary_core::{Error, Result, codec};
+use granary_core::{Error, Result, Span, codec};
 use granary_streams::plan::Bundle;
+use granary_streams::rules::mutes::Mute;
 use serde_json::{Value, json};
 
 use super::super::online::At;
@@ -42,6 +44,62 @@ pub(crate) struct PromoteArguments {
     at: At,
 }
 
+/// Alerts: of which rule and key.
+#[derive(Args)]
+struct Which {
+    /// The rule, or `all` that have such a key
+    rule: String,
+    /// A field of its key and its value; several for several fields
+    #[arg(long = "key", value_name = "FIELD=VALUE", required = true, value_parser = pair)]
+    keys: Vec<(String, String)>,
+    /// The stream its file is on, where there are several
+    #[arg(long)]
+    stream: Option<String>,
+}
+
+impl Which {
+    fn rule(&self) -> Option<String> {
+        (self.rule != "all").then(|| self.rule.clone())
+    }
+
+    fn key(&self) -> BTreeMap<String, String> {
+        self.keys.iter().cloned().collect()
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct MuteArguments {
+    #[command(flatten)]
+    which: Which,
+    /// For so long from now on: 12h, 7d. What counts is the time of events
+    #[arg(long = "for", value_name = "LENGTH", value_parser = length)]
+    length: Span,
+    /// Why, for those who wonder
+    #[arg(long)]
+    reason: String,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Args)]
+pub(crate) struct UnmuteArguments {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    at: At,
+}
+
+fn pair(text: &str) -> std::result::Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(field, _)| !field.is_empty());
+    let pair = pair.ok_or_else(|| format!("`{text}` is not like customer_id=4711"))?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
+}
+
+fn length(text: &str) -> std::result::Result<Span, String> {
+    let length = granary_streams::file::parse_span(text).filter(|length| *length > Span::ZERO);
+    length.ok_or_else(|| format!("`{text}` is no length of time: write 12h, 30m or 7d"))
+}
+
 #[derive(Args)]
 pub(crate) struct StatusArguments {
     #[command(flatten)]
@@ -70,6 +128,26 @@ pub(crate) fn promote(arguments: PromoteArguments, json: bool) -> Result<u8> {
     })
 }
 
+pub(crate) fn mute(arguments: MuteArguments, json: bool) -> Result<u8> {
+    let MuteArguments { which, length, reason, at } = arguments;
+    let (rule, key, stream) = (which.rule(), which.key(), which.stream);
+    block_on(async {
+        let client = at.connect().await?;
+        let answer = ask(&client, None, &Ask::Mute { stream, rule, key, length, reason }).await?;
+        tell(&client, &answer, json).await
+    })
+}
+
+pub(crate) fn unmute(arguments: UnmuteArguments, json: bool) -> Result<u8> {
+    let UnmuteArguments { which, at } = arguments;
+    let (rule, key, stream) = (which.rule(), which.key(), which.stream);
+    block_on(async {
+        let client = at.connect().await?;
+        let answer = ask(&client, None, &Ask::Unmute { stream, rule, key }).await?;
+        tell(&client, &answer, json).await
+    })
+}
+
 pub(crate) fn status(arguments: StatusArguments, json: bool) -> Result<u8> {
     block_on(async {
         let client = arguments.at.connect().await?;
@@ -89,7 +167,17 @@ pub(crate) fn status(arguments: StatusArguments, json: bool) -> Result<u8> {
                 );
                 for rule in stream["rules"].as_array().into_iter().flatten() {
                     let of = |name: &str| text(&rule[name]).to_owned();
-                    say!("  {:<7} {}  {}  {}  {}", of("mode"), of("hash"), of("id"), of("kind"), of("title"));
+                    let suppressed = match rule["suppressed"].as_u64() {
+                        None | Some(0) => String::new(),
+                        Some(count) => format!(", {count} alerts muted"),
+                    };
+                    let (mode, hash, id, kind, title) =
+                        (of("mode"), of("hash"), of("id"), of("kind"), of("title"));
+                    say!("  {mode:<7} {hash}  {id}  {kind}  {title}{suppressed}");
+                }
+                for mute in stream["mutes"].as_array().into_iter().flatten() {
+                    let Ok(mute) = serde_json::from_value::<Mute>(mute.clone()) else { continue };
+                    say!("  muted   {mute} until {}: {}", mute.until, mute.reason);
                 }
             }
         }
@@ -151,18 +239,17 @@ async fn tell(client: &Client, answer: &Value, json: bool) -> Result<u8> {
         answer["behind"] = json!(behind);
         say!("{answer}");
     } else {
-        match answer["rule"].as_str() {
-            Some(rule) => say!(
-                "rule {rule} of stream {stream}: {} instead of {}, revision {revision}",
-                text(&answer["mode"]),
-                text(&answer["was"])
-            ),
+        match answer["said"].as_str() {
+            Some(said) => say!("{said}, revision {revision}"),
             None => {
                 say!("stream {stream}: judged by revision {revision} from the next record of each slot on")
             }
         }
         for rule in answer["modes_forgotten"].as_array().into_iter().flatten() {
             say!("rule {} has the mode that the file says again: it had been set by hand", text(rule));
+        }
+        for mute in answer["mutes_dropped"].as_array().into_iter().flatten() {
+            say!("{}: not muted any more, the file has no such rule or key", text(mute));
         }
         if !behind.is_empty() {
             say!("not heard of it after {} s: {}; see their logs", HEAR_MAX.as_secs(), behind.join(", "));

@@ -116,5 +116,8 @@ async fn what_grains_emit_is_read_back_and_what_they_listen_to_reaches_them() {
     assert_eq!(cluster.stream::<u64>("tallies").unwrap(), [6]);
     let alerts = cluster.records("alerts").unwrap();
     assert_eq!((alerts.len(), alerts[0].key.as_str(), alerts[0].at), (1, "a", cluster.now()));
-    assert_eq!(cluster.stream::<Value>("alerts").unwrap()[0]["rule"], "tally.told");
+    let alert: Value = alerts[0].decode().unwrap();
+    assert_eq!(alert["id"], alerts[0].id.as_str());
+    assert_eq!((&alert["type"], &alert["subject"]), (&"grain.alert.raised".into(), &"Tally/a".into()));
+    assert_eq!((&alert["data"]["rule"]["id"], &alert["data"]["detail"]), (&"tally.told".into(), &6.into()));
 }

@@ -89,11 +89,18 @@ impl Judge {
         self.agenda.as_ref().is_some_and(Agenda::is_due)
     }
 
+    /// The keys of the next portion of what is due; none when cells are missing for that, which are named.
+    pub fn due_keys(&self, missing: &mut Vec<Vec<u8>>) -> Option<Vec<Box<[u8]>>> {
+        self.agenda.as_ref()?.page(missing).map(<[_]>::to_vec)
+    }
+
     /// Does a portion of what is due; `false` when cells are missing for it, which are named.
     pub fn go_on(&mut self, missing: &mut Vec<Vec<u8>>, out: &mut impl FnMut(Decision<'_>)) -> bool {
-        let Some(agenda) = self.agenda.as_ref().filter(|agenda| agenda.is_due()) else { return true };
+        if !self.is_due() {
+            return true;
+        }
         let before = missing.len();
-        let Some(keys) = agenda.page(missing).map(<[_]>::to_vec) else { return false };
+        let Some(keys) = self.due_keys(missing) else { return false };
         if self.layouts.is_some() {
             keys.iter().for_each(|key| self.missing(key, missing));
         }

@@ -8,5 +8,6 @@ mod kit;
 
 mod endpoint;
 mod libraries;
+mod mutes;
 mod send;
 mod silo;

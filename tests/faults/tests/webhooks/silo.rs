@@ -22,7 +22,7 @@ pub struct World {
 }
 
 /// Every payment over 900 is an alert.
-const RULES: &str = "
+pub const RULES: &str = "
 schema: fraud-rules/v1
 stream: transactions
 event: {id: transaction_id, time: ts, amount: {type: money, scale: 2, unit: USD}, fields: {customer_id: text}}
@@ -128,7 +128,7 @@ impl World {
     }
 
     /// How many there are, when nothing has come for a while.
-    fn alerts_in_all(&self) -> usize {
+    pub fn alerts_in_all(&self) -> usize {
         self.runtime.block_on(async {
             let client = Client::connect(self.address()).await.unwrap();
             let mut tail = client.tail("alerts", Start::Earliest).await.unwrap();
@@ -142,7 +142,7 @@ impl World {
 }
 
 #[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < PATIENCE, "it never came true that {what}");

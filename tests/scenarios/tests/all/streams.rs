@@ -183,6 +183,51 @@ async fn a_kill_at_any_commit_counts_nothing_twice() {
     assert_eq!(rig.outputs_by_id("out"), undisturbed.outputs_by_id("out"));
 }
 
+/// Scenario 48 for alerts of grains: a record that is told again after a kill raises them under the ids they had.
+#[tokio::test]
+async fn an_alert_that_is_raised_again_has_the_id_it_had() {
+    const EVENTS: usize = 10;
+    for method in ["raise", "raise_slowly"] {
+        let teller = Teller::new("Tally", method);
+        let (undisturbed, rig) = (crate::rig(), crate::rig());
+        fill(&undisturbed, 0..EVENTS);
+        fill(&rig, 0..EVENTS);
+        for death in 0..3 {
+            let plant = |faults: &Faults| {
+                faults.cut_off_after(1 + death);
+                if death == 1 {
+                    faults.next_commits([Fault::AnswerLost]);
+                }
+            };
+            let silo = rig.start_doomed(kinds(), teller, plant, |config| config.batch_records_max = 1);
+            eventually("its last commit is stored", || {
+                silo.advance(millis(20));
+                silo.faults.is_cut_off()
+            })
+            .await;
+            silo.crash();
+        }
+        assert!(rig.records_stored() < EVENTS * KEYS.len(), "{method}: the kills came on the way");
+        for rig in [&undisturbed, &rig] {
+            let silo = rig.start_streaming(kinds(), teller, |config| config.batch_records_max = 7);
+            for key in KEYS {
+                until_seen(&silo, key, EVENTS).await;
+            }
+            silo.stop().await;
+        }
+        let alerts = rig.outputs_by_id("alerts");
+        assert_eq!(alerts, undisturbed.outputs_by_id("alerts"), "{method}");
+        assert_eq!(alerts.len(), 2 * EVENTS * KEYS.len(), "{method}");
+        assert!(alerts.windows(2).all(|two| two[0].0 != two[1].0), "{method}: ids differ");
+        for (id, alert) in alerts {
+            assert!(
+                alert.contains(&format!(r#""id":"{id}""#)) && alert.contains("grain.alert.raised"),
+                "{alert}"
+            );
+        }
+    }
+}
+
 /// The store cannot be read while a record's grain wakes: nobody's fault, so nothing is poisoned.
 #[tokio::test]
 async fn a_store_that_cannot_be_read_poisons_nothing() {

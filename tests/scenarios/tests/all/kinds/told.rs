@@ -68,6 +68,21 @@ impl Tally {
         cx.emit("out", &format!("{}: {text}", cx.key()))
     }
 
+    /// Raises two alerts of it.
+    pub fn raise(&mut self, text: String, cx: &mut Cx) -> Result<()> {
+        self.seen.push(text.clone());
+        drop(cx.alert("told", &text));
+        cx.alert("again", &self.seen.len()).into_inner()
+    }
+
+    /// The same, with a pause between them.
+    pub async fn raise_slowly(&mut self, text: String, cx: &mut Cx) -> Result<()> {
+        self.seen.push(text.clone());
+        cx.alert("told", &text).await?;
+        tokio::task::yield_now().await;
+        cx.alert("again", &self.seen.len()).await
+    }
+
     pub async fn note(&mut self, text: String) -> u64 {
         tokio::task::yield_now().await;
         self.seen.push(text);
