@@ -58,18 +58,19 @@ fn visits(seed: u64) -> Vec<Input> {
 }
 
 fn check(row: &Value, window: &str) -> u64 {
-    let number = |name: &str| row[name].as_f64();
-    let all: Vec<f64> = row["all"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    let double = |value: &Value| value.as_f64().expect("a number");
+    let number = |name: &str| double(&row[name]);
+    let all: Vec<f64> = row["all"].as_array().expect("a list").iter().map(double).collect();
     let quantiles = [("least", 0.0, 0), ("median", 0.01, 500), ("most", 0.01, 950), ("finer", 0.001, 950)];
     for (name, accuracy, q_ppt) in quantiles {
         let exact = all[(all.len() - 1) * q_ppt / 1_000];
-        let found = number(name).unwrap();
+        let found = number(name);
         assert!(
             (found - exact).abs() <= accuracy * exact.abs() * 1.000_000_1,
             "{window}: {name} {found} for {exact}"
         );
     }
-    let (exact, about) = (number("exact").unwrap(), number("about").unwrap());
+    let (exact, about) = (number("exact"), number("about"));
     let allowed = if exact <= 512.0 { 0.0 } else { 0.06 * exact };
     assert!((about - exact).abs() <= allowed, "{window}: {about} for {exact}");
     exact as u64

@@ -109,7 +109,7 @@ fn zero_and_infinities_are_numbers_and_one_value_is_itself() {
     assert_eq!(top.quantile(500_000).map(f64::is_finite), Some(true));
 }
 
-/// A million steps of 0.5 % each way: more bins than are kept at 0.1 %.
+/// Numbers of both signs over a factor of e^60: at 1 % more bins than are kept.
 fn wide(n: usize, mut seed: u64) -> Vec<f64> {
     let magnitude = |seed: &mut u64| (60.0 * share(seed) - 20.0).exp();
     (0..n)
@@ -218,7 +218,7 @@ fn damage_is_an_error() {
 #[test]
 fn bins_never_change() {
     let scale = Scale::new(10_000);
-    let keys = [1e-300, 0.001, 1.0, 1.1, 1.5, 3.14, 1e6, 1e300].map(|x| scale.key(x));
-    assert_eq!(keys, [953, 37950, 38324, 38329, 38346, 38386, 39072, 75695]);
+    let keys = [1e-300, 0.001, 1.0, 1.1, 1.5, 3.0, 1e6, 1e300].map(|x| scale.key(x));
+    assert_eq!(keys, [953, 37950, 38324, 38329, 38346, 38384, 39072, 75695]);
     assert_eq!(scale.middle(38_325).to_bits(), 0x3ff03fa477671811);
 }

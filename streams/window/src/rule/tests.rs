@@ -213,7 +213,7 @@ fn different_texts_are_counted_exactly() {
         let fact = Fact { id: id.as_bytes(), time: Timestamp(n), numbers: &[], texts: &texts, truths: &[] };
         judge.event(b"k", &fact, &mut |decision| {
             let Change::Raised(hit) = decision.change else { panic!("nothing is withdrawn in order") };
-            alerts.push((n, hit.measured.clone()));
+            alerts.push((n, hit.measured));
         });
     }
     let expected = (2 * TEXTS - 2..2 * TEXTS + 10).map(|n| (n, Measured::Count(n.unsigned_abs() / 2 + 1)));
