@@ -66,6 +66,10 @@ impl DdSketch {
         match self.bins.binary_search_by_key(&key, |bin| bin.key) {
             Ok(at) => self.bins[at].count = self.bins[at].count.saturating_add(1),
             Err(at) if self.bins.len() < BINS_MAX => {
+                let room = self.bins.len().max(4).min(BINS_MAX - self.bins.len());
+                if self.bins.len() == self.bins.capacity() {
+                    self.bins.reserve_exact(room); // twice as many, but never more than there may be
+                }
                 self.bins.insert(at, Bin { key, count: 1 });
                 return size_of::<Bin>();
             }

@@ -150,6 +150,13 @@ fn the_lowest_bins_give_way_and_the_others_stay_accurate() {
     let sketch = counted(1_000, &numbers);
     assert_eq!(sketch.bins.len(), BINS_MAX);
     assert!(sketch.bins.capacity() <= BINS_MAX && sketch.heap_bytes() <= 64 << 10);
+    let mut grown = counted(1_000, &numbers[..1_500]);
+    grown.merge(counted(1_000, &numbers[1_500..2_300]));
+    numbers[2_300..].iter().for_each(|x| {
+        grown.add(*x);
+    });
+    assert_eq!(grown, sketch);
+    assert!(grown.bins.capacity() <= BINS_MAX, "room for {}", grown.bins.capacity());
     numbers.sort_by(f64::total_cmp);
     assert_eq!(sketch.quantile(0), Some(numbers[0]), "the least is exact");
     let lowest = sketch.scale.middle(sketch.bins[0].key);
