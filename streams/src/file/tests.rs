@@ -145,6 +145,12 @@ fn sketches_say_how_accurate_they_are() {
         let found = mistakes(&changed("avg(m2)", &format!("'{aggregate}'")));
         assert!(found.len() == 1 && found[0].contains(expected), "{aggregate}: {found:#?}");
     }
+    let (before, rest) = BOONTADATA.split_once("    aggregates:").unwrap();
+    let sinks = &rest[rest.find("sinks:").unwrap()..];
+    let within = |braces: &str| format!("{before}    aggregates: {{{braces}}}\n{sinks}");
+    plan(&within("p99: 'quantile(m2, 0.99)'"));
+    let found = mistakes(&within("p99: quantile(m2, 0.99)"));
+    assert!(found.iter().any(|m| m.contains("put quotes around what has a comma")), "{found:#?}");
 }
 
 #[test]

@@ -294,7 +294,10 @@ fn aggregate(
     let text = read::text(node, "an aggregate such as sum(m1)", mistakes)?;
     let Some((function, arguments)) = text.trim().strip_suffix(')').and_then(|text| text.split_once('('))
     else {
-        mistakes.add(node.place, format!("an aggregate such as count() or sum(m1) expected, `{text}` found"));
+        // Braces of YAML end a text at its first comma.
+        let hint = if text.contains('(') { ": within {...}, put quotes around what has a comma" } else { "" };
+        let message = format!("an aggregate such as count() or sum(m1) expected, `{text}` found{hint}");
+        mistakes.add(node.place, message);
         return None;
     };
     let function = function.trim();
