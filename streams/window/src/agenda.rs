@@ -13,7 +13,7 @@
 //! | page | `P`, grain (8 bytes), number (4 bytes) | names of keys |
 //!
 //! Invariant: a key that is listed under a grain is in a page of it until that page is taken, wherever state was stored and
-//! loaded meanwhile.
+//! loaded meanwhile. Keys of a grain come in the same portions and the same order then.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,6 +51,8 @@ pub struct Agenda {
     is_time_changed: bool,
     are_grains_changed: bool,
     acknowledged: u64,
+    /// The grain whose pages are in the order of the names.
+    sorted: Option<i64>,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,7 @@ impl Agenda {
             is_time_changed: false,
             are_grains_changed: false,
             acknowledged: 0,
+            sorted: None,
         }
     }
 
@@ -210,7 +213,7 @@ impl Agenda {
         self.is_due_at(self.clock_ms)
     }
 
-    fn is_due_at(&self, ms: i64) -> bool {
+    pub(crate) fn is_due_at(&self, ms: i64) -> bool {
         self.grains.first_key_value().is_some_and(|(grain, _)| *grain <= ms)
     }
 
@@ -218,9 +221,13 @@ impl Agenda {
         self.grains.first_key_value().map(|(grain, count)| (*grain, count - 1))
     }
 
-    /// The keys of the next page that is due; none when its cell is missing, which is named then.
-    pub fn page(&self, missing: &mut Vec<Vec<u8>>) -> Option<&[Box<[u8]>]> {
-        let place = self.first().filter(|_| self.is_due())?;
+    /// The keys of the next page that is due; none when cells are missing, which are named then.
+    pub fn page(&mut self, missing: &mut Vec<Vec<u8>>) -> Option<&[Box<[u8]>]> {
+        let (grain, _) = self.first().filter(|_| self.is_due())?;
+        if self.sorted != Some(grain) && !self.sort(grain, missing) {
+            return None;
+        }
+        let place = self.first()?;
         match self.pages.get(&place) {
             Some(page) => Some(&page.keys),
             None => {
@@ -228,6 +235,33 @@ impl Agenda {
                 None
             }
         }
+    }
+
+    /// Puts the keys of a grain in the order of their names. Which key went to which page depends on what was in memory then; in
+    /// which order and in which portions keys are looked at must not.
+    fn sort(&mut self, grain: i64, missing: &mut Vec<Vec<u8>>) -> bool {
+        let count = self.grains.get(&grain).copied().unwrap_or(0);
+        let before = missing.len();
+        let absent = (0..count).filter(|number| !self.pages.contains_key(&(grain, *number)));
+        missing.extend(absent.map(|number| self.cell(PAGE, Some((grain, number)))));
+        if missing.len() > before {
+            return false;
+        }
+        let pages = (0..count).filter_map(|number| self.pages.remove(&(grain, number)));
+        let mut keys: Vec<Box<[u8]>> = pages.flat_map(|page| page.keys).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let number = keys.len().div_ceil(PAGE_KEYS_MAX).max(1) as u32;
+        for number in 0..number {
+            let of_page = keys.iter().skip(number as usize * PAGE_KEYS_MAX).take(PAGE_KEYS_MAX);
+            let page = Page { keys: of_page.cloned().collect(), is_changed: true, sealed: 0 };
+            self.pages.insert((grain, number), page);
+        }
+        self.taken.extend((number..count).map(|surplus| (grain, surplus)));
+        self.grains.insert(grain, number);
+        self.are_grains_changed = true;
+        self.sorted = Some(grain);
+        true
     }
 
     /// Takes the page that [`Agenda::page`] showed. Those of its keys that are still due sometime are to be listed anew.

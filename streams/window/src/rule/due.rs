@@ -90,8 +90,8 @@ impl Judge {
     }
 
     /// The keys of the next portion of what is due; none when cells are missing for that, which are named.
-    pub fn due_keys(&self, missing: &mut Vec<Vec<u8>>) -> Option<Vec<Box<[u8]>>> {
-        self.agenda.as_ref()?.page(missing).map(<[_]>::to_vec)
+    pub fn due_keys(&mut self, missing: &mut Vec<Vec<u8>>) -> Option<Vec<Box<[u8]>>> {
+        self.agenda.as_mut()?.page(missing).map(<[_]>::to_vec)
     }
 
     /// Does a portion of what is due; `false` when cells are missing for it, which are named.
