@@ -74,11 +74,16 @@ pub(crate) fn put_datum(out: &mut Vec<u8>, datum: &Datum) {
 
 /// Reads what the functions above wrote.
 #[derive(Debug)]
-pub(crate) struct Reader<'a> {
+pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
+    /// Reads a part of a cell.
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Reader { rest: bytes }
+    }
+
     /// Reads a cell: checks its version.
     pub(crate) fn cell(bytes: &'a [u8]) -> Result<Self, Corrupt> {
         let mut reader = Reader { rest: bytes };

@@ -3,12 +3,16 @@
 //! An event of one side pairs with every event of the other that matches. Kept sides give a row without a partner for what
 //! found none, once none can come any more: such a row is never followed by a pair of the same event.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use granary_core::{Span, Timestamp};
 
 use crate::rules::{floor_rest, lateness_ms, length};
+use crate::shelf::{Shelf, Stored};
 use crate::spec::{Lateness, Mistake};
+
+/// Pairs of one window and key. An event that would give more is not taken.
+pub const PAIRS_MAX: usize = 65_536;
 
 /// A side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,30 +119,23 @@ pub struct Paired<'a, E> {
     pub at: At,
 }
 
-#[derive(Debug)]
-struct Held<E> {
-    /// `None`: a version that deletes.
-    event: Option<E>,
-    has_partner: bool,
-}
-
 /// Events of one side, by time and arrival.
-type Events<E> = BTreeMap<(i64, u64), Held<E>>;
+type Events = BTreeSet<(i64, u64)>;
 
 /// The state of a join for one key.
 #[derive(Debug)]
 pub struct Joiner<E> {
     join: Join,
     watermark: i64,
-    arrivals: u64,
-    left: Events<E>,
-    right: Events<E>,
+    /// By arrival, with their sides; `None`: a version that deletes. Those that found a partner are marked.
+    shelf: Shelf<Option<E>>,
+    sides: [Events; 2],
 }
 
-impl<E> Joiner<E> {
+impl<E: Stored> Joiner<E> {
     /// One that has seen nothing.
     pub fn new(join: Join) -> Joiner<E> {
-        Joiner { join, watermark: i64::MIN, arrivals: 0, left: Events::new(), right: Events::new() }
+        Joiner { join, watermark: i64::MIN, shelf: Shelf::new(), sides: Default::default() }
     }
 
     /// An event arrives; false when it is late, and joins nothing. `None` deletes what a table holds.
@@ -153,13 +150,11 @@ impl<E> Joiner<E> {
         if self.is_late(ms) {
             return false;
         }
-        let at = (ms, self.arrivals);
-        self.arrivals += 1;
-        let mut held = Held { event, has_partner: false };
+        let arrival = self.shelf.push(ms, side as u8, event);
+        self.sides[side as usize].insert((ms, arrival));
         if let Over::Interval { .. } = self.join.over {
-            self.pair(side, ms, &mut held, out);
+            self.pair(side, ms, arrival, out);
         }
-        self.side(side).insert(at, held);
         self.settle(out); // it may be certain already
         true
     }
@@ -172,11 +167,8 @@ impl<E> Joiner<E> {
         }
     }
 
-    fn side(&mut self, side: Side) -> &mut Events<E> {
-        match side {
-            Side::Left => &mut self.left,
-            Side::Right => &mut self.right,
-        }
+    fn event_of(&self, arrival: u64) -> Option<&E> {
+        self.shelf.get(arrival)?.event.as_ref()
     }
 
     fn is_late(&self, ms: i64) -> bool {
@@ -188,24 +180,25 @@ impl<E> Joiner<E> {
     }
 
     /// Pairs a new event with those of the other side that lie in its interval.
-    fn pair(&mut self, side: Side, ms: i64, new: &mut Held<E>, out: &mut impl FnMut(Paired<'_, E>)) {
+    fn pair(&mut self, side: Side, ms: i64, arrival: u64, out: &mut impl FnMut(Paired<'_, E>)) {
         let (lower, upper) = self.distances();
-        let (first, last, others) = match side {
-            Side::Left => (ms.saturating_add(lower), ms.saturating_add(upper), &mut self.right),
-            Side::Right => (ms.saturating_sub(upper), ms.saturating_sub(lower), &mut self.left),
+        let (first, last) = match side {
+            Side::Left => (ms.saturating_add(lower), ms.saturating_add(upper)),
+            Side::Right => (ms.saturating_sub(upper), ms.saturating_sub(lower)),
         };
         if first > last {
             return;
         }
-        for ((other_ms, _), other) in others.range_mut((first, 0)..=(last, u64::MAX)) {
-            other.has_partner = true;
-            new.has_partner = true;
-            let (left, right) = match side {
-                Side::Left => (&new.event, &other.event),
-                Side::Right => (&other.event, &new.event),
-            };
-            let at = At::Time(Timestamp(ms.max(*other_ms)));
-            out(Paired { left: left.as_ref(), right: right.as_ref(), at });
+        let others = &self.sides[1 - side as usize];
+        let partners: Vec<(i64, u64)> = others.range((first, 0)..=(last, u64::MAX)).copied().collect();
+        for (other_ms, other) in &partners {
+            let (one, other) = (self.event_of(arrival), self.event_of(*other));
+            let (left, right) = if side == Side::Left { (one, other) } else { (other, one) };
+            out(Paired { left, right, at: At::Time(Timestamp(ms.max(*other_ms))) });
+        }
+        if !partners.is_empty() {
+            self.shelf.mark(arrival);
+            partners.iter().for_each(|(_, other)| self.shelf.mark(*other));
         }
     }
 
@@ -218,76 +211,94 @@ impl<E> Joiner<E> {
         (lower, upper_ms.saturating_sub(i64::from(!upper_included)))
     }
 
+    /// How much later the last partner of an event of a side may be.
+    fn reach(&self, side: Side) -> i64 {
+        let (lower, upper) = self.distances();
+        if side == Side::Left { upper } else { lower.saturating_neg() }
+    }
+
     /// Tells what is certain by now, and forgets what nothing can match any more.
     fn settle(&mut self, out: &mut impl FnMut(Paired<'_, E>)) {
         match self.join.over {
             Over::Interval { .. } => {
-                let (lower, upper) = self.distances();
-                self.expire(Side::Left, upper, out);
-                self.expire(Side::Right, lower.saturating_neg(), out);
+                self.expire(Side::Left, out);
+                self.expire(Side::Right, out);
             }
             Over::Window(size) => self.close_windows(size, out),
             Over::Version => self.look_up(out),
         }
     }
 
-    /// Ends the events of a side whose last partner could be `reach` later.
-    fn expire(&mut self, side: Side, reach: i64, out: &mut impl FnMut(Paired<'_, E>)) {
-        let (watermark, is_kept) = (self.watermark, self.join.kind.keeps(side));
-        let late = if watermark == i64::MAX { Some(0) } else { lateness_ms(self.join.allowed_lateness) };
-        let Some(late) = late else { return };
-        let is_over = |ms: i64| watermark >= ms.saturating_add(reach).saturating_add(late);
-        let events = self.side(side);
-        while let Some(first) = events.first_entry()
-            && is_over(first.key().0)
+    /// When no partner of an event can come any more; `None`: never before the end.
+    fn over_at(&self, side: Side, ms: i64) -> Option<i64> {
+        let late = lateness_ms(self.join.allowed_lateness)?;
+        Some(ms.saturating_add(self.reach(side)).saturating_add(late))
+    }
+
+    /// Ends the events of a side that find no partner any more.
+    fn expire(&mut self, side: Side, out: &mut impl FnMut(Paired<'_, E>)) {
+        while let Some((ms, arrival)) = self.sides[side as usize].first().copied()
+            && (self.watermark == i64::MAX || self.over_at(side, ms).is_some_and(|at| at <= self.watermark))
         {
-            let ((ms, _), held) = first.remove_entry();
-            if is_kept && !held.has_partner {
-                out(alone(side, held.event.as_ref(), At::Time(Timestamp(ms))));
+            self.sides[side as usize].pop_first();
+            let Some(entry) = self.shelf.remove(arrival) else { continue };
+            if self.join.kind.keeps(side) && !entry.is_marked {
+                out(alone(side, entry.event.as_ref(), At::Time(Timestamp(ms))));
             }
         }
     }
 
     fn close_windows(&mut self, size: Span, out: &mut impl FnMut(Paired<'_, E>)) {
-        loop {
-            let firsts = [&self.left, &self.right].map(|side| side.first_key_value().map(|((ms, _), _)| *ms));
-            let Some(first) = firsts.into_iter().flatten().min() else { return };
+        while let Some(first) = self.first_ms() {
             let (start, end) = window_of(first, size);
             if self.watermark < end.saturating_sub(1) {
                 return;
             }
             let at = At::Window(Timestamp(start), Timestamp(end));
-            let (left, right) = (until(&mut self.left, end), until(&mut self.right, end));
-            for one in left.values() {
-                for other in right.values() {
-                    out(Paired { left: one.event.as_ref(), right: other.event.as_ref(), at });
+            let [left, right] = &mut self.sides;
+            let (left, right) = (until(left, end), until(right, end));
+            for (_, one) in &left {
+                for (_, other) in &right {
+                    out(Paired { left: self.event_of(*one), right: self.event_of(*other), at });
                 }
             }
             for (side, own, others) in [(Side::Left, &left, &right), (Side::Right, &right, &left)] {
                 if others.is_empty() && self.join.kind.keeps(side) {
-                    own.values().for_each(|held| out(alone(side, held.event.as_ref(), at)));
+                    own.iter().for_each(|(_, arrival)| out(alone(side, self.event_of(*arrival), at)));
                 }
+            }
+            for (_, arrival) in left.iter().chain(&right) {
+                self.shelf.remove(*arrival);
             }
         }
     }
 
+    /// The earliest event.
+    fn first_ms(&self) -> Option<i64> {
+        self.sides.iter().filter_map(|side| side.first().map(|(ms, _)| *ms)).min()
+    }
+
     /// Joins the left events whose time has come with the versions of then.
     fn look_up(&mut self, out: &mut impl FnMut(Paired<'_, E>)) {
-        while let Some(first) = self.left.first_entry()
-            && first.key().0 <= self.watermark
+        while let Some((ms, arrival)) = self.sides[0].first().copied()
+            && ms <= self.watermark
         {
-            let ((ms, _), held) = first.remove_entry();
-            let version = self.right.range(..=(ms, u64::MAX)).next_back();
-            let right = version.and_then(|(_, version)| version.event.as_ref());
+            self.sides[0].pop_first();
+            let version = self.sides[1].range(..=(ms, u64::MAX)).next_back();
+            let right = version.and_then(|(_, version)| self.event_of(*version));
             if right.is_some() || self.join.kind.keeps(Side::Left) {
-                out(Paired { left: held.event.as_ref(), right, at: At::Time(Timestamp(ms)) });
+                out(Paired { left: self.event_of(arrival), right, at: At::Time(Timestamp(ms)) });
             }
+            self.shelf.remove(arrival);
         }
         // what still comes is later than this: of the versions up to there it may meet the last one only
         let Some(late) = lateness_ms(self.join.allowed_lateness) else { return };
         let settled = self.watermark.saturating_sub(late);
-        if let Some(last) = self.right.range(..=(settled, u64::MAX)).next_back().map(|(at, _)| *at) {
-            self.right = self.right.split_off(&last);
+        if let Some(last) = self.sides[1].range(..=(settled, u64::MAX)).next_back().copied() {
+            let kept = self.sides[1].split_off(&last);
+            for (_, arrival) in std::mem::replace(&mut self.sides[1], kept) {
+                self.shelf.remove(arrival);
+            }
         }
     }
 }
@@ -301,7 +312,7 @@ fn alone<E>(side: Side, event: Option<&E>, at: At) -> Paired<'_, E> {
 }
 
 /// The events before this time.
-fn until<E>(events: &mut Events<E>, end: i64) -> Events<E> {
+fn until(events: &mut Events, end: i64) -> Events {
     let later = events.split_off(&(end, 0));
     std::mem::replace(events, later)
 }
@@ -312,6 +323,8 @@ fn window_of(ms: i64, size: Span) -> (i64, i64) {
     let start = ms.saturating_sub(floor_rest(ms, 0, size));
     (start, start.saturating_add(size))
 }
+
+mod written;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,8 @@
 //! | [`distinct`] | de-duplication without a window |
 //! | [`pattern`], [`join`], [`rank`] | sequences of events of one key, pairs of two streams, the best of many keys |
 //! | [`agenda`] | keys with something due, though no event of theirs may come |
+//! | [`track`] | the keys of a pattern or a join in one slot: their state, their clocks, what falls due without an event |
+//! | [`noted`], [`shelf`] | an event as these keep it, and the events of a key in cells |
 //! | [`cases`] | runs conformance cases through these |
 //! | [`clock`] | the watermark of a stream in partitions |
 //!
@@ -58,6 +60,7 @@ pub mod join;
 mod key;
 mod keys;
 mod moments;
+pub mod noted;
 pub mod operator;
 mod pane;
 pub mod pattern;
@@ -66,10 +69,12 @@ pub mod rank;
 pub mod row;
 pub mod rule;
 mod rules;
+pub mod shelf;
 mod shifting;
 mod slice;
 pub mod spec;
 mod total;
+pub mod track;
 pub mod value;
 
 pub use clock::Partitions;

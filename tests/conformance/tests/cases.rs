@@ -40,3 +40,19 @@ fn a_wrong_expectation_fails() {
         matches!(&reports[0].outcome, CaseOutcome::Failed(why) if why.contains("missing") && why.contains("unexpected"))
     );
 }
+
+/// The state of a key is stored and read again before every step, and nothing comes out otherwise.
+#[test]
+fn every_case_passes_wherever_its_state_was() {
+    use granary_window::cases::{Case, Disturbance, cases_of, run};
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/conformance/windows");
+    for name in ["pattern", "join"] {
+        let text = std::fs::read_to_string(format!("{dir}/{name}.json")).unwrap();
+        for case in cases_of(&serde_json::from_str(&text).unwrap()).unwrap() {
+            let case = Case::read(&case).unwrap();
+            let plain = run(&case, &mut |_| Disturbance::None).unwrap();
+            assert!(!plain.results.is_empty());
+            assert_eq!(run(&case, &mut |_| Disturbance::Restart).unwrap(), plain);
+        }
+    }
+}

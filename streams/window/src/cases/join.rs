@@ -1,14 +1,18 @@
 //! Cases of joins.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use granary_core::{Span, Timestamp};
 use serde_json::{Value as Json, json};
 
 use super::parse::{Case, Fields, Step};
-use super::run::{Clocks, Observed};
+use super::run::{Clocks, Disturbance, Observed};
+use crate::Corrupt;
 use crate::join::{At, Join, Joiner, Kind, Over, Paired, Side};
+use crate::shelf::Stored;
 use crate::spec::{Lateness, Watermark};
+use crate::track::Shelved;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -17,6 +21,20 @@ type Result<T> = std::result::Result<T, String>;
 pub struct JoinCase {
     join: Join,
     watermark: Watermark,
+}
+
+impl Stored for String {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.as_bytes());
+    }
+
+    fn read(bytes: &[u8]) -> std::result::Result<String, Corrupt> {
+        String::from_utf8(bytes.to_vec()).map_err(|_| Corrupt { what: "text expected" })
+    }
+
+    fn bytes(&self) -> usize {
+        self.len()
+    }
 }
 
 impl JoinCase {
@@ -48,11 +66,14 @@ impl JoinCase {
         }
     }
 
-    pub(super) fn run(self, case: &Case) -> Result<Observed> {
+    pub(super) fn run(self, case: &Case, before: &mut dyn FnMut(usize) -> Disturbance) -> Result<Observed> {
         let mut observed = Observed::default();
         let mut clocks = Clocks::new(self.watermark);
-        let mut keys: BTreeMap<String, Joiner<String>> = BTreeMap::new();
+        let mut keys: BTreeMap<String, Shelved<Joiner<String>>> = BTreeMap::new();
         for (at, step) in case.steps.iter().enumerate() {
+            if matches!(before(at), Disturbance::Evict | Disturbance::Restart) {
+                keys.values_mut().for_each(Shelved::restore);
+            }
             let results = &mut observed.results;
             let mut out = |paired: Paired<'_, String>| results.push(row(at, &paired));
             if let Step::Event { id, key, ts, fields, .. } = step {
@@ -64,10 +85,10 @@ impl JoinCase {
                 let is_deletion = side == Side::Right
                     && self.join.over == Over::Version
                     && fields.get("value").is_some_and(Json::is_null);
-                let joiner = keys.entry(key.clone()).or_insert_with(|| {
+                let Shelved { machine: joiner, .. } = keys.entry(key.clone()).or_insert_with(|| {
                     let mut joiner = Joiner::new(self.join);
                     joiner.advance(Timestamp(clocks.stream.watermark()), &mut |_| {});
-                    joiner
+                    Shelved::new(joiner, Arc::new(self.join))
                 });
                 let event = (!is_deletion).then(|| id.clone());
                 if !joiner.event(side, Timestamp(*ts), event, &mut out) {
@@ -77,7 +98,7 @@ impl JoinCase {
             if let Some((_, to)) = clocks.step(step) {
                 let results = &mut observed.results;
                 let mut out = |paired: Paired<'_, String>| results.push(row(at, &paired));
-                keys.values_mut().for_each(|joiner| joiner.advance(Timestamp(to), &mut out));
+                keys.values_mut().for_each(|joiner| joiner.machine.advance(Timestamp(to), &mut out));
             }
         }
         Ok(observed)

@@ -8,9 +8,12 @@ use granary_core::Timestamp;
 use serde_json::{Map, Value as Json, json};
 
 use super::parse::{Case, Fields, Step};
-use super::run::{Clocks, Observed};
+use super::run::{Clocks, Disturbance, Observed};
+use crate::Corrupt;
 use crate::pattern::{Contiguity, Found, Judge, Matcher, Pane, Pattern, Selection, Skip, Stage};
+use crate::shelf::Stored;
 use crate::spec::{Per, Watermark};
+use crate::track::Shelved;
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -55,6 +58,21 @@ struct Seen {
     fields: Map<String, Json>,
 }
 
+impl Stored for Seen {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(json!([self.id, self.fields]).to_string().as_bytes());
+    }
+
+    fn read(bytes: &[u8]) -> std::result::Result<Seen, Corrupt> {
+        let (id, fields) = serde_json::from_slice(bytes).map_err(|_| Corrupt { what: "JSON expected" })?;
+        Ok(Seen { id, fields })
+    }
+
+    fn bytes(&self) -> usize {
+        self.id.len()
+    }
+}
+
 impl PatternCase {
     pub(super) fn read(json: &Json, watermark: Watermark) -> Result<PatternCase> {
         let mut fields = Fields::of(json, "spec.pattern")?;
@@ -78,25 +96,28 @@ impl PatternCase {
         }
     }
 
-    pub(super) fn run(&self, case: &Case) -> Observed {
+    pub(super) fn run(&self, case: &Case, before: &mut dyn FnMut(usize) -> Disturbance) -> Observed {
         let mut observed = Observed::default();
         let mut clocks = Clocks::new(self.watermark);
-        let mut keys: BTreeMap<String, Matcher<Seen>> = BTreeMap::new();
+        let mut keys: BTreeMap<String, Shelved<Matcher<Seen>>> = BTreeMap::new();
         for (at, step) in case.steps.iter().enumerate() {
+            if matches!(before(at), Disturbance::Evict | Disturbance::Restart) {
+                keys.values_mut().for_each(Shelved::restore);
+            }
             if let Step::Event { id, key, ts, fields, .. } = step {
-                let matcher = keys.entry(key.clone()).or_insert_with(|| {
+                let Shelved { machine: matcher, .. } = keys.entry(key.clone()).or_insert_with(|| {
                     let mut matcher = Matcher::new(self.pattern.clone());
                     if self.watermark.per != Per::Key {
                         matcher.advance(Timestamp(clocks.stream.watermark()), self, &mut |_| {});
                     }
-                    matcher
+                    Shelved::new(matcher, self.pattern.clone())
                 });
                 if !matcher.event(Timestamp(*ts), Seen { id: id.clone(), fields: fields.clone() }) {
                     observed.late.push(json!(id));
                 }
             }
             let Some((moved, to)) = clocks.step(step) else { continue };
-            for (key, matcher) in &mut keys {
+            for (key, Shelved { machine: matcher, .. }) in &mut keys {
                 if moved.as_ref().is_none_or(|moved| moved == key) {
                     matcher.advance(Timestamp(to), self, &mut |found| {
                         observed.results.push(self.row(at, key, &found));

@@ -53,10 +53,10 @@ pub fn run(case: &Case, before: &mut dyn FnMut(usize) -> Disturbance) -> Result<
             }
             Ok(observed)
         }
-        Kind::Join(join) => join.run(case),
+        Kind::Join(join) => join.run(case, before),
         Kind::Distinct(..) => Ok(run_distinct(case, before)),
         Kind::Watermark(watermark) => Ok(run_watermark(case, *watermark)),
-        Kind::Pattern(pattern) => Ok(pattern.run(case)),
+        Kind::Pattern(pattern) => Ok(pattern.run(case, before)),
     }
 }
 

@@ -1,6 +1,24 @@
 //! Joins, small enough to check by hand.
 
 use super::*;
+use crate::Corrupt;
+use crate::shelf::Stored;
+use crate::track::Shelved;
+use std::sync::Arc;
+
+impl Stored for usize {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_le_bytes());
+    }
+
+    fn read(bytes: &[u8]) -> Result<usize, Corrupt> {
+        bytes.try_into().map(usize::from_le_bytes).map_err(|_| Corrupt { what: "a number expected" })
+    }
+
+    fn bytes(&self) -> usize {
+        8
+    }
+}
 
 /// Rows in words: left, right, time; for windows the start.
 fn rows(join: Join, events: &[(Side, i64, Option<&'static str>)], marks: &[i64]) -> Vec<String> {
@@ -97,4 +115,108 @@ fn mistakes_are_named() {
     let over = |over| Join { over, ..interval(Kind::Outer, 0, 1, (true, true)) };
     assert_eq!(fields(over(Over::Version)), ["type"]);
     assert_eq!(fields(over(Over::Window(Span::ZERO))), ["size"]);
+}
+
+/// Numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+/// An event: side, time, and its place in the order of arrival.
+type Arrived = (Side, i64, usize);
+
+/// Every pair that matches, and who has none: two loops over all events.
+fn pairs(
+    join: Join,
+    events: &[Arrived],
+    is_deletion: impl Fn(usize) -> bool,
+) -> Vec<(Option<usize>, Option<usize>)> {
+    let (left, right): (Vec<Arrived>, Vec<Arrived>) =
+        events.iter().partition(|(side, ..)| *side == Side::Left);
+    let matches = |l: &Arrived, r: &Arrived| match join.over {
+        Over::Interval { lower_ms, upper_ms, .. } => (l.1 + lower_ms..=l.1 + upper_ms).contains(&r.1),
+        Over::Window(size) => l.1 / size.ms() as i64 == r.1 / size.ms() as i64,
+        Over::Version => {
+            let version = right.iter().filter(|(_, at, _)| *at <= l.1).max_by_key(|(_, at, no)| (*at, *no));
+            version == Some(r) && !is_deletion(r.2)
+        }
+    };
+    let mut found = Vec::new();
+    for l in &left {
+        found.extend(right.iter().filter(|r| matches(l, r)).map(|r| (Some(l.2), Some(r.2))));
+    }
+    let lonely = |found: &[(Option<usize>, Option<usize>)], event: &Arrived| match event.0 {
+        Side::Left => !found.iter().any(|(left, _)| *left == Some(event.2)),
+        Side::Right => !found.iter().any(|(_, right)| *right == Some(event.2)),
+    };
+    let alone: Vec<Arrived> = events.iter().copied().filter(|event| lonely(&found, event)).collect();
+    for (side, _, no) in alone.into_iter().filter(|(side, ..)| join.kind.keeps(*side)) {
+        found.push(if side == Side::Left { (Some(no), None) } else { (None, Some(no)) });
+    }
+    found.sort_unstable();
+    found
+}
+
+/// In order, shuffled within the disorder, and stored and read again anywhere: the pairs are those of two nested loops.
+#[test]
+fn pairs_are_those_of_two_loops() {
+    let mut rows = 0;
+    for seed in 0..8_000 {
+        let mut dice = Dice(seed);
+        let kinds = [Kind::Inner, Kind::Left, Kind::Right, Kind::Outer];
+        let (lower_ms, length) = (dice.below(21) as i64 - 10, dice.below(15) as i64);
+        let (over, kind) = match dice.below(3) {
+            0 => (
+                Over::Interval {
+                    lower_ms,
+                    upper_ms: lower_ms + length,
+                    lower_included: true,
+                    upper_included: true,
+                },
+                kinds[dice.below(4) as usize],
+            ),
+            1 => (Over::Window(Span(1 + dice.below(12))), kinds[dice.below(4) as usize]),
+            _ => (Over::Version, kinds[dice.below(2) as usize]),
+        };
+        let late = dice.below(2) * 5;
+        let join = Join { over, kind, allowed_lateness: Lateness::Span(Span(late)) };
+        let disorder = dice.below(3) as i64 * 6;
+        let mut events: Vec<Arrived> = (0..dice.below(120))
+            .map(|at| {
+                let side = [Side::Left, Side::Right][dice.below(2) as usize];
+                (side, 1_000 + at as i64 / 2 - dice.below(disorder as u64 + 1) as i64, 0)
+            })
+            .collect();
+        events.iter_mut().enumerate().for_each(|(no, event)| event.2 = no);
+        let is_deletion = |no: usize| over == Over::Version && no.is_multiple_of(7);
+        let expected = pairs(join, &events, is_deletion);
+        for is_restored in [false, true] {
+            let mut key = Shelved::new(Joiner::new(join), Arc::new(join));
+            let mut found = Vec::new();
+            let mut out = |row: Paired<'_, usize>| found.push((row.left.copied(), row.right.copied()));
+            let mut newest = 0;
+            for (side, at, no) in &events {
+                if is_restored && dice.below(4) == 0 {
+                    key.restore();
+                }
+                let event = (*side == Side::Left || !is_deletion(*no)).then_some(*no);
+                assert!(
+                    key.machine.event(*side, Timestamp(*at), event, &mut out),
+                    "seed {seed}: it is not late"
+                );
+                newest = newest.max(*at);
+                key.machine.advance(Timestamp(newest - disorder - 1), &mut out);
+            }
+            key.machine.advance(Timestamp(i64::MAX), &mut out);
+            found.sort_unstable();
+            assert_eq!(found, expected, "seed {seed}, restored: {is_restored}: {join:?} over {events:?}");
+        }
+        rows += expected.len();
+    }
+    assert!(rows > 100_000, "{rows}");
 }

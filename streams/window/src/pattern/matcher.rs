@@ -1,7 +1,7 @@
 //! The partial matches of one key.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,9 +9,15 @@ use granary_core::Timestamp;
 
 use super::partial::{Partial, Step, Taken, Way, stand, step};
 use super::{Contiguity, Pattern, Skip};
+use crate::shelf::{Shelf, Stored};
 
-/// Partial matches of one key; what would be one more is dropped and counted.
+/// Partial matches of one key; what would be one more is dropped and counted. When as many matches wait for older partial ones,
+/// those are dropped.
 pub const PARTIALS_MAX: usize = 4_096;
+/// Events of one partial match; a longer one is dropped and counted.
+pub const TAKEN_MAX: u32 = 1_024;
+/// Events of all partial matches of one key, each counted in each; what would have more is dropped and counted.
+pub const SELECTED_MAX: u64 = 262_144;
 
 /// Says which events fit which stage.
 pub trait Judge<E> {
@@ -19,22 +25,49 @@ pub trait Judge<E> {
     fn fits(&self, stage: usize, event: &E, selection: &Selection<'_, E>) -> bool;
 }
 
+/// The events of a key.
+#[derive(Debug)]
+pub(super) struct Held<E> {
+    /// By arrival. Those that were taken are marked, the others wait.
+    pub shelf: Shelf<E>,
+    /// The arrival of those that were taken, by their number in the order of the key.
+    pub taken: BTreeMap<u64, u64>,
+}
+
+impl<E: Stored> Held<E> {
+    fn get(&self, no: u64) -> Option<&E> {
+        Some(&self.shelf.get(*self.taken.get(&no)?)?.event)
+    }
+
+    /// Lets go what was taken, but these.
+    fn retain(&mut self, is_needed: impl Fn(u64) -> bool) {
+        let Held { shelf, taken } = self;
+        taken.retain(|no, arrival| {
+            let stays = is_needed(*no);
+            if !stays {
+                shelf.remove(*arrival);
+            }
+            stays
+        });
+    }
+}
+
 /// The events that were taken so far, by stage.
 pub struct Selection<'a, E> {
     taken: Option<&'a Taken>,
-    events: &'a BTreeMap<u64, E>,
+    held: &'a Held<E>,
 }
 
-impl<'a, E> Selection<'a, E> {
+impl<'a, E: Stored> Selection<'a, E> {
     /// The last event that a stage took.
     pub fn last(&self, stage: usize) -> Option<&'a E> {
-        self.events.get(&self.taken?.last_of(stage)?)
+        self.held.get(self.taken?.last_of(stage)?)
     }
 
     /// All events with the stages that took them, in order.
     pub fn all(&self) -> Vec<(usize, &'a E)> {
         let backwards = self.taken.into_iter().flat_map(Taken::backwards);
-        let found = |taken: &Taken| Some((taken.stage, self.events.get(&taken.event)?));
+        let found = |taken: &Taken| Some((taken.stage, self.held.get(taken.event)?));
         let mut all: Vec<_> = backwards.filter_map(found).collect();
         all.reverse();
         all
@@ -60,11 +93,11 @@ pub struct Found<'a, E> {
 
 /// A match that is not yet reported.
 #[derive(Debug)]
-struct Ended {
-    begin: u64,
+pub(super) struct Ended {
+    pub begin: u64,
     /// When it was complete: with event n at 2 n + 1, by time before it at 2 n.
-    done: u64,
-    taken: Rc<Taken>,
+    pub done: u64,
+    pub taken: Rc<Taken>,
 }
 
 impl Ended {
@@ -79,37 +112,34 @@ impl Ended {
 /// The state of a pattern for one key. Events are of type `E`: whatever rows and conditions need of them.
 #[derive(Debug)]
 pub struct Matcher<E> {
-    pattern: Arc<Pattern>,
-    watermark: i64,
-    arrivals: u64,
+    pub(super) pattern: Arc<Pattern>,
+    pub(super) watermark: i64,
+    pub(super) held: Held<E>,
     /// Events whose time has not come, by time and arrival.
-    waiting: BTreeMap<(i64, u64), E>,
+    pub(super) waiting: BTreeSet<(i64, u64)>,
     /// The number of the next event in the order of the key.
-    next: u64,
-    /// Events that were taken.
-    events: BTreeMap<u64, E>,
-    partials: Vec<Partial>,
-    ended: Vec<Ended>,
+    pub(super) next: u64,
+    pub(super) partials: Vec<Partial>,
+    pub(super) ended: Vec<Ended>,
     dropped: u64,
 }
 
-impl<E> Matcher<E> {
+impl<E: Stored> Matcher<E> {
     /// One that has seen nothing.
     pub fn new(pattern: Arc<Pattern>) -> Matcher<E> {
         Matcher {
             pattern,
             watermark: i64::MIN,
-            arrivals: 0,
-            waiting: BTreeMap::new(),
+            held: Held { shelf: Shelf::new(), taken: BTreeMap::new() },
+            waiting: BTreeSet::new(),
             next: 0,
-            events: BTreeMap::new(),
             partials: Vec::new(),
             ended: Vec::new(),
             dropped: 0,
         }
     }
 
-    /// Partial matches that were dropped because of [`PARTIALS_MAX`].
+    /// Partial matches that were dropped because of a bound.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -119,9 +149,40 @@ impl<E> Matcher<E> {
         if time.ms() <= self.watermark {
             return false;
         }
-        self.waiting.insert((time.ms(), self.arrivals), event);
-        self.arrivals += 1;
+        let arrival = self.held.shelf.push(time.ms(), 0, event);
+        self.waiting.insert((time.ms(), arrival));
         true
+    }
+
+    /// The watermark at which time changes something.
+    pub(crate) fn next_change(&self) -> Option<i64> {
+        let waits = self.waiting.first().map(|(ms, _)| *ms);
+        let ends = self.pattern.within.and_then(|within| {
+            self.partials.iter().map(|partial| partial.first_ms.saturating_add_unsigned(within.ms())).min()
+        });
+        // what held it back was dropped
+        let first = self.ended.iter().map(|ended| ended.begin).min();
+        let is_free = |first: u64| self.partials.iter().all(|partial| partial.begin >= first);
+        let told = first.filter(|first| is_free(*first)).map(|_| self.watermark.saturating_add(1));
+        [waits, ends, told].into_iter().flatten().min()
+    }
+
+    /// Drops the older half of the partial matches, and what nobody needs then.
+    pub(crate) fn drop_older_half(&mut self) {
+        let mut begins: Vec<u64> = self.partials.iter().map(|partial| partial.begin).collect();
+        begins.sort_unstable();
+        if let Some(middle) = begins.get(begins.len() / 2) {
+            self.dropped += self.partials.extract_if(.., |partial| partial.begin <= *middle).count() as u64;
+        }
+        self.sweep();
+    }
+
+    /// Lets events go that no selection has.
+    pub(crate) fn sweep(&mut self) {
+        let selections = self.partials.iter().map(|p| &p.taken).chain(self.ended.iter().map(|e| &e.taken));
+        let needed: BTreeSet<u64> =
+            selections.flat_map(|taken| taken.backwards().map(|taken| taken.event)).collect();
+        self.held.retain(|no| needed.contains(&no));
     }
 
     /// The watermark is at least this: what it makes due follows.
@@ -130,16 +191,18 @@ impl<E> Matcher<E> {
             return;
         }
         self.watermark = to.ms();
-        while let Some(first) = self.waiting.first_entry()
-            && first.key().0 <= self.watermark
+        while let Some((ms, arrival)) = self.waiting.first().copied()
+            && ms <= self.watermark
         {
-            let ms = first.key().0;
-            let event = first.remove();
+            self.waiting.pop_first();
             self.pass_time(ms, out);
-            self.take(ms, event, judge);
+            self.take(ms, arrival, judge);
             self.report(out);
         }
         self.pass_time(self.watermark, out);
+        if self.watermark == i64::MAX {
+            self.partials.clear(); // nothing is to come, and what they hold back is told
+        }
         self.report(out);
         self.forget();
     }
@@ -152,36 +215,40 @@ impl<E> Matcher<E> {
             if over.ways.iter().any(|way| matches!(way, Way::Absence(_))) {
                 self.ended.push(Ended { begin: over.begin, done: 2 * self.next, taken: over.taken });
             } else if self.pattern.timeouts {
-                let selection = Selection { taken: Some(&over.taken), events: &self.events };
+                let selection = Selection { taken: Some(&over.taken), held: &self.held };
                 out(Found { pane: Pane::Timeout, selection });
             }
         }
     }
 
     /// The next event of the key.
-    fn take(&mut self, ms: i64, event: E, judge: &impl Judge<E>) {
+    fn take(&mut self, ms: i64, arrival: u64, judge: &impl Judge<E>) {
         let no = self.next;
         self.next += 1;
         let before = std::mem::take(&mut self.partials);
+        let Some(entry) = self.held.shelf.get(arrival) else { return };
+        let look = Look { pattern: &self.pattern, held: &self.held, judge, event: &entry.event, no };
         let mut taken = Vec::new();
         for mut partial in before {
-            let looked_at = Look { pattern: &self.pattern, events: &self.events, judge, event: &event, no };
-            if looked_at.goes_on(&mut partial, &mut taken) {
+            if look.goes_on(&mut partial, &mut taken) {
                 self.partials.push(partial);
             }
         }
-        let look = Look { pattern: &self.pattern, events: &self.events, judge, event: &event, no };
         look.begins(ms, &mut taken);
-        if !taken.is_empty() {
-            self.events.insert(no, event);
+        if taken.is_empty() {
+            self.held.shelf.remove(arrival);
+        } else {
+            self.held.shelf.mark(arrival);
+            self.held.taken.insert(no, arrival);
         }
+        let mut selected = self.partials.iter().map(|partial| u64::from(partial.taken.len)).sum();
         for new in taken {
-            self.stand(new);
+            self.stand(new, &mut selected);
         }
     }
 
     /// A selection has taken an event: it may be a match, and may go on.
-    fn stand(&mut self, mut new: Partial) {
+    fn stand(&mut self, mut new: Partial, selected: &mut u64) {
         let standing = stand(&self.pattern, new.taken.stage, new.count);
         if standing.is_match {
             self.ended.push(Ended {
@@ -193,10 +260,15 @@ impl<E> Matcher<E> {
         if standing.ways.is_empty() {
             return;
         }
-        if self.partials.len() >= PARTIALS_MAX {
+        let len = new.taken.len;
+        if self.partials.len() >= PARTIALS_MAX
+            || len >= TAKEN_MAX
+            || *selected + u64::from(len) > SELECTED_MAX
+        {
             self.dropped += 1;
             return;
         }
+        *selected += u64::from(len);
         new.ways = standing.ways;
         self.partials.push(new);
     }
@@ -207,12 +279,15 @@ impl<E> Matcher<E> {
             let first = self.ended.iter().enumerate().min_by_key(|(_, ended)| ended.rank()).map(|(i, _)| i);
             let Some(first) = first else { return };
             let begin = self.ended[first].begin;
-            let is_held = self.pattern.skip != Skip::None && self.partials.iter().any(|p| p.begin < begin);
-            if is_held {
-                return;
+            let holds = |partial: &Partial| partial.begin < begin;
+            if self.pattern.skip != Skip::None && self.partials.iter().any(holds) {
+                if self.ended.len() < PARTIALS_MAX {
+                    return;
+                }
+                self.dropped += self.partials.extract_if(.., |partial| holds(partial)).count() as u64;
             }
             let ended = self.ended.swap_remove(first);
-            let selection = Selection { taken: Some(&ended.taken), events: &self.events };
+            let selection = Selection { taken: Some(&ended.taken), held: &self.held };
             out(Found { pane: Pane::Match, selection });
             self.skip(&ended);
         }
@@ -240,25 +315,29 @@ impl<E> Matcher<E> {
     /// Events that began before everything that lives are needed no more.
     fn forget(&mut self) {
         let begins = self.partials.iter().map(|partial| partial.begin);
-        let Some(first) = begins.chain(self.ended.iter().map(|ended| ended.begin)).min() else {
-            return self.events.clear();
-        };
-        self.events = self.events.split_off(&first);
+        let first = begins.chain(self.ended.iter().map(|ended| ended.begin)).min();
+        while let Some((no, arrival)) = self.held.taken.pop_first() {
+            if first.is_some_and(|first| no >= first) {
+                self.held.taken.insert(no, arrival);
+                return;
+            }
+            self.held.shelf.remove(arrival);
+        }
     }
 }
 
 /// One event, as the selections see it.
 struct Look<'a, E, J> {
     pattern: &'a Pattern,
-    events: &'a BTreeMap<u64, E>,
+    held: &'a Held<E>,
     judge: &'a J,
     event: &'a E,
     no: u64,
 }
 
-impl<E, J: Judge<E>> Look<'_, E, J> {
+impl<E: Stored, J: Judge<E>> Look<'_, E, J> {
     fn fits(&self, stage: usize, taken: Option<&Taken>) -> bool {
-        self.judge.fits(stage, self.event, &Selection { taken, events: self.events })
+        self.judge.fits(stage, self.event, &Selection { taken, held: self.held })
     }
 
     /// What the event does to a selection: longer ones are appended to `new`. Whether it lives on as it is.
@@ -287,7 +366,7 @@ impl<E, J: Judge<E>> Look<'_, E, J> {
             if matches!(what, Step::Takes | Step::TakesOrStays) {
                 let before = Some(taken.clone());
                 new.push(Partial {
-                    taken: Rc::new(Taken { stage: to, event: self.no, before }),
+                    taken: Rc::new(Taken::new(to, self.no, before)),
                     count,
                     begin: partial.begin,
                     first_ms: partial.first_ms,
@@ -320,7 +399,7 @@ impl<E, J: Judge<E>> Look<'_, E, J> {
         for (stage, first) in self.pattern.stages.iter().enumerate().filter(|(_, stage)| !stage.is_absent) {
             let fits = self.fits(stage, None);
             if fits {
-                let taken = Rc::new(Taken { stage, event: self.no, before: None });
+                let taken = Rc::new(Taken::new(stage, self.no, None));
                 new.push(Partial { taken, count: 1, begin: self.no, first_ms: ms, ways: Vec::new() });
             }
             if !first.is_optional || (fits && first.is_greedy) {

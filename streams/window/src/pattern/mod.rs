@@ -5,6 +5,7 @@
 //! | [`mod@self`] | what a pattern shall find, and the mistakes found in it |
 //! | `partial` | one selection of events that may still become a match |
 //! | [`matcher`] | the state machine of one key |
+//! | `written` | how that is stored, and read again |
 //!
 //! Events are taken in the order of (time, arrival): they wait until the watermark has reached their time. Every selection
 //! of events that the stages allow is one match. The words are those of Flink's CEP library, and so is what they mean where
@@ -16,6 +17,7 @@ mod oracle;
 mod partial;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::ops::Range;
 

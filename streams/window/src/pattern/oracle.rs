@@ -6,6 +6,9 @@ use std::sync::Arc;
 use granary_core::{Span, Timestamp};
 
 use super::*;
+use crate::Corrupt;
+use crate::shelf::Stored;
+use crate::track::Shelved;
 
 const CASES: u64 = 20_000;
 const EVENTS_MAX: u64 = 7;
@@ -27,6 +30,20 @@ impl Dice {
 
 /// Each stage fits some letters; events are letters with their place.
 struct Fits(Vec<Vec<u64>>);
+
+impl Stored for (u64, usize) {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend([self.0 as u8, self.1 as u8]);
+    }
+
+    fn read(bytes: &[u8]) -> Result<(u64, usize), Corrupt> {
+        Ok((u64::from(bytes[0]), usize::from(bytes[1])))
+    }
+
+    fn bytes(&self) -> usize {
+        2
+    }
+}
 
 impl Judge<(u64, usize)> for Fits {
     fn fits(&self, stage: usize, event: &(u64, usize), _: &Selection<'_, (u64, usize)>) -> bool {
@@ -200,4 +217,49 @@ fn every_selection_that_the_rules_allow_is_found_once() {
     }
     println!("{matches} matches, {longest} of one pattern");
     assert!(matches > CASES as usize / 2 && longest > 20);
+}
+
+/// Wherever the state of a key is stored and read again, the same comes out in the same order; also with skips, timeouts and
+/// absences at the end, and whichever events wait for others.
+#[test]
+fn nothing_depends_on_where_state_was() {
+    let (mut rows, mut timeouts) = (0, 0);
+    for seed in 0..CASES {
+        let mut dice = Dice(seed);
+        let (mut pattern, fits) = random_pattern(&mut dice);
+        pattern.skip = [Skip::None, Skip::ToNext, Skip::PastLast, Skip::ToFirst(0), Skip::ToLast(0)]
+            [dice.below(5) as usize];
+        pattern.within = dice.one_in(2).then(|| Span(2 + dice.below(10)));
+        pattern.timeouts = dice.one_in(2);
+        let events: Vec<(i64, u64)> = (0..dice.below(EVENTS_MAX * 2))
+            .map(|at| ((at + dice.below(6)) as i64, dice.below(LETTERS)))
+            .collect();
+        let run = |is_restored: bool, dice: &mut Dice| {
+            let of = Arc::new(pattern.clone());
+            let mut key = Shelved::new(Matcher::new(of.clone()), of);
+            let mut found: Vec<(bool, Vec<Pick>)> = Vec::new();
+            let mut out = |row: Found<'_, (u64, usize)>| {
+                let picks = row.selection.all().into_iter().map(|(stage, event)| (stage, event.1));
+                found.push((row.pane == Pane::Timeout, picks.collect()));
+            };
+            for (place, (at, letter)) in events.iter().enumerate() {
+                if is_restored && dice.one_in(3) {
+                    key.restore();
+                }
+                key.machine.event(Timestamp(*at), (*letter, place));
+                key.machine.advance(Timestamp(at - 6), &fits, &mut out);
+            }
+            if is_restored {
+                key.restore();
+            }
+            key.machine.advance(Timestamp(i64::MAX), &fits, &mut out);
+            found
+        };
+        let whole = run(false, &mut dice);
+        assert_eq!(run(true, &mut dice), whole, "seed {seed}: {pattern:#?}, {:?}, events {events:?}", fits.0);
+        rows += whole.len();
+        timeouts += whole.iter().filter(|(is_timeout, _)| *is_timeout).count();
+    }
+    println!("{rows} rows, {timeouts} of them timeouts");
+    assert!(rows > CASES as usize && timeouts > CASES as usize / 4);
 }

@@ -10,10 +10,18 @@ pub(super) struct Taken {
     pub stage: usize,
     /// The event's number in the order of its key.
     pub event: u64,
+    /// How many events there are up to this one.
+    pub len: u32,
     pub before: Option<Rc<Taken>>,
 }
 
 impl Taken {
+    /// A stage takes an event after those before.
+    pub fn new(stage: usize, event: u64, before: Option<Rc<Taken>>) -> Taken {
+        let len = before.as_ref().map_or(0, |before| before.len) + 1;
+        Taken { stage, event, len, before }
+    }
+
     /// From the last one to the first.
     pub fn backwards(&self) -> impl Iterator<Item = &Taken> {
         std::iter::successors(Some(self), |taken| taken.before.as_deref())

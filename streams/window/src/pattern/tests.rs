@@ -6,8 +6,25 @@ use std::sync::Arc;
 use granary_core::{Span, Timestamp};
 
 use super::*;
+use crate::Corrupt;
+use crate::shelf::Stored;
+use crate::track::Machine;
 
 struct ByLetter(Vec<char>);
+
+impl Stored for &'static str {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.as_bytes());
+    }
+
+    fn read(bytes: &[u8]) -> Result<&'static str, Corrupt> {
+        Ok(String::leak(String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
 
 impl Judge<&'static str> for ByLetter {
     fn fits(&self, stage: usize, event: &&'static str, _: &Selection<'_, &'static str>) -> bool {
@@ -171,6 +188,27 @@ fn mistakes_are_named() {
 }
 
 #[test]
+fn what_is_held_back_is_told_at_the_end() {
+    let (whole, judge) = pattern("p2? a");
+    let whole = Pattern { skip: Skip::ToNext, ..whole };
+    assert_eq!(found_by(whole, &judge, "p1 a1"), ["a1"], "it waited for a second p");
+}
+
+#[test]
+fn time_alone_changes_something_when_it_is_said() {
+    let (absent, judge) = pattern("a !b");
+    let mut matcher = Matcher::new(Arc::new(Pattern { within: Some(Span(10)), ..absent }));
+    assert_eq!(matcher.next_change(), None);
+    matcher.event(Timestamp(5), "a");
+    assert_eq!(matcher.next_change(), Some(5), "it waits for its time");
+    matcher.advance(Timestamp(5), &judge, &mut |_| {});
+    assert_eq!(matcher.next_change(), Some(15));
+    let mut rows = 0;
+    matcher.advance(Timestamp(15), &judge, &mut |_| rows += 1);
+    assert_eq!((rows, matcher.next_change()), (1, None));
+}
+
+#[test]
 fn partial_matches_are_capped() {
     let (whole, judge) = pattern("a b");
     let mut matcher = Matcher::new(Arc::new(whole));
@@ -179,4 +217,41 @@ fn partial_matches_are_capped() {
     }
     matcher.advance(Timestamp(i64::MAX - 1), &judge, &mut |_| {});
     assert_eq!(matcher.dropped(), 5);
+}
+
+#[test]
+fn the_events_of_partial_matches_are_capped() {
+    let (whole, judge) = pattern("a+< b");
+    let mut matcher = Matcher::new(Arc::new(whole));
+    for at in 0..1_000 {
+        matcher.event(Timestamp(at), "a");
+    }
+    matcher.event(Timestamp(1_000), "b");
+    let mut longest = 0;
+    matcher
+        .advance(Timestamp(1_000), &judge, &mut |found| longest = longest.max(found.selection.all().len()));
+    assert!(matcher.dropped() > 100 && longest > 700 && longest <= 1_024, "{} {longest}", matcher.dropped());
+}
+
+#[test]
+fn a_key_without_room_lets_its_oldest_partial_matches_go() {
+    let (whole, judge) = pattern("a2 b");
+    let mut matcher = Matcher::new(Arc::new(whole));
+    let mut at = 0;
+    while matcher.held.shelf.len() < crate::track::EVENTS_MAX {
+        assert!(matcher.has_room(Timestamp(at)));
+        matcher.event(Timestamp(at), "a");
+        at += 1;
+    }
+    assert!(!matcher.has_room(Timestamp(at)), "all of them wait for their time");
+    matcher.advance(Timestamp(at), &judge, &mut |_| {});
+    let dropped = matcher.dropped();
+    assert!(matcher.has_room(Timestamp(at)), "those that no selection has go");
+    assert_eq!(matcher.dropped(), dropped);
+    matcher.drop_older_half();
+    assert!(matcher.dropped() > dropped && matcher.held.shelf.len() <= matcher::PARTIALS_MAX);
+    matcher.event(Timestamp(at + 1), "b");
+    let mut last = Vec::new();
+    matcher.advance(Timestamp(at + 1), &judge, &mut |found| last.push(words(&found)));
+    assert!(!last.is_empty(), "the younger ones go on");
 }
