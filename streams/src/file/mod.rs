@@ -2,7 +2,9 @@
 //!
 //! What this version does not do is a mistake, never ignored.
 
+mod join;
 pub(crate) mod mistake;
+mod pattern;
 pub(crate) mod read;
 mod sink;
 mod source;

@@ -1,12 +1,12 @@
-//! The `steps:` of a pipeline file: filters and maps here, windows in `window`.
+//! The `steps:` of a pipeline file: filters and maps here, windows, patterns and joins in modules of their names.
 
 use std::sync::Arc;
 
 use super::mistake::{Mistakes, Place};
 use super::read::{self, Map};
-use super::window;
 use super::yaml::{Node, Value};
-use crate::plan::expression::{Expression, Unfit};
+use super::{join, pattern, window};
+use crate::plan::expression::{Expression, Group, Unfit};
 use crate::plan::{
     Bundle, Column, ColumnKind, Does, EventTime, Filter, From, RulesStep, Source, Step, WindowStep,
 };
@@ -41,14 +41,14 @@ impl Scope<'_> {
         found
     }
 
-    fn source_of(&self, from: From) -> usize {
+    pub fn source_of(&self, from: From) -> usize {
         match from {
             From::Source(i) => i,
             From::Step(i) => self.steps[i].source,
         }
     }
 
-    fn columns(&self, from: From) -> &[Column] {
+    pub fn columns(&self, from: From) -> &[Column] {
         match from {
             From::Source(i) => &self.sources[i].columns,
             From::Step(i) => &self.steps[i].columns,
@@ -63,12 +63,18 @@ impl Scope<'_> {
     }
 }
 
+/// How often the state of a step may be dropped.
+const DROPS_MAX: u64 = 1_000_000;
+
 /// What later versions do in a step.
-const NOT_YET: [&str; 6] = ["pattern", "join", "rank", "enrich", "deduplicate", "migrate"];
+const NOT_YET: [&str; 4] = ["rank", "enrich", "deduplicate", "migrate"];
 
 /// One step.
 pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Step> {
     let mut map = Map::new(node, "a step", mistakes);
+    if map.get("join").is_some() {
+        return join::read(name, map, scope, mistakes);
+    }
     let from_node = map.need("from", mistakes);
     let from = from_node.and_then(|node| scope.find(node, mistakes));
     for later in NOT_YET {
@@ -77,6 +83,7 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     let filter = map.get("filter");
     let maps = map.get("map");
     let rules = map.get("rules");
+    let is_pattern = map.get("pattern").is_some();
     let is_window = ["window", "aggregates", "by"].iter().any(|name| map.get(name).is_some());
     if let (Some(node), Some(From::Step(i))) = (from_node, from)
         && !scope.steps[i].passes_events()
@@ -87,14 +94,16 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
         mistakes.add(node.place, message.to_owned());
         return None;
     }
-    let kinds = [filter.is_some(), maps.is_some(), rules.is_some(), is_window];
+    let kinds = [filter.is_some(), maps.is_some(), rules.is_some(), is_pattern, is_window];
     if kinds.iter().filter(|is| **is).count() != 1 {
-        let message = "a step is one of `filter`, `map`, `rules` and `window` (with `aggregates`)".to_owned();
-        mistakes.add(node.place, message);
+        let message =
+            "a step is one of `filter`, `map`, `rules`, `pattern`, `join` and `window` (with `aggregates`)";
+        mistakes.add(node.place, message.to_owned());
         return None;
     }
-    if let (false, Some(node)) = (is_window, map.get("drop_state")) {
-        mistakes.add(node.place, "drop_state: only a window step has state".to_owned());
+    if let (false, Some(node)) = (is_window || is_pattern, map.get("drop_state")) {
+        let message = "drop_state: only windows, patterns and joins have a state of their own".to_owned();
+        mistakes.add(node.place, message);
     }
     let columns = from.map(|from| scope.columns(from).to_vec());
     let (does, columns) = match (filter, maps) {
@@ -120,7 +129,8 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
         },
         _ => {
             let source = from.map(|from| &scope.sources[scope.source_of(from)]);
-            (window::read(name, &mut map, source, columns.as_deref(), mistakes), columns)
+            let read = if is_pattern { pattern::read } else { window::read };
+            (read(name, &mut map, source, columns.as_deref(), mistakes), columns)
         }
     };
     map.finish(mistakes);
@@ -232,13 +242,31 @@ fn map(
 }
 
 fn compile(node: &Node, columns: &[Column], mistakes: &mut Mistakes) -> Option<(Expression, ColumnKind)> {
+    compile_beside(node, columns, &[], mistakes)
+}
+
+/// A CEL expression over columns, and over those of groups beside them.
+pub(super) fn compile_beside(
+    node: &Node,
+    columns: &[Column],
+    groups: &[Group<'_>],
+    mistakes: &mut Mistakes,
+) -> Option<(Expression, ColumnKind)> {
     let text = read::text(node, "a CEL expression", mistakes)?;
-    match Expression::compile(text, columns) {
+    match Expression::compile_beside(text, columns, groups) {
         Ok(compiled) => Some(compiled),
-        Err(Unfit { unknown: Some(name), .. }) => {
-            let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
-            let place = within(node, text.find(&*name).map(|at| (1, text[..at].chars().count() + 1)));
-            mistakes.unknown(place, "field", &name, &names);
+        Err(Unfit { unknown: Some(name), group, .. }) => {
+            let of_group = groups.iter().find(|known| group.as_deref() == Some(known.name));
+            let names = of_group.map_or(columns, |group| group.columns).iter().map(|column| &*column.name);
+            let groups = groups.iter().filter(|_| of_group.is_none()).map(|group| group.name);
+            let names: Vec<&str> = names.chain(groups).collect();
+            let at = match &group {
+                Some(group) => text.find(&format!("{group}.{name}")).map(|at| at + group.len() + 1),
+                None => text.find(&*name),
+            };
+            let place = within(node, at.map(|at| (1, text[..at].chars().count() + 1)));
+            let what = group.map_or("field".to_owned(), |group| format!("field of `{group}`:"));
+            mistakes.unknown(place, &what, &name, &names);
             None
         }
         Err(unfit) => {
@@ -246,6 +274,21 @@ fn compile(node: &Node, columns: &[Column], mistakes: &mut Mistakes) -> Option<(
             None
         }
     }
+}
+
+/// How often a person has decided to drop the step's state.
+pub(super) fn drops(map: &mut Map<'_>, mistakes: &mut Mistakes) -> u32 {
+    let drops =
+        map.get("drop_state").and_then(|node| read::number(node, "drop_state", 0..=DROPS_MAX, mistakes));
+    drops.and_then(|drops| u32::try_from(drops).ok()).unwrap_or(0)
+}
+
+/// `{by: id}`: the columns that name an event.
+pub(super) fn dedup_columns(node: &Node, columns: Option<&[Column]>, mistakes: &mut Mistakes) -> Vec<usize> {
+    let mut map = Map::new(node, "dedup", mistakes);
+    let by = map.need("by", mistakes).map(read::items).unwrap_or_default();
+    map.finish(mistakes);
+    by.iter().filter_map(|item| window::column(item, columns, mistakes)).map(|column| column.index).collect()
 }
 
 /// A place inside a scalar of one line; the scalar's own place otherwise.

@@ -169,7 +169,7 @@ fn what_is_not_built_is_said() {
     for (from, to) in [
         ("topic: boontadata-results", "topic: boontadata-results, webhook: x"),
         ("format: json ", "format: avro "),
-        ("emit: watermark", "join: {}"),
+        ("emit: watermark", "rank: {}"),
         ("horizon: pane", "horizon: pane, keep: last"),
     ] {
         let found = mistakes(&changed(from, to));
@@ -204,6 +204,147 @@ fn filters_and_maps_are_compiled_once_and_point_at_the_place() {
     assert!(found[0].starts_with(&format!("line {line}, column 4")), "{found:#?}");
     let found = mistakes(&with("m1 + 1"));
     assert!(found[0].contains("true or false expected"), "{found:#?}");
+}
+
+const STEPS: &str = "\
+pipeline: shop
+sources:
+  orders:
+    topic: orders
+    decode: {format: json, fields: {id: {type: text}, card: {type: text}, at: {type: time_ms}, amount: {type: integer}}}
+    id: id
+    key: card
+    event_time: at
+    watermark: {out_of_orderness: 5s}
+  refunds:
+    topic: refunds
+    decode: {format: json, fields: {card: {type: text}, at: {type: time_ms}, sum: {type: integer}}}
+    key: card
+    event_time: at
+    watermark: {out_of_orderness: 5s, idle_after: 10s}
+sinks: {found: {from: found, topic: found}, both: {from: both, topic: both}}
+steps:
+  found:
+    from: orders
+    pattern:
+      within: 1h
+      skip: {to_first: large}
+      timeouts: true
+      stages:
+        - {name: small, when: amount < 100, times: 1..3, optional: false, contiguity: followed_by, inner: next}
+        - {absent: true, when: card != small.card}
+        - {name: large, when: amount > small.amount * 10}
+      fields: [amount]
+  both:
+    join: {left: orders, right: refunds, interval: {lower: -5m, upper: 1h}, type: left, fields: {left: [amount]}}
+";
+
+#[test]
+fn patterns_and_joins_are_read() {
+    use granary_window::join::{Kind as Joined, Over};
+    use granary_window::pattern::{Contiguity, Skip};
+    let plan = plan(STEPS);
+    let pattern = plan.steps[0].pattern().expect("a pattern");
+    let stages = &pattern.pattern.stages;
+    assert_eq!((stages[0].times_min, stages[0].times_max, stages[0].inner), (1, Some(3), Contiguity::Next));
+    assert!(stages[1].is_absent && pattern.pattern.timeouts && pattern.pattern.skip == Skip::ToFirst(2));
+    let kept: Vec<&str> = pattern.kept.iter().map(|column| &*column.name).collect();
+    assert_eq!(
+        (kept, pattern.shown),
+        (vec!["amount", "card"], 1),
+        "conditions need the card, rows do not show it"
+    );
+    let join = plan.steps[1].join().expect("a join");
+    let interval = Over::Interval {
+        lower_ms: -300_000,
+        upper_ms: 3_600_000,
+        lower_included: true,
+        upper_included: true,
+    };
+    assert_eq!((join.join.over, join.join.kind), (interval, Joined::Left));
+    assert_eq!(
+        (join.sides[0].shown.len(), join.sides[1].shown.len()),
+        (1, 3),
+        "all columns unless it is said"
+    );
+    let notices = plan.notices();
+    assert_eq!(notices.len(), 2, "{notices:?}");
+    assert!(notices[0].contains("`orders` has no `idle_after`"), "{notices:?}");
+    let shapes = plan.shapes();
+    assert_eq!(plan.drops().collect::<Vec<_>>(), [("found", 0), ("both", 0)]);
+    for (from, to) in [
+        ("times: 1..3", "times: 1..4"),
+        ("within: 1h", "within: 2h"),
+        ("amount < 100", "amount < 101"),
+        ("fields: [amount]\n", "fields: [card]\n"),
+        ("upper: 1h", "upper: 2h"),
+        ("type: left", "type: inner"),
+        ("left: [amount]", "left: [id]"),
+    ] {
+        assert_ne!(self::plan(&STEPS.replacen(from, to, 1)).shapes(), shapes, "{to}");
+    }
+    let dropped = STEPS.replacen("    from: orders\n", "    from: orders\n    drop_state: 1\n", 1);
+    let state = |plan: &Plan| plan.steps[0].state().expect("it has state").prefix.to_vec();
+    let prefixes = (state(&plan), state(&self::plan(&dropped)));
+    assert_eq!(prefixes, (b"w/found/".to_vec(), b"w/found#1/".to_vec()));
+}
+
+#[test]
+fn the_example_of_orders_is_read() {
+    let plan = plan(include_str!("../../../deploy/examples/orders/pipeline.yaml"));
+    let join = plan.steps[0].join().expect("a join");
+    assert_eq!(join.sides.each_ref().map(|side| side.dedup.clone()), [[0], [0]]);
+    assert!(plan.steps[1].pattern().is_some() && plan.notices().is_empty());
+}
+
+#[test]
+fn mistakes_in_patterns_and_joins_are_named_with_their_places() {
+    for (from, to, expected) in [
+        ("small.amount", "smal.amount", "line 27, column 40: unknown field `smal`; did you mean `small`?"),
+        (
+            "small.amount",
+            "small.amont",
+            "line 27, column 46: unknown field of `small`: `amont`; did you mean `amount`?",
+        ),
+        ("amount < 100", "large.amount < 100", "unknown field `large`"),
+        ("amount < 100", "amount + 100", "when: true or false expected, the expression gives int"),
+        ("amount > small.amount * 10", "amount > small", "`small` is no value: name one of its fields"),
+        ("card != small.card", "card + small.amount == card", "does not fit string and int"),
+        ("{to_first: large}", "{to_first: larg}", "unknown stage `larg`; did you mean `large`?"),
+        ("{to_first: large}", "past_lst", "unknown skip `past_lst`; did you mean `past_last`?"),
+        ("times: 1..3", "times: 3..1", "times: 2, 1..3 or 1.. expected"),
+        ("name: small", "name: amount", "`amount` is the name of a field"),
+        ("absent: true,", "absent: true, name: x,", "an absent stage takes no event and has no name"),
+        ("fields: [amount]\n", "fields: [amout]\n", "unknown field `amout`; did you mean `amount`?"),
+        ("      within: 1h\n", "", "timeouts: without `within` no time runs out"),
+        ("inner: next", "inner: strict", "unknown inner `strict`"),
+        ("timeouts: true", "timeouts: true\n      greedy: true", "unknown name `greedy`"),
+        ("right: refunds", "right: refund", "unknown source or step `refund`; did you mean `refunds`?"),
+        ("right: refunds", "right: found", "`found` gives results: a join reads sources, filters and maps"),
+        ("interval: {lower: -5m", "interval: {lower: 5h", "nothing lies between"),
+        (
+            "interval: {lower: -5m, upper: 1h}",
+            "version: true, window: 5m",
+            "one of `interval`, `window` and `version`",
+        ),
+        (
+            "interval: {lower: -5m, upper: 1h}, type: left",
+            "version: true, type: outer",
+            "is `inner` or `left`",
+        ),
+        ("left: [amount]", "left: [sum]", "unknown field `sum`"),
+        ("type: left", "type: left, dedup: {left: id, both: id}", "unknown name `both`"),
+        ("type: left", "type: left, deleted: sum > 1", "only a join with versions has a table"),
+        (
+            "{format: json, fields: {card: {type: text}",
+            "{format: json, fields: {card: {type: integer}",
+            "the key `card` of `orders` is text, the key `card` of `refunds` is int: equal keys would not meet in one slot",
+        ),
+    ] {
+        assert!(STEPS.contains(from), "{from}");
+        let found = mistakes(&STEPS.replacen(from, to, 1));
+        assert!(found.iter().any(|mistake| mistake.contains(expected)), "{to}: {found:#?}");
+    }
 }
 
 #[test]
@@ -247,7 +388,7 @@ fn a_step_whose_state_is_dropped_has_other_cells() {
         "  totals:\n",
         "  warm: {from: measurements, filter: \"m2 > 1.0\", drop_state: 1}\n  totals:\n",
     ));
-    assert!(found[0].contains("only a window step has state"), "{found:#?}");
+    assert!(found[0].contains("only windows, patterns and joins have a state of their own"), "{found:#?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use granary_window::{
 
 use super::mistake::Mistakes;
 use super::read::{self, Map};
+use super::step::drops;
 use super::yaml::{Node, Value};
 use crate::plan::{Column, ColumnKind, Does, SPAN_MAX, Source, WindowStep, prefix};
 use crate::run::INPUTS_MAX;
@@ -35,9 +36,6 @@ const RESERVED: [&str; 5] = ["window_start", "window_end", "revision", "reason",
 /// The largest number of values that `top` and `collect` keep.
 const VALUES_MAX: u64 = 10_000;
 
-/// How often the state of a step may be dropped.
-const DROPS_MAX: u64 = 1_000_000;
-
 /// The window step in `map`. `source` and `columns` are missing when what it reads from could not be read.
 pub(super) fn read(
     name: &str,
@@ -59,9 +57,7 @@ pub(super) fn read(
         map.get("accumulation").and_then(|n| read::word(n, "accumulation", &accumulations, mistakes));
     let early = map.get("early").and_then(|node| early(node, mistakes));
     let dedup = map.get("dedup").and_then(|node| dedup(node, columns, mistakes));
-    let drops =
-        map.get("drop_state").and_then(|node| read::number(node, "drop_state", 0..=DROPS_MAX, mistakes));
-    let drops = drops.and_then(|drops| u32::try_from(drops).ok()).unwrap_or(0);
+    let drops = drops(map, mistakes);
     let keep = map.get("keep").and_then(|node| read::span(node, "keep", mistakes));
     let aggregates_node = map.need("aggregates", mistakes);
     let aggregates = aggregates_node.map(|node| {
@@ -114,7 +110,7 @@ fn key(source: Option<&Source>) -> impl Iterator<Item = &str> {
     })
 }
 
-fn column(node: &Node, columns: Option<&[Column]>, mistakes: &mut Mistakes) -> Option<Column> {
+pub(super) fn column(node: &Node, columns: Option<&[Column]>, mistakes: &mut Mistakes) -> Option<Column> {
     let name = read::text(node, "a field's name", mistakes)?;
     find(name, node, columns, mistakes)
 }
@@ -214,7 +210,7 @@ fn length(name: &'static str, map: &mut Map<'_>, mistakes: &mut Mistakes) -> Opt
     Some(span)
 }
 
-fn lateness(node: &Node, mistakes: &mut Mistakes) -> Option<Lateness> {
+pub(super) fn lateness(node: &Node, mistakes: &mut Mistakes) -> Option<Lateness> {
     match &node.value {
         Value::Scalar { text, .. } if text == "forever" => Some(Lateness::Forever),
         _ => read::span(node, "allowed_lateness (or `forever`)", mistakes).map(Lateness::Span),

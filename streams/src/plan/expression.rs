@@ -1,8 +1,10 @@
 //! CEL expressions over the columns of an event, compiled once.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use cel::{Context, Env, ExecutionError, Program, Value as Cel};
+use cel::common::ast::{EntryExpr, Expr};
+use cel::{Context, Env, ExecutionError, IdedExpr, Program, Value as Cel};
 use granary_window::Value;
 
 use super::{Column, ColumnKind};
@@ -15,7 +17,21 @@ pub struct Expression {
     program: Program,
     env: Arc<Env>,
     source: Box<str>,
-    variables: Vec<(Box<str>, usize)>,
+    variables: Names,
+    /// Names with fields, and those of their fields that it reads.
+    groups: Vec<(Box<str>, Names)>,
+}
+
+/// Names of columns, and where these are.
+type Names = Vec<(Box<str>, usize)>;
+
+/// Columns under a name: `small.amount`.
+#[derive(Clone, Copy, Debug)]
+pub struct Group<'a> {
+    /// The name.
+    pub name: &'a str,
+    /// The columns.
+    pub columns: &'a [Column],
 }
 
 impl std::fmt::Debug for Expression {
@@ -33,11 +49,13 @@ pub struct Unfit {
     pub message: String,
     /// A name it uses that is no column, if that is what is wrong.
     pub unknown: Option<Box<str>>,
+    /// The group that the name is no column of.
+    pub group: Option<Box<str>>,
 }
 
 impl Unfit {
     fn new(message: String) -> Unfit {
-        Unfit { at: None, message, unknown: None }
+        Unfit { at: None, message, unknown: None, group: None }
     }
 }
 
@@ -83,13 +101,45 @@ impl Expression {
     /// Compiles an expression over these columns, and says what it gives. A sample of each column's kind is tried, so
     /// that an operator that does not fit its operands is found before anything runs.
     pub fn compile(source: &str, columns: &[Column]) -> Result<(Expression, ColumnKind), Unfit> {
+        Expression::compile_beside(source, columns, &[])
+    }
+
+    /// The same, with groups of columns beside them. No group has the name of a column.
+    pub fn compile_beside(
+        source: &str,
+        columns: &[Column],
+        groups: &[Group<'_>],
+    ) -> Result<(Expression, ColumnKind), Unfit> {
         if source.len() > BYTES_MAX {
             return Err(Unfit::new(format!("longer than {BYTES_MAX} bytes")));
         }
         let program = Program::compile(source).map_err(|errors| unfit(&errors))?;
+        let mut used: Vec<(Box<str>, Names)> = Vec::new();
+        for group in groups {
+            let mut fields = Vec::new();
+            fields_of(program.expression(), group.name, &mut fields)?;
+            let mut found = Names::new();
+            for name in fields {
+                let Some(column) = group.columns.iter().rev().find(|column| *column.name == *name) else {
+                    let message = format!("unknown field `{name}` of `{}`", group.name);
+                    return Err(Unfit {
+                        unknown: Some(name),
+                        group: Some(group.name.into()),
+                        ..Unfit::new(message)
+                    });
+                };
+                if !found.iter().any(|(known, _)| *known == name) {
+                    found.push((name, column.index));
+                }
+            }
+            if !found.is_empty() {
+                used.push((group.name.into(), found));
+            }
+        }
         let mut variables = Vec::new();
         let mut names: Vec<String> =
             program.references().variables().into_iter().map(str::to_owned).collect();
+        names.retain(|name| !groups.iter().any(|group| group.name == name));
         names.sort_unstable();
         for name in names {
             // A later column of the same name hides an earlier one.
@@ -97,14 +147,27 @@ impl Expression {
                 Some(column) => variables.push((name.into(), column.index)),
                 None => {
                     let message = format!("unknown field `{name}`");
-                    return Err(Unfit { at: None, message, unknown: Some(name.into()) });
+                    return Err(Unfit { unknown: Some(name.into()), ..Unfit::new(message) });
                 }
             }
         }
-        let expression =
-            Expression { program, env: Arc::new(Env::stdlib()), source: source.into(), variables };
-        let kind = expression.try_sample(columns)?;
+        let env = Arc::new(Env::stdlib());
+        let expression = Expression { program, env, source: source.into(), variables, groups: used };
+        let all: Vec<Column> =
+            columns.iter().chain(groups.iter().flat_map(|group| group.columns)).cloned().collect();
+        let kind = expression.try_sample(&all)?;
         Ok((expression, kind))
+    }
+
+    /// Whether it reads a group.
+    pub fn reads_groups(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// The columns that it reads, those of groups among them.
+    pub fn reads(&self) -> impl Iterator<Item = usize> {
+        let of_groups = self.groups.iter().flat_map(|(_, fields)| fields);
+        self.variables.iter().chain(of_groups).map(|(_, index)| *index)
     }
 
     /// The expression as it was written.
@@ -120,22 +183,27 @@ impl Expression {
 
     fn execute<'a>(&self, column: impl Fn(usize) -> Value<'a>) -> Result<Cel, ExecutionError> {
         let mut context = Context::with_env(Arc::clone(&self.env));
+        let value = |index| match column(index) {
+            Value::Null => Cel::Null,
+            Value::Bool(value) => Cel::Bool(value),
+            Value::Int(value) => Cel::Int(value),
+            Value::Double(value) => Cel::Float(value),
+            Value::Text(text) => Cel::String(String::from_utf8_lossy(text).into_owned().into()),
+        };
         for (name, index) in &self.variables {
-            let value = match column(*index) {
-                Value::Null => Cel::Null,
-                Value::Bool(value) => Cel::Bool(value),
-                Value::Int(value) => Cel::Int(value),
-                Value::Double(value) => Cel::Float(value),
-                Value::Text(text) => Cel::String(String::from_utf8_lossy(text).into_owned().into()),
-            };
-            context.add_variable_from_value(name.as_ref(), value);
+            context.add_variable_from_value(name.as_ref(), value(*index));
+        }
+        for (name, fields) in &self.groups {
+            let fields: HashMap<String, Cel> =
+                fields.iter().map(|(field, index)| (field.to_string(), value(*index))).collect();
+            context.add_variable_from_value(name.as_ref(), Cel::Map(fields.into()));
         }
         self.program.execute(&context)
     }
 
     fn try_sample(&self, columns: &[Column]) -> Result<ColumnKind, Unfit> {
         let kind = |index| columns.iter().find(|column| column.index == index).map(|column| column.kind);
-        if self.variables.iter().any(|(_, index)| kind(*index).is_none_or(|kind| kind == ColumnKind::Any)) {
+        if self.reads().any(|index| kind(index).is_none_or(|kind| kind == ColumnKind::Any)) {
             return Ok(ColumnKind::Any);
         }
         let sample = |index| match kind(index) {
@@ -178,13 +246,38 @@ fn outcome(result: Cel) -> Result<Outcome, String> {
     }
 }
 
+/// The fields of a group that an expression names.
+fn fields_of(part: &IdedExpr, group: &str, fields: &mut Vec<Box<str>>) -> Result<(), Unfit> {
+    let mut all = |parts: &[&IdedExpr]| parts.iter().try_for_each(|part| fields_of(part, group, fields));
+    match &part.expr {
+        Expr::Ident(name) if name == group => {
+            Err(Unfit::new(format!("`{group}` is no value: name one of its fields, `{group}.`...")))
+        }
+        Expr::Select(select) if matches!(&select.operand.expr, Expr::Ident(name) if name == group) => {
+            fields.push(select.field.as_str().into());
+            Ok(())
+        }
+        Expr::Select(select) => all(&[&select.operand]),
+        Expr::Call(call) => all(&call.target.as_deref().into_iter().chain(&call.args).collect::<Vec<_>>()),
+        Expr::List(list) => all(&list.elements.iter().collect::<Vec<_>>()),
+        Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
+            EntryExpr::MapEntry(entry) => all(&[&entry.key, &entry.value]),
+            EntryExpr::StructField(field) => all(&[&field.value]),
+        }),
+        Expr::Comprehension(inner) => {
+            all(&[&inner.iter_range, &inner.accu_init, &inner.loop_cond, &inner.loop_step, &inner.result])
+        }
+        Expr::Struct(_) | Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Ok(()),
+    }
+}
+
 fn unfit(errors: &cel::ParseErrors) -> Unfit {
     let Some(first) = errors.errors.first() else {
         return Unfit::new("not a CEL expression".to_owned());
     };
     let positive = |n: isize| usize::try_from(n).ok().filter(|n| *n > 0);
     let at = positive(first.pos.0).map(|line| (line, positive(first.pos.1).unwrap_or(1)));
-    Unfit { at, message: format!("not a CEL expression: {}", first.msg), unknown: None }
+    Unfit { at, ..Unfit::new(format!("not a CEL expression: {}", first.msg)) }
 }
 
 #[cfg(test)]
@@ -224,6 +317,30 @@ mod tests {
         assert!(unfit("m1 > ").message.starts_with("not a CEL expression"));
         assert!(unfit("device + m1 > 2").message.contains("does not fit string and int"));
         assert!(unfit("[m1]").message.contains("single value"));
+    }
+
+    #[test]
+    fn groups_have_fields() {
+        let column = |name: &str, index, kind| Column { name: name.into(), index, kind };
+        let small = [column("amount", 7, ColumnKind::Int), column("device", 8, ColumnKind::Text)];
+        let groups = [Group { name: "small", columns: &small }];
+        let compile = |source: &str| Expression::compile_beside(source, &columns(), &groups);
+        let (expression, kind) = compile("m1 > small.amount * 10 && small.device != device").unwrap();
+        assert_eq!((expression.reads_groups(), kind), (true, ColumnKind::Bool));
+        let value = |index| match index {
+            7 => Value::Int(3),
+            8 => Value::Text(b"us-1"),
+            index => event(index),
+        };
+        assert_eq!(expression.evaluate(value), Ok(Outcome::Bool(true)));
+        assert!(expression.evaluate(|index| if index == 7 { Value::Null } else { value(index) }).is_err());
+        let unfit = compile("m1 > small.amont").unwrap_err();
+        assert_eq!((unfit.unknown.as_deref(), unfit.group.as_deref()), (Some("amont"), Some("small")));
+        assert_eq!(compile("m1 > smal.amount").unwrap_err().unknown.as_deref(), Some("smal"));
+        assert!(compile("small == 1").unwrap_err().message.contains("no value"));
+        assert!(
+            compile("small.device + m1 > 2").unwrap_err().message.contains("does not fit string and int")
+        );
     }
 
     #[test]

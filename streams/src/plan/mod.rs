@@ -4,6 +4,7 @@
 //! Invariant: a [`Plan`] that exists can be run; everything that may be wrong with it was said when it was made.
 
 pub mod expression;
+mod follow;
 mod revision;
 mod rules;
 mod shape;
@@ -16,6 +17,8 @@ use granary_window as window;
 
 use crate::decode::{Decoded, Reject, Schema};
 use expression::Expression;
+pub use follow::{JoinSide, JoinStep, PatternStep, State};
+pub(crate) use follow::{column_of, columns_of_stage};
 pub use revision::{Bundle, REVISION_BYTES_MAX};
 pub use rules::RulesStep;
 
@@ -184,6 +187,10 @@ pub enum Does {
     Window(Box<WindowStep>),
     /// Rules.
     Rules(Arc<RulesStep>),
+    /// A pattern.
+    Pattern(Box<PatternStep>),
+    /// A join; what the step reads from is its left side.
+    Join(Box<JoinStep>),
 }
 
 /// A condition on an event.
@@ -214,7 +221,7 @@ pub struct WindowStep {
     pub prefix: Box<[u8]>,
 }
 
-/// The prefix of the cells' keys of a window step. No name has a `#`.
+/// The prefix of the cells' keys of a step with state. No name has a `#`.
 pub(crate) fn prefix(step: &str, drops: u32) -> Box<[u8]> {
     let name = if drops == 0 { format!("w/{step}/") } else { format!("w/{step}#{drops}/") };
     name.into_bytes().into()
@@ -353,7 +360,8 @@ impl Plan {
 
     /// What a person should know before it runs: state that grows for ever.
     pub fn notices(&self) -> Vec<String> {
-        self.steps
+        let forever = self
+            .steps
             .iter()
             .filter(|step| {
                 let spec = step.window().map(|step| &step.spec);
@@ -365,26 +373,35 @@ impl Plan {
                      kept for ever; cold ones leave memory for the store",
                     step.name
                 )
-            })
-            .collect()
+            });
+        forever.chain(self.steps.iter().filter_map(|step| self.notice_of(step))).collect()
     }
 }
 
 impl Step {
     /// Its windows, if it is a window step.
     pub fn window(&self) -> Option<&WindowStep> {
-        match &self.does {
-            Does::Window(window) => Some(window),
-            Does::Filter(_) | Does::Map(_) | Does::Rules(_) => None,
-        }
+        if let Does::Window(window) = &self.does { Some(window) } else { None }
     }
 
     /// Its rules, if it is a step of rules.
     pub fn rules(&self) -> Option<&Arc<RulesStep>> {
-        match &self.does {
-            Does::Rules(rules) => Some(rules),
-            Does::Filter(_) | Does::Map(_) | Does::Window(_) => None,
-        }
+        if let Does::Rules(rules) = &self.does { Some(rules) } else { None }
+    }
+
+    /// Its pattern, if it is a pattern step.
+    pub fn pattern(&self) -> Option<&PatternStep> {
+        if let Does::Pattern(pattern) = &self.does { Some(pattern) } else { None }
+    }
+
+    /// Its join, if it is a join step.
+    pub fn join(&self) -> Option<&JoinStep> {
+        if let Does::Join(join) = &self.does { Some(join) } else { None }
+    }
+
+    /// The state of a pattern or a join.
+    pub fn state(&self) -> Option<&State> {
+        self.pattern().map(|pattern| &pattern.state).or(self.join().map(|join| &join.state))
     }
 
     /// Whether others can read what comes out of it as they read events.

@@ -23,8 +23,8 @@ impl Plan {
     /// How often the state of each step that has some was dropped.
     pub fn drops(&self) -> impl Iterator<Item = (&str, u32)> {
         self.steps.iter().filter_map(|step| {
-            let window = step.window().map(|window| window.drops);
-            Some((&*step.name, window.or(step.rules().map(|_| 0))?))
+            let drops = step.window().map(|window| window.drops).or(step.state().map(|state| state.drops));
+            Some((&*step.name, drops.or(step.rules().map(|_| 0))?))
         })
     }
 
@@ -34,9 +34,20 @@ impl Plan {
             (Some(window), _) => Some(shape(self, step, window)),
             // Rules of another kind read what others have stored: only the key has to be the same.
             (_, Some(_)) => Some(format!("1 rules key={}", key_name(self, step))),
-            _ => None,
+            _ => self.shape_of(step),
         };
         self.steps.iter().filter_map(|step| Some((&*step.name, shape(step)?))).collect()
+    }
+
+    fn shape_of(&self, step: &Step) -> Option<String> {
+        let pattern = step
+            .pattern()
+            .map(|pattern| format!("1 pattern key={} {}", key_name(self, step), pattern.shape()));
+        pattern.or_else(|| {
+            let join = step.join()?;
+            let [left, right] = join.sides.each_ref().map(|side| source_key_name(self, side.source));
+            Some(format!("1 join key={left},{right} {}", join.shape()))
+        })
     }
 }
 
@@ -66,7 +77,11 @@ fn shape(plan: &Plan, step: &Step, of: &WindowStep) -> String {
 }
 
 fn key_name<'p>(plan: &'p Plan, step: &Step) -> &'p str {
-    let source = &plan.sources[step.source];
+    source_key_name(plan, step.source)
+}
+
+fn source_key_name(plan: &Plan, source: usize) -> &str {
+    let source = &plan.sources[source];
     source.columns.iter().find(|c| c.index == source.key).map_or("?", |c| &*c.name)
 }
 

@@ -7,6 +7,7 @@ use granary_window::{Early, Input, Operator, PORTION_WINDOWS, Row};
 use serde::{Deserialize, Serialize};
 
 use super::emit::{Causes, Emit};
+use super::follow::Follower;
 use super::prepared::Prepared;
 use super::slot::Slot;
 
@@ -24,6 +25,9 @@ enum Decided {
         /// How late it became for judges of rules, by the places of their steps and their own.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         judges: Vec<(u16, u16, i64)>,
+        /// The same for patterns and joins, by their places.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        followers: Vec<(u16, i64)>,
     },
     /// These keys of an operator were silent.
     Keys { operator: u16, keys: Vec<Box<[u8]>> },
@@ -56,6 +60,7 @@ impl Slot {
         }
         self.judges_lack_roots(effects);
         self.waiting.missing(prepared, &mut effects.missing);
+        self.followers_lack_roots(effects);
         if effects.missing.len() > missing {
             return Ok(Applied::Missing);
         }
@@ -75,13 +80,15 @@ impl Slot {
         }
         let heard = self.numbers(waits_for_the_wall_clock);
         let silent = self.numbers(Operator::is_idle_stream);
-        let judges = self.judges_stand(stood);
-        if heard.is_empty() && silent.is_empty() && judges.is_empty() {
+        let (judges, followers) = (self.judges_stand(stood), self.followers_stand(stood));
+        if heard.is_empty() && silent.is_empty() && judges.is_empty() && followers.is_empty() {
             return Ok(self.applied());
         }
         self.set_clocks(&judges);
+        self.set_followers(&followers);
         self.time_passes(prepared, now, &heard, &silent, cause, effects)?;
-        effects.by_clock = Some(Decided::Time { now_ms: now.ms(), heard, silent, judges }.into_step());
+        effects.by_clock =
+            Some(Decided::Time { now_ms: now.ms(), heard, silent, judges, followers }.into_step());
         Ok(self.applied())
     }
 
@@ -127,7 +134,7 @@ impl Slot {
             .map_err(|error| Failure { message: format!("an input of the clock: {error}") })?;
         let missing = effects.missing.len();
         match &decided {
-            Decided::Time { now_ms, heard, silent, judges } => {
+            Decided::Time { now_ms, heard, silent, judges, followers } => {
                 let now = Timestamp(*now_ms);
                 for (i, operator) in (0..).zip(&mut self.operators) {
                     if heard.contains(&i) {
@@ -141,10 +148,14 @@ impl Slot {
                 if !judges.is_empty() {
                     self.judges_lack_roots(effects);
                 }
+                if !followers.is_empty() {
+                    self.followers_lack_roots(effects);
+                }
                 if effects.missing.len() > missing {
                     return Ok(Applied::Missing);
                 }
                 self.set_clocks(judges);
+                self.set_followers(followers);
                 self.time_passes(prepared, now, heard, silent, cause, effects)?;
             }
             Decided::Keys { operator, keys } => {
@@ -184,6 +195,7 @@ impl Slot {
             operator.missing(&Input::End, &mut effects.missing);
         }
         self.judges_lack_roots(effects);
+        self.followers_lack_roots(effects);
         if effects.missing.len() > missing {
             return Applied::Missing;
         }
@@ -191,6 +203,7 @@ impl Slot {
             operator.apply(&Input::End, &mut |_: Row<'_>| {});
         }
         self.seats.iter_mut().for_each(|seat| seat.judges.end());
+        self.followers.iter_mut().for_each(Follower::end);
         self.applied()
     }
 
@@ -224,7 +237,7 @@ impl Slot {
                 break;
             }
         }
-        let Some(i) = found else { return Ok(self.go_on_judging(prepared, cause, effects)) };
+        let Some(i) = found else { return Ok(self.go_on_by_agenda(prepared, cause, effects)) };
         let (mut causes, mut failed) = (Causes(cause), None);
         let (operator, idle) = (&mut self.operators[i], &mut self.idle[i]);
         let (window, tally, time) = (&prepared.windows[i], &mut self.tally, Timestamp::MAX);
@@ -242,17 +255,22 @@ impl Slot {
         failed.map_or(Ok(self.applied()), Err)
     }
 
-    /// The next portion of what is due for rules.
-    fn go_on_judging(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
+    /// The next portion of what is due for rules, then for patterns and joins.
+    fn go_on_by_agenda(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
         let missing = effects.missing.len();
         self.judges_lack_roots(effects);
+        self.followers_lack_roots(effects);
         if effects.missing.len() > missing {
             return Applied::Missing;
         }
-        if !self.has_due() {
+        let is_done = if self.has_due() {
+            self.judge_due(prepared, &mut Causes(cause), effects)
+        } else if self.followers.iter().any(Follower::is_due) {
+            self.follow_due(prepared, &mut Causes(cause), effects)
+        } else {
             return Applied::Done;
-        }
-        if !self.judge_due(prepared, &mut Causes(cause), effects) {
+        };
+        if !is_done {
             return Applied::Missing;
         }
         effects.by_clock = Some(ByClock::Derived);
@@ -263,6 +281,7 @@ impl Slot {
     pub fn applied(&self) -> Applied {
         let is_closing = self.operators.iter().any(Operator::is_closing);
         let is_closing = is_closing || self.has_due() || !self.waiting.is_empty();
+        let is_closing = is_closing || self.followers.iter().any(Follower::is_due);
         if is_closing || self.idle.iter().any(|idle| !idle.is_empty()) {
             Applied::More
         } else {

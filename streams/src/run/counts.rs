@@ -21,7 +21,7 @@ pub struct Counts {
     pub accepted: u64,
     /// Copies of what was accepted before.
     pub duplicates: u64,
-    /// Set aside: too late, too far ahead, in no window.
+    /// Set aside: too late, too far ahead, in no window, more than its key has room for.
     pub late: u64,
     /// Set aside: broke a rule.
     pub rejected: u64,
@@ -29,6 +29,14 @@ pub struct Counts {
     pub poisoned: u64,
     /// Results that stand, by sink: published and not withdrawn.
     pub results: BTreeMap<String, i64>,
+    /// Partial matches of patterns that a bound has cut.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Counts {
@@ -46,6 +54,7 @@ impl Counts {
         self.late += other.late;
         self.rejected += other.rejected;
         self.poisoned += other.poisoned;
+        self.cut += other.cut;
         for (sink, count) in &other.results {
             *self.results.entry(sink.clone()).or_default() += count;
         }
@@ -64,7 +73,7 @@ pub enum Verdict {
     Accepted,
     /// A copy.
     Duplicate,
-    /// Set aside: late, forgotten, future or unassigned.
+    /// Set aside: late, forgotten, future, unassigned, or more than its key has room for.
     Late,
     /// Set aside: it broke a rule.
     Rejected,
@@ -91,6 +100,7 @@ pub(crate) struct Tally {
     counts: [u64; 5],
     /// By the place of the sink.
     results: Vec<i64>,
+    cut: u64,
     is_dirty: bool,
     cell: Option<Box<[u8]>>,
 }
@@ -112,6 +122,12 @@ impl Tally {
         self.is_dirty = true;
     }
 
+    /// A bound has cut so many partial matches.
+    pub fn cut(&mut self, count: u64) {
+        self.cut += count;
+        self.is_dirty |= count > 0;
+    }
+
     /// The counts, by the names of the sinks.
     pub fn counts<'n>(&self, sinks: impl Iterator<Item = &'n str>) -> Counts {
         let [accepted, duplicates, late, rejected, poisoned] = self.counts;
@@ -122,6 +138,7 @@ impl Tally {
             late,
             rejected,
             poisoned,
+            cut: self.cut,
             results: sinks.map(str::to_owned).zip(self.results.iter().copied()).collect(),
         }
     }

@@ -258,9 +258,9 @@ impl Slot {
         self.seats.iter().map(|seat| seat.judges.open_cells() + usize::from(seat.is_changed)).sum()
     }
 
-    /// Operators, judges and cases.
+    /// Operators, judges, cases, patterns and joins.
     pub fn parts(&mut self) -> usize {
-        self.operators.len() + self.each_judge().count() + self.seats.len()
+        self.operators.len() + self.each_judge().count() + self.seats.len() + self.followers.len()
     }
 }
 

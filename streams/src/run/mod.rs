@@ -8,6 +8,7 @@
 //! | `clock` | what the passing of time does to a slot |
 //! | `emit` | rows on their way to the sinks |
 //! | `judged`, `judged_rows` | what rules say of a record, and of the row of a window |
+//! | `follow`, `found` | what patterns and joins find, and its rows |
 //! | `rows` | rows and identities, written straight into the outbox |
 //! | `ask` | answers of `Window/...` and `Device/...` |
 //! | [`counts`] | what became of the records |
@@ -19,6 +20,8 @@ mod ask;
 mod clock;
 pub mod counts;
 mod emit;
+mod follow;
+mod found;
 mod judged;
 mod judged_rows;
 mod pack;
@@ -40,6 +43,7 @@ pub use counts::{Counts, Verdict};
 use granary_window::Operator;
 
 use crate::plan::Plan;
+use follow::Follower;
 use judged::Seat;
 use prepared::Prepared;
 use route::Chunk;
@@ -170,6 +174,11 @@ impl Pipeline for Slots {
             return supplied
                 .map_err(|wrong| Error::new(ErrorKind::Codec, format!("a cell of rules: {wrong}")));
         }
+        if let Some(supplied) = slot.followers.iter_mut().find_map(|follower| follower.supply(cell, value)) {
+            return supplied.map_err(|corrupt| {
+                Error::new(ErrorKind::Codec, format!("a cell of a pattern or a join: {corrupt}"))
+            });
+        }
         let cell = String::from_utf8_lossy(cell);
         Err(Error::new(ErrorKind::NotFound, format!("the cell `{cell}` belongs to no step of the plan")))
     }
@@ -217,6 +226,7 @@ impl Pipeline for Slots {
             slot.operators.iter().map(Operator::open_cells).sum::<usize>()
                 + slot.open_judges()
                 + slot.waiting.open_cells()
+                + slot.followers.iter().map(Follower::open_cells).sum::<usize>()
         };
         slot.map_or(0, |slot| of(slot))
     }
@@ -231,6 +241,7 @@ impl Pipeline for Slots {
         slot.each_judge().for_each(|judge| judge.seal(n.0, &mut put));
         slot.waiting.seal(&mut put);
         slot.each_cases().for_each(|cases| cases.seal(n.0, &mut put));
+        slot.followers.iter_mut().for_each(|follower| follower.seal(n.0, &mut put));
         for (key, value) in slot.seats.iter_mut().filter_map(Seat::seal) {
             put(&key, Some(&value));
         }
@@ -244,6 +255,7 @@ impl Pipeline for Slots {
             slot.operators.iter_mut().for_each(|operator| operator.acknowledged(n.0));
             slot.each_judge().for_each(|judge| judge.acknowledged(n.0));
             slot.each_cases().for_each(|cases| cases.acknowledged(n.0));
+            slot.followers.iter_mut().for_each(|follower| follower.acknowledged(n.0));
         }
     }
 
@@ -286,6 +298,9 @@ impl Pipeline for Slots {
         }
         for cases in self.slots.iter_mut().flatten().flat_map(|slot| slot.each_cases()) {
             cases.evict(share(cases.memory_bytes()), looks_max.max(1));
+        }
+        for follower in self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.followers) {
+            follower.evict(share(follower.memory_bytes()), looks_max.max(1));
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use granary_cluster::{Record, StreamId};
 
+use super::found::Frame;
 use super::rows::{Origin, Template};
 use crate::plan::{From, Plan, Source, Step, WindowStep};
 
@@ -15,6 +16,8 @@ pub(crate) struct Prepared {
     pub windows: Vec<Window>,
     /// The steps of rules.
     pub rules: Vec<usize>,
+    /// The patterns and joins.
+    pub follows: Vec<Follow>,
     /// The streams of their alerts: of live rules, of those in shadow. As results they are counted after the sinks.
     pub alerts: [Option<StreamId>; 2],
     pub rejected: StreamId,
@@ -37,6 +40,33 @@ pub(crate) struct Window {
     pub has_siblings: bool,
 }
 
+/// A pattern or a join, prepared.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    pub step: usize,
+    /// Its source, or those of its sides, and what is read from.
+    pub sides: Vec<(usize, From)>,
+    pub frame: Frame,
+    pub sinks: Vec<usize>,
+}
+
+impl Follow {
+    /// Whether it reads this source.
+    pub fn reads(&self, source: usize) -> bool {
+        self.sides.iter().any(|(of, _)| *of == source)
+    }
+
+    fn of(plan: &Plan, place: usize, step: &Step) -> Option<Follow> {
+        let sides = match (step.pattern(), step.join()) {
+            (Some(_), _) => vec![(step.source, step.from)],
+            (_, Some(join)) => join.sides.iter().map(|side| (side.source, side.from)).collect(),
+            _ => return None,
+        };
+        let (frame, sinks) = (Frame::new(plan, step), sinks_of(plan, From::Step(place)));
+        Some(Follow { step: place, sides, frame, sinks })
+    }
+}
+
 impl Prepared {
     pub fn new(plan: Arc<Plan>) -> Prepared {
         let windows: Vec<(usize, &Step, &WindowStep)> =
@@ -57,6 +87,12 @@ impl Prepared {
         Prepared {
             windows,
             rules: rules.map(|(i, _)| i).collect(),
+            follows: plan
+                .steps
+                .iter()
+                .enumerate()
+                .filter_map(|(i, step)| Follow::of(&plan, i, step))
+                .collect(),
             alerts: crate::plan::ALERTS.map(of),
             rejected: of("rejected").expect(always),
             late: of("late").expect(always),

@@ -191,7 +191,7 @@ impl Reading {
 
     fn stage(&mut self, step: &Step, record: &Record<'_>) -> Result<bool, Box<Reject>> {
         match &step.does {
-            Does::Window(_) | Does::Rules(_) => Ok(true),
+            Does::Window(_) | Does::Rules(_) | Does::Pattern(_) | Does::Join(_) => Ok(true),
             Does::Filter(Filter::Column(column)) => {
                 Ok(self.decoded.value(*column, record.value) == Value::Bool(true))
             }

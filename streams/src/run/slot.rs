@@ -10,11 +10,13 @@ use granary_window::{Event, Input, Operator, Outcome, Value};
 use super::clock::waits_for_the_wall_clock;
 use super::counts::{Tally, Verdict};
 use super::emit::{Causes, Emit, grain};
+use super::follow::Follower;
 use super::judged::{Filled, Seat};
 use super::judged_rows::WaitingRows;
 use super::prepared::{Prepared, Window};
 use super::route::Routed;
 use super::{pack, rows, segments};
+use crate::decode::Fields;
 use crate::plan::{From, Target};
 
 /// Values that one window step's aggregates read at most.
@@ -31,6 +33,8 @@ pub(crate) struct Slot {
     /// The judges of each step of rules, in their order.
     pub seats: Vec<Seat>,
     pub waiting: WaitingRows,
+    /// The patterns and joins, in their order.
+    pub followers: Vec<Follower>,
     pub tally: Tally,
     /// The last tick since the last record: silence is counted from one tick to the next.
     pub ticked_at: Option<Timestamp>,
@@ -57,6 +61,7 @@ impl Slot {
             operators: prepared.windows.iter().map(operator).collect(),
             seats: Slot::seats(prepared),
             waiting: WaitingRows::default(),
+            followers: Slot::followers(prepared),
             tally: Tally::new(prepared.plan.counted().count()),
             ticked_at: None,
             idle: vec![Vec::new(); prepared.windows.len()],
@@ -97,7 +102,7 @@ impl Slot {
         }
         self.take_over_rules();
         // With several operators none may be changed before all have their cells.
-        let parts = self.operators.len() + self.seats.len();
+        let parts = self.operators.len() + self.seats.len() + self.followers.len();
         if (parts > 1 || self.operators.is_empty())
             && self.lacks_cells(prepared, routed, record, buffers, effects)
         {
@@ -109,7 +114,9 @@ impl Slot {
             return Ok(Applied::Missing);
         };
         let judged = self.judge_by_rules(prepared, routed, record, buffers, &mut causes, effects);
-        let (verdict, reason) = better(entered, judged).unwrap_or((Verdict::Accepted, ""));
+        let followed = self.follow(prepared, routed, record, &mut causes, effects);
+        let best = better(better(entered, judged), followed);
+        let (verdict, reason) = best.unwrap_or((Verdict::Accepted, ""));
         let verdict = (verdict, reason, "");
         self.pass_through(prepared, routed, record, &mut causes, effects);
         self.judge(prepared, record, verdict, &mut causes, effects);
@@ -133,6 +140,7 @@ impl Slot {
         }
         self.judges_lack_cells(prepared, routed, record, buffers, effects);
         self.waiting.missing(prepared, &mut effects.missing);
+        self.followers_lack_cells(prepared, routed, record, effects);
         effects.missing.len() > missing
     }
 
@@ -147,7 +155,7 @@ impl Slot {
         effects: &mut Effects,
     ) -> Result<Option<Option<Judged>>, Failure> {
         let mut failed = None;
-        let is_only = self.operators.len() == 1 && self.seats.is_empty();
+        let is_only = self.operators.len() == 1 && self.seats.is_empty() && self.followers.is_empty();
         let mut best: Option<Judged> = None;
         for i in 0..self.operators.len() {
             let window = &prepared.windows[i];
@@ -231,23 +239,7 @@ impl Slot {
         for column in &window.by {
             segments::push(&mut buffers.by, &fields.value(column.index, raw));
         }
-        buffers.id.clear();
-        let id = match window.id[..] {
-            [] => None,
-            [column] => match fields.value(column, raw) {
-                Value::Text(text) => Some(text),
-                value => {
-                    segments::push(&mut buffers.id, &value);
-                    Some(&buffers.id[..])
-                }
-            },
-            _ => {
-                window.id.iter().for_each(|column| {
-                    segments::push(&mut buffers.id, &fields.value(*column, raw));
-                });
-                Some(&buffers.id[..])
-            }
-        };
+        let id = id_bytes(&window.id, fields, raw, &mut buffers.id);
         // Filled in place: it has room for many, and collecting would move all of it.
         let mut values: ArrayVec<Value<'_>, INPUTS_MAX> = ArrayVec::new();
         window.inputs.iter().for_each(|column| values.push(fields.value(*column, raw)));
@@ -351,8 +343,29 @@ impl Slot {
 
     pub fn memory_bytes(&self) -> usize {
         let judges: usize = self.seats.iter().map(|seat| seat.judges.memory_bytes()).sum();
-        judges + self.operators.iter().map(Operator::memory_bytes).sum::<usize>()
+        let followers: usize = self.followers.iter().map(Follower::memory_bytes).sum();
+        judges + followers + self.operators.iter().map(Operator::memory_bytes).sum::<usize>()
     }
+}
+
+/// What names an event for copies to be refused, by these columns: none without any.
+#[inline]
+pub(crate) fn id_bytes<'a>(
+    columns: &[usize],
+    fields: Fields<'a>,
+    raw: &'a [u8],
+    buffer: &'a mut Vec<u8>,
+) -> Option<&'a [u8]> {
+    buffer.clear();
+    match columns {
+        [] => return None,
+        [column] => match fields.value(*column, raw) {
+            Value::Text(text) => return Some(text),
+            value => segments::push(buffer, &value),
+        },
+        _ => columns.iter().for_each(|column| segments::push(buffer, &fields.value(*column, raw))),
+    }
+    Some(buffer)
 }
 
 /// Of what became of a record in two places what counts: the first of the verdicts, the earlier one of equal ones.
