@@ -5,7 +5,9 @@ pub mod card;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use granary_cluster::{Applied, Cause, Cells, CommitNo, Effects, Pipeline, Record, SourceId, StreamId};
+use granary_cluster::{
+    Applied, ByClock, Cause, Cells, CommitNo, Effects, Pipeline, Record, SourceId, StreamId,
+};
 use granary_core::{GrainId, SlotId, Timestamp, id::slot_of};
 use granary_streams::{Plan, Slots, run::Counts};
 
@@ -47,6 +49,8 @@ pub struct Driver {
     pub tells: Vec<(GrainId, String, Vec<u8>)>,
     /// Loads of cells so far.
     pub loads: u64,
+    /// What the wall clock decided, by slots, for it to be taken again.
+    pub decided: Vec<(u16, Vec<u8>)>,
 }
 
 impl Driver {
@@ -60,13 +64,19 @@ impl Driver {
             sent: BTreeMap::new(),
             tells: Vec::new(),
             loads: 0,
+            decided: Vec::new(),
         }
     }
 
     /// Applies one record.
     pub fn record(&mut self, offset: u64, input: &Input) {
+        self.record_of(0, offset, input);
+    }
+
+    /// Applies one record of a source.
+    pub fn record_of(&mut self, source: u16, offset: u64, input: &Input) {
         let record = Record {
-            source: SourceId(0),
+            source: SourceId(source),
             partition: 0,
             offset,
             appended_at: Timestamp(input.appended_at),
@@ -104,6 +114,15 @@ impl Driver {
         }
     }
 
+    /// Takes again what the wall clock decided in another life.
+    pub fn replay(&mut self, decided: &[(u16, Vec<u8>)]) {
+        for (slot, input) in decided {
+            self.until_done(SlotId(*slot), |slots, effects| {
+                slots.replay(SlotId(*slot), input, clock_cause(), effects).expect("no handler fails")
+            });
+        }
+    }
+
     /// The input has ended.
     pub fn end(&mut self) {
         for slot in 0..SLOTS {
@@ -134,6 +153,9 @@ impl Driver {
             let applied = step(&mut self.slots, effects);
             if applied != Applied::Missing {
                 assert!(effects.missing.is_empty());
+                if let Some(ByClock::Input(input)) = effects.by_clock.take() {
+                    self.decided.push((slot.0, input));
+                }
                 return applied;
             }
             assert_eq!(effects.outbox.len(), before, "what lacks cells changes nothing");
