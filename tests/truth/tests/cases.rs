@@ -181,7 +181,7 @@ fn a_back_test_finds_the_cases_of_the_pipeline_also_for_rules_in_shadow() {
     let (shadow, problems) = parse(&rules("60s").replace("mode: live", "mode: shadow"), &options);
     let shadow = Arc::new(shadow.unwrap_or_else(|| panic!("{problems}")));
     let reader = Reader::new(shadow.spec());
-    let mut test = Backtest::new(shadow.clone(), None);
+    let mut test = Backtest::new(shadow, None);
     let mut ids = BTreeSet::new();
     for payment in &payments {
         let mut event = Event::default();
