@@ -307,7 +307,7 @@ fn print(report: &Report, out: &Path) {
     }
     if let Some(cases) = &report.cases {
         say!(
-            "{} cases of {} alerts: {} in each on average, {} in the largest",
+            "cases: {}, of {} alerts: {} in each on average, {} in the largest",
             cases.count,
             cases.alerts,
             cases.alerts_per_case,

@@ -2,18 +2,19 @@
 //! for the watermark, a partial match that runs out of time.
 //!
 //! One agenda belongs to one step in one slot. Its clock is the greatest event time that the step has seen there, and the time
-//! that the slot has stood silent since. A key is listed under a grain of time, by the millisecond at which that is over, in pages
-//! of names, one cell each. It stays listed where it is when it is due later than it was: whoever takes the page looks at the key and lists it anew. So a key
-//! that keeps sending writes to the agenda once in the time that it may be silent, not with each event.
+//! that the slot has stood silent since. A key is listed under a date, a millisecond at which its page is looked at, in pages
+//! of names, one cell each. It stays listed where it is when it is due later than it was: whoever takes the page looks at the
+//! key and lists it anew. So a key that keeps sending writes to the agenda once in the time that it may be silent, not with
+//! each event.
 //!
 //! | cell | key after the prefix | holds |
 //! |---|---|---|
 //! | time | `T` | the greatest event time, the clock |
-//! | grains | `G` | the grains with pages, and how many |
-//! | page | `P`, grain (8 bytes), number (4 bytes) | names of keys |
+//! | dates | `D` | the dates with pages, and how many |
+//! | page | `P`, date (8 bytes), number (4 bytes) | names of keys |
 //!
-//! Invariant: a key that is listed under a grain is in a page of it until that page is taken, wherever state was stored and
-//! loaded meanwhile. Keys of a grain come in the same portions and the same order then.
+//! Invariant: a key that is listed under a date is in a page of it until that page is taken, wherever state was stored and
+//! loaded meanwhile. Keys of a date come in the same portions and the same order then.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,34 +25,34 @@ use crate::encode::{Reader, VERSION, put_bytes, put_i64, put_u64};
 
 /// Keys on one page; a further one begins another.
 pub const PAGE_KEYS_MAX: usize = 256;
-/// What a key has as its grain when it is not listed.
+/// What a key has as its date when it is not listed.
 pub const NOT_LISTED: i64 = i64::MAX;
 
 const TIME: u8 = b'T';
-const GRAINS: u8 = b'G';
+const DATES: u8 = b'D';
 const PAGE: u8 = b'P';
 
 /// Keys by when they are due.
 #[derive(Debug)]
 pub struct Agenda {
     prefix: Box<[u8]>,
-    grain_ms: i64,
+    resolution_ms: i64,
     /// Which of its two cells were supplied.
     has_time: bool,
-    has_grains: bool,
+    has_dates: bool,
     newest_ms: i64,
     clock_ms: i64,
     stood_ms: i64,
-    /// How many pages a grain has.
-    grains: BTreeMap<i64, u32>,
+    /// How many pages a date has.
+    dates: BTreeMap<i64, u32>,
     /// Pages in memory.
     pages: BTreeMap<(i64, u32), Page>,
     /// Pages that were taken since the last seal and may be stored.
     taken: BTreeSet<(i64, u32)>,
     is_time_changed: bool,
-    are_grains_changed: bool,
+    are_dates_changed: bool,
     acknowledged: u64,
-    /// The grain whose pages are in the order of the names.
+    /// The date whose pages are in the order of the names.
     sorted: Option<i64>,
 }
 
@@ -65,28 +66,28 @@ struct Page {
 /// The keys of a page that is due.
 #[derive(Debug)]
 pub struct Due {
-    /// Those that are still listed under this grain are meant: others were listed elsewhere since.
-    pub grain: i64,
+    /// Those that are still listed under this date are meant: others were listed elsewhere since.
+    pub date: i64,
     /// Their names.
     pub keys: Vec<Box<[u8]>>,
 }
 
 impl Agenda {
-    /// An empty one. The keys of its cells begin with `prefix`; what is due is found up to `grain` later.
-    pub fn new(prefix: &[u8], grain: Span) -> Agenda {
+    /// An empty one. The keys of its cells begin with `prefix`; what is due is found up to `resolution` later.
+    pub fn new(prefix: &[u8], resolution: Span) -> Agenda {
         Agenda {
             prefix: prefix.into(),
-            grain_ms: i64::try_from(grain.ms()).unwrap_or(i64::MAX).max(1),
+            resolution_ms: i64::try_from(resolution.ms()).unwrap_or(i64::MAX).max(1),
             has_time: false,
-            has_grains: false,
+            has_dates: false,
             newest_ms: i64::MIN,
             clock_ms: i64::MIN,
             stood_ms: 0,
-            grains: BTreeMap::new(),
+            dates: BTreeMap::new(),
             pages: BTreeMap::new(),
             taken: BTreeSet::new(),
             is_time_changed: false,
-            are_grains_changed: false,
+            are_dates_changed: false,
             acknowledged: 0,
             sorted: None,
         }
@@ -107,15 +108,15 @@ impl Agenda {
         if !self.has_time {
             cells.push(self.cell(TIME, None));
         }
-        if !self.has_grains {
-            cells.push(self.cell(GRAINS, None));
+        if !self.has_dates {
+            cells.push(self.cell(DATES, None));
         }
     }
 
     fn cell(&self, kind: u8, page: Option<(i64, u32)>) -> Vec<u8> {
         let mut key = [&self.prefix[..], &[kind]].concat();
-        if let Some((grain, number)) = page {
-            key.extend_from_slice(&grain.to_be_bytes());
+        if let Some((date, number)) = page {
+            key.extend_from_slice(&date.to_be_bytes());
             key.extend_from_slice(&number.to_be_bytes());
         }
         key
@@ -133,19 +134,19 @@ impl Agenda {
                 }
                 self.has_time = true;
             }
-            (GRAINS, reader) => {
+            (DATES, reader) => {
                 if let Some(reader) = reader {
                     for _ in 0..reader.count()? {
-                        self.grains.insert(reader.i64()?, reader.u32()?);
+                        self.dates.insert(reader.i64()?, reader.u32()?);
                     }
                 }
-                self.has_grains = true;
+                self.has_dates = true;
             }
             (PAGE, Some(reader)) => {
-                let wrong = Corrupt { what: "a grain and a number of a page expected" };
-                let (grain, number) = rest.split_first_chunk::<8>().ok_or_else(|| wrong.clone())?;
+                let wrong = Corrupt { what: "a date and a number of a page expected" };
+                let (date, number) = rest.split_first_chunk::<8>().ok_or_else(|| wrong.clone())?;
                 let number = number.try_into().map_err(|_| wrong)?;
-                let place = (i64::from_be_bytes(*grain), u32::from_be_bytes(number));
+                let place = (i64::from_be_bytes(*date), u32::from_be_bytes(number));
                 let keys = (0..reader.count()?).map(|_| Ok(reader.bytes()?.into()));
                 let keys = keys.collect::<Result<_, Corrupt>>()?;
                 self.pages.entry(place).or_insert(Page { keys, is_changed: false, sealed: 0 });
@@ -184,28 +185,28 @@ impl Agenda {
         }
     }
 
-    /// A key is due then: it is listed, unless it is listed sooner. `listed` is the key's own note of its grain.
+    /// A key is due then: it is listed, unless it is listed sooner. `listed` is the key's own note of its date.
     pub fn list(&mut self, key: &[u8], listed: &mut i64, due: Timestamp) {
-        // what could not be done when it was due is looked at again a grain later
+        // what could not be done when it was due is looked at again a little later
         let due_ms = due.ms().max(self.clock_ms.saturating_add(1));
-        let grain = due_ms.div_euclid(self.grain_ms).saturating_add(1).saturating_mul(self.grain_ms);
-        if *listed <= grain && *listed > self.clock_ms {
+        let date = due_ms.div_euclid(self.resolution_ms).saturating_add(1).saturating_mul(self.resolution_ms);
+        if *listed <= date && *listed > self.clock_ms {
             return;
         }
-        *listed = grain;
-        let count = self.grains.get(&grain).copied().unwrap_or(0);
+        *listed = date;
+        let count = self.dates.get(&date).copied().unwrap_or(0);
         if let Some(last) = count.checked_sub(1)
-            && let Some(page) = self.pages.get_mut(&(grain, last))
+            && let Some(page) = self.pages.get_mut(&(date, last))
             && page.keys.len() < PAGE_KEYS_MAX
         {
             page.keys.push(key.into());
             page.is_changed = true;
             return;
         }
-        self.grains.insert(grain, count + 1);
-        self.are_grains_changed = true;
-        self.taken.remove(&(grain, count));
-        self.pages.insert((grain, count), Page { keys: vec![key.into()], is_changed: true, sealed: 0 });
+        self.dates.insert(date, count + 1);
+        self.are_dates_changed = true;
+        self.taken.remove(&(date, count));
+        self.pages.insert((date, count), Page { keys: vec![key.into()], is_changed: true, sealed: 0 });
     }
 
     /// Whether a page is due.
@@ -214,17 +215,17 @@ impl Agenda {
     }
 
     pub(crate) fn is_due_at(&self, ms: i64) -> bool {
-        self.grains.first_key_value().is_some_and(|(grain, _)| *grain <= ms)
+        self.dates.first_key_value().is_some_and(|(date, _)| *date <= ms)
     }
 
     fn first(&self) -> Option<(i64, u32)> {
-        self.grains.first_key_value().map(|(grain, count)| (*grain, count - 1))
+        self.dates.first_key_value().map(|(date, count)| (*date, count - 1))
     }
 
     /// The keys of the next page that is due; none when cells are missing, which are named then.
     pub fn page(&mut self, missing: &mut Vec<Vec<u8>>) -> Option<&[Box<[u8]>]> {
-        let (grain, _) = self.first().filter(|_| self.is_due())?;
-        if self.sorted != Some(grain) && !self.sort(grain, missing) {
+        let (date, _) = self.first().filter(|_| self.is_due())?;
+        if self.sorted != Some(date) && !self.sort(date, missing) {
             return None;
         }
         let place = self.first()?;
@@ -237,17 +238,17 @@ impl Agenda {
         }
     }
 
-    /// Puts the keys of a grain in the order of their names. Which key went to which page depends on what was in memory then; in
+    /// Puts the keys of a date in the order of their names. Which key went to which page depends on what was in memory then; in
     /// which order and in which portions keys are looked at must not.
-    fn sort(&mut self, grain: i64, missing: &mut Vec<Vec<u8>>) -> bool {
-        let count = self.grains.get(&grain).copied().unwrap_or(0);
+    fn sort(&mut self, date: i64, missing: &mut Vec<Vec<u8>>) -> bool {
+        let count = self.dates.get(&date).copied().unwrap_or(0);
         let before = missing.len();
-        let absent = (0..count).filter(|number| !self.pages.contains_key(&(grain, *number)));
-        missing.extend(absent.map(|number| self.cell(PAGE, Some((grain, number)))));
+        let absent = (0..count).filter(|number| !self.pages.contains_key(&(date, *number)));
+        missing.extend(absent.map(|number| self.cell(PAGE, Some((date, number)))));
         if missing.len() > before {
             return false;
         }
-        let pages = (0..count).filter_map(|number| self.pages.remove(&(grain, number)));
+        let pages = (0..count).filter_map(|number| self.pages.remove(&(date, number)));
         let mut keys: Vec<Box<[u8]>> = pages.flat_map(|page| page.keys).collect();
         keys.sort_unstable();
         keys.dedup();
@@ -255,12 +256,12 @@ impl Agenda {
         for number in 0..number {
             let of_page = keys.iter().skip(number as usize * PAGE_KEYS_MAX).take(PAGE_KEYS_MAX);
             let page = Page { keys: of_page.cloned().collect(), is_changed: true, sealed: 0 };
-            self.pages.insert((grain, number), page);
+            self.pages.insert((date, number), page);
         }
-        self.taken.extend((number..count).map(|surplus| (grain, surplus)));
-        self.grains.insert(grain, number);
-        self.are_grains_changed = true;
-        self.sorted = Some(grain);
+        self.taken.extend((number..count).map(|surplus| (date, surplus)));
+        self.dates.insert(date, number);
+        self.are_dates_changed = true;
+        self.sorted = Some(date);
         true
     }
 
@@ -269,12 +270,12 @@ impl Agenda {
         let place = self.first().filter(|_| self.is_due())?;
         let page = self.pages.remove(&place)?;
         match place {
-            (grain, 0) => drop(self.grains.remove(&grain)),
-            (grain, last) => drop(self.grains.insert(grain, last)),
+            (date, 0) => drop(self.dates.remove(&date)),
+            (date, last) => drop(self.dates.insert(date, last)),
         }
-        self.are_grains_changed = true;
+        self.are_dates_changed = true;
         self.taken.insert(place);
-        Some(Due { grain: place.0, keys: page.keys })
+        Some(Due { date: place.0, keys: page.keys })
     }
 
     /// Writes the cells that changed; `None` deletes one. They are part of commit `n`.
@@ -284,24 +285,24 @@ impl Agenda {
         }
         let mut out = Vec::new();
         let Agenda { prefix, pages, .. } = self;
-        for ((grain, number), page) in pages.iter_mut().filter(|(_, page)| page.is_changed) {
+        for ((date, number), page) in pages.iter_mut().filter(|(_, page)| page.is_changed) {
             (page.is_changed, page.sealed) = (false, n);
             out.clear();
             out.push(VERSION);
             put_u64(&mut out, page.keys.len() as u64);
             page.keys.iter().for_each(|key| put_bytes(&mut out, key));
-            let cell = [&prefix[..], &[PAGE], &grain.to_be_bytes(), &number.to_be_bytes()].concat();
+            let cell = [&prefix[..], &[PAGE], &date.to_be_bytes(), &number.to_be_bytes()].concat();
             put(&cell, Some(&out));
         }
-        if std::mem::take(&mut self.are_grains_changed) {
+        if std::mem::take(&mut self.are_dates_changed) {
             out.clear();
             out.push(VERSION);
-            put_u64(&mut out, self.grains.len() as u64);
-            for (grain, count) in &self.grains {
-                put_i64(&mut out, *grain);
+            put_u64(&mut out, self.dates.len() as u64);
+            for (date, count) in &self.dates {
+                put_i64(&mut out, *date);
                 put_u64(&mut out, u64::from(*count));
             }
-            put(&self.cell(GRAINS, None), Some(&out));
+            put(&self.cell(DATES, None), Some(&out));
         }
         if std::mem::take(&mut self.is_time_changed) {
             out.clear();
@@ -326,7 +327,7 @@ impl Agenda {
     /// How many cells a seal would write now, about.
     pub fn open_cells(&self) -> usize {
         let pages = self.pages.values().filter(|page| page.is_changed).count() + self.taken.len();
-        pages + usize::from(self.is_time_changed) + usize::from(self.are_grains_changed)
+        pages + usize::from(self.is_time_changed) + usize::from(self.are_dates_changed)
     }
 
     /// Memory, about.
@@ -334,7 +335,7 @@ impl Agenda {
         let of_page =
             |page: &Page| page.keys.iter().map(|key| size_of::<Box<[u8]>>() + key.len()).sum::<usize>();
         self.pages.values().map(|page| size_of::<Page>() + of_page(page)).sum::<usize>()
-            + self.grains.len() * 32
+            + self.dates.len() * 32
     }
 }
 

@@ -90,6 +90,10 @@ fn a_silence_is_told_while_it_lasts_and_resolved_when_it_ends() {
     let resolved: Value = serde_json::from_str(&driver.stream("alerts")[1].value).expect("JSON");
     assert_eq!(resolved["type"], "fraud.alert.resolved");
     assert_eq!(resolved["data"]["alert_id"], alert["id"]);
+    assert_eq!(
+        (&resolved["time"], &resolved["data"]["resolved_by"]["id"]),
+        (&"1970-01-01T00:02:20Z".into(), &"3".into())
+    );
     assert_eq!(resolved["data"]["reason"], "device id d-1 was heard of again after 2 minutes.");
 }
 

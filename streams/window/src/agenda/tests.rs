@@ -35,8 +35,8 @@ impl Cells {
         agenda.acknowledged(n);
     }
 
-    fn open(&self, grain: Span) -> Agenda {
-        let mut agenda = Agenda::new(b"a/", grain);
+    fn open(&self, resolution: Span) -> Agenda {
+        let mut agenda = Agenda::new(b"a/", resolution);
         let mut missing = Vec::new();
         agenda.missing(&mut missing);
         assert_eq!(missing.len(), 2);
@@ -68,7 +68,7 @@ fn take_due(agenda: &mut Agenda, cells: &Cells, keys: &mut Keys) -> Vec<Vec<u8>>
         assert!(due.keys.len() <= PAGE_KEYS_MAX);
         for key in due.keys {
             let (due_ms, listed) = keys.get_mut(&*key).unwrap();
-            if *listed != due.grain {
+            if *listed != due.date {
                 continue; // it was listed sooner since
             }
             *listed = NOT_LISTED;
@@ -88,9 +88,9 @@ fn take_due(agenda: &mut Agenda, cells: &Cells, keys: &mut Keys) -> Vec<Vec<u8>>
 fn who_is_due_is_found_once_and_never_too_soon() {
     for seed in 1..300 {
         let mut draw = Draw(seed * 0x9e37_79b9_7f4a_7c15);
-        let grain = Span([1, 7, 100][draw.below(3) as usize]);
+        let resolution = Span([1, 7, 100][draw.below(3) as usize]);
         let (mut cells, mut n) = (Cells::default(), 0);
-        let mut agenda = cells.open(grain);
+        let mut agenda = cells.open(resolution);
         let mut keys = Keys::new();
         let mut stored = keys.clone();
         let mut time = 0i64;
@@ -108,7 +108,7 @@ fn who_is_due_is_found_once_and_never_too_soon() {
             if let Some(late) = late {
                 let clock = agenda.clock().ms();
                 assert!(
-                    late + grain.ms() as i64 + 1 >= clock,
+                    late + resolution.ms() as i64 + 1 >= clock,
                     "seed {seed}: due at {late}, and it is {clock}"
                 );
             }
@@ -122,7 +122,7 @@ fn who_is_due_is_found_once_and_never_too_soon() {
                     }
                 }
                 1 => {
-                    agenda = cells.open(grain); // what was not sealed is lost, and so is what keys noted
+                    agenda = cells.open(resolution); // what was not sealed is lost, and so is what keys noted
                     keys.clone_from(&stored);
                     time = agenda.newest().ms().max(0);
                 }
@@ -161,7 +161,7 @@ fn damaged_cells_are_told() {
     let mut agenda = Agenda::new(b"a/", Span(10));
     for (cell, value) in [
         (&b"a/T"[..], Some(&b"\x02\x01"[..])),
-        (b"a/G", Some(b"\x09")),
+        (b"a/D", Some(b"\x09")),
         (b"a/P\0\0", Some(b"\x02\0")),
         (b"a/P\0\0\0\0\0\0\0\0\0\0\0\0", None),
         (b"b/T", None),
@@ -174,8 +174,8 @@ fn damaged_cells_are_told() {
 #[test]
 fn keys_come_in_the_same_portions_wherever_pages_were() {
     let portions = |mut draw: Option<Draw>| {
-        let (mut cells, mut n, grain) = (Cells::default(), 0, Span(1_000));
-        let mut agenda = cells.open(grain);
+        let (mut cells, mut n, resolution) = (Cells::default(), 0, Span(1_000));
+        let mut agenda = cells.open(resolution);
         let mut disturb = |agenda: &mut Agenda, cells: &mut Cells| {
             let disturbance = draw.as_mut().map_or(9, |draw| draw.below(20));
             if disturbance < 3 {
@@ -184,7 +184,7 @@ fn keys_come_in_the_same_portions_wherever_pages_were() {
             }
             match disturbance {
                 1 => agenda.evict(),
-                2 => *agenda = cells.open(grain),
+                2 => *agenda = cells.open(resolution),
                 _ => {}
             }
         };

@@ -14,8 +14,8 @@ use super::{Change, Decision, Fact, Hit, Kind, Measured, Pace, Rule, Truth};
 use crate::agenda::{Agenda, NOT_LISTED};
 
 /// What is due is found so much later at most: the thousandth part of a silence, but within these.
-const GRAIN_MIN: Span = Span(100);
-const GRAIN_MAX: Span = Span(60_000);
+const RESOLUTION_MIN: Span = Span(100);
+const RESOLUTION_MAX: Span = Span(60_000);
 
 impl Rule {
     /// How long a silence must last for an alert that a timer raises.
@@ -29,16 +29,16 @@ impl Rule {
 
 impl Set {
     /// Whether a key may have something due without an event of its own, and how exactly that is found.
-    fn grain(&self) -> Option<Span> {
+    fn resolution(&self) -> Option<Span> {
         let silences = self.rules.iter().filter_map(Rule::silence_ms).map(|gap| gap / 1_000);
         let waits = (self.pace == Pace::OnWatermark).then_some(self.lateness_ms / 50);
         let least = silences.chain(waits).min()?;
-        Some(Span(least.unsigned_abs()).clamp(GRAIN_MIN, GRAIN_MAX))
+        Some(Span(least.unsigned_abs()).clamp(RESOLUTION_MIN, RESOLUTION_MAX))
     }
 
     /// An agenda, for a set that needs one.
     pub(super) fn agenda(&self, prefix: &[u8]) -> Option<Agenda> {
-        Some(Agenda::new(&[prefix, b"A"].concat(), self.grain()?))
+        Some(Agenda::new(&[prefix, b"A"].concat(), self.resolution()?))
     }
 }
 
@@ -109,16 +109,16 @@ impl Judge {
         }
         let Some(due) = self.agenda.as_mut().and_then(Agenda::take) else { return true };
         for name in due.keys {
-            self.look_at(&name, due.grain, out);
+            self.look_at(&name, due.date, out);
         }
         true
     }
 
-    /// Looks at a key that was listed under this grain.
-    fn look_at(&mut self, name: &[u8], grain: i64, out: &mut impl FnMut(Decision<'_>)) {
+    /// Looks at a key that was listed under this date.
+    fn look_at(&mut self, name: &[u8], date: i64, out: &mut impl FnMut(Decision<'_>)) {
         let Judge { set, agenda, keys, hits, dirty, .. } = self;
         let (Some(agenda), Some(key)) = (agenda.as_mut(), keys.get_mut(name)) else { return };
-        if key.listed != grain {
+        if key.listed != date {
             return;
         }
         key.listed = NOT_LISTED;
@@ -272,7 +272,10 @@ impl Key {
     /// Tells something of the silence after an event.
     fn tell<O: FnMut(Decision<'_>)>(&self, court: &mut Court<'_, O>, i: usize, last: Place, change: Change) {
         let gap_ms = court.set.rules[i].silence_ms().unwrap_or(0);
-        let time = Timestamp(self.kept.time(last).saturating_add(gap_ms));
+        let time = match &change {
+            Change::Resolved { by, .. } => by.time,
+            Change::Raised(_) | Change::Withdrawn => Timestamp(self.kept.time(last).saturating_add(gap_ms)),
+        };
         (court.out)(Decision { rule: i, key: court.key, id: self.kept.id(last), time, change });
     }
 }

@@ -340,7 +340,7 @@ fn raised_less_withdrawn_is_what_sorted_events_give() {
         }
         let mut clock_ms = newest_ms(&given);
         if pace == Pace::OnArrival {
-            clock_ms += 10_000; // all that is due by then is on a page of a grain that is over
+            clock_ms += 10_000; // all that is due by then is on a page whose date has come
             judge.set_clock(Timestamp(clock_ms));
         }
         judge.end_input();

@@ -84,7 +84,7 @@ fn storing_and_loading_changes_nothing() {
         }
         store.supply(&mut judge, b"k");
         if pace == Pace::OnArrival {
-            clock_ms += 10_000; // all that is due by then is on a page of a grain that is over
+            clock_ms += 10_000; // all that is due by then is on a page whose date has come
             judge.set_clock(Timestamp(clock_ms));
         }
         judge.end_input();

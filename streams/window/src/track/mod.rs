@@ -40,7 +40,7 @@ pub const EVENTS_MAX: usize = 16_384;
 /// Bytes of the events that are kept of one key, about. What comes beyond is set aside.
 pub const BYTES_MAX: usize = 4 << 20;
 /// What is due of silent keys is found up to so much later.
-pub const GRAIN: Span = Span(1_000);
+pub const RESOLUTION: Span = Span(1_000);
 /// The time of what nothing makes due but the end of the input: later than any event.
 const END_MS: i64 = i64::MAX / 4;
 
@@ -135,7 +135,7 @@ struct Track<M> {
     clocks: [i64; 2],
     /// What the slot's clock showed at the last event of each side.
     heard: [i64; 2],
-    /// Under which grain the agenda has it.
+    /// Under which date the agenda has it.
     listed: i64,
     /// Ids of events that are gone and of which a copy would not be late yet.
     ids: Remembered,
@@ -181,7 +181,7 @@ impl<M: Machine> Tracks<M> {
             paces: paces.into(),
             keys: HashMap::default(),
             loading: HashMap::default(),
-            agenda: Agenda::new(&[prefix, b"A"].concat(), GRAIN),
+            agenda: Agenda::new(&[prefix, b"A"].concat(), RESOLUTION),
             heard: Heard::new(paces.len()),
             stood_ms: 0,
             has_ended: false,
@@ -274,7 +274,7 @@ impl<M: Machine> Tracks<M> {
         let Tracks { of, keys, agenda, paces, has_ended, bytes, dirty, cut, .. } = self;
         let now_ms = agenda.clock().ms();
         for key in &due.keys {
-            let Some(track) = keys.get_mut(key).filter(|track| track.listed == due.grain) else { continue };
+            let Some(track) = keys.get_mut(key).filter(|track| track.listed == due.date) else { continue };
             track.listed = NOT_LISTED;
             let before = track.machine.dropped();
             if *has_ended {

@@ -323,7 +323,7 @@ const GOLDEN: [(&str, &str); 5] = [
     ),
     ("772f702f52", "020001038210"),
     ("772f702f415000000000000007d000000000", "0201016b"),
-    ("772f702f4147", "0201a01f01"),
+    ("772f702f4144", "0201a01f01"),
     ("772f702f4154", "0282108210"),
 ];
 
@@ -349,7 +349,7 @@ fn cells_of_version_2_are_read() {
     };
     let mut found = Vec::new();
     let mut first = tracks();
-    for cell in [&b"w/p/R"[..], b"w/p/AT", b"w/p/AG", b"w/p/Kk"] {
+    for cell in [&b"w/p/R"[..], b"w/p/AT", b"w/p/AD", b"w/p/Kk"] {
         first.supply(cell, None).unwrap();
     }
     event(&mut first, &mut found, 1_000, 1);
