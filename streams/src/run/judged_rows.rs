@@ -112,30 +112,30 @@ impl WaitingRows {
 }
 
 impl Slot {
-    /// Judges a portion of the rows that wait.
+    /// Judges a portion of the rows that wait. Which rows are in it does not depend on what is in memory: a portion that is taken
+    /// again gives the same outputs the same causes.
     pub fn judge_rows(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
+        let mut missing = Vec::new();
+        let WaitingRows { rows, event, .. } = &mut self.waiting;
+        for row in rows.iter().take(PORTION_ROWS) {
+            let seat = self.seats.iter_mut().find(|seat| *seat.name == *row.step);
+            if let Some(seat) = seat.filter(|seat| seat.fill_row(row, event)) {
+                seat.missing(event, &mut missing);
+            }
+        }
+        if !missing.is_empty() {
+            missing.sort_unstable();
+            missing.dedup(); // rows of one key lack the same
+            effects.missing.append(&mut missing);
+            return Applied::Missing;
+        }
         let mut causes = Causes(cause);
-        for done in 0..PORTION_ROWS {
-            let Some(row) = self.waiting.rows.front() else { break };
-            let Some(place) = self.seats.iter().position(|seat| *seat.name == *row.step) else {
-                self.waiting.rows.pop_front(); // the step is not there any more
-                continue;
-            };
-            let (seat, before) = (&mut self.seats[place], effects.missing.len());
-            let event = &mut self.waiting.event;
-            let is_fit = seat.fill_row(row, event);
-            if is_fit {
-                seat.missing(event, &mut effects.missing);
-            }
-            if effects.missing.len() > before {
-                if done == 0 {
-                    return Applied::Missing;
-                }
-                effects.missing.truncate(before); // the next portion asks for them
-                break;
-            }
+        for _ in 0..PORTION_ROWS {
             let Some(row) = self.waiting.rows.pop_front() else { break };
             self.waiting.is_changed = true;
+            let place = self.seats.iter().position(|seat| *seat.name == *row.step);
+            let Some(place) = place else { continue }; // the step is not there any more
+            let is_fit = self.seats[place].fill_row(&row, &mut self.waiting.event);
             self.judge_row(prepared, place, &row, is_fit, &mut causes, effects);
         }
         effects.by_clock = Some(ByClock::Derived);

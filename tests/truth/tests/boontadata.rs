@@ -199,7 +199,7 @@ fn rules_judge_every_row_of_a_window_once() {
     let parse = || file::parse_beside(alerts, &|_| Ok(rules.to_owned()));
     let plan = || parse().unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let json = |sent: &Sent| -> serde_json::Value { serde_json::from_str(&sent.value).expect("JSON") };
-    let mut whole = None;
+    let (mut whole, mut of_whole) = (None, None);
     for seed in 0..=4 {
         let driver = run(plan(), &lines(EVENTS), seed);
         assert_eq!(against(TRUTH, &driver), Report { exceptions: 0, of: 2_967, first: vec![] });
@@ -223,6 +223,10 @@ fn rules_judge_every_row_of_a_window_once() {
         let wrong: Vec<_> = found.symmetric_difference(&expected).take(3).collect();
         assert!(wrong.is_empty(), "seed {seed}: of {} and {}: {wrong:?}", found.len(), expected.len());
         assert!(!by_rule("above-habit").is_empty());
+        // whoever takes a portion again names the same outputs by the same causes
+        let causes = driver.stream("alerts").iter().map(|sent| (sent.id.clone(), sent.cause));
+        let causes: BTreeMap<String, granary_cluster::Cause> = causes.collect();
+        assert!(*of_whole.get_or_insert_with(|| causes.clone()) == causes, "seed {seed}");
         let said = (busy, by_rule("above-habit"), late);
         assert!(seed == 0 || driver.loads > 0, "seed {seed}: state came back from the store");
         let whole = whole.get_or_insert_with(|| said.clone());
