@@ -116,6 +116,8 @@ pub(crate) enum Raw<'a> {
 pub struct Event {
     pub(crate) id: Vec<u8>,
     pub(crate) time: Timestamp,
+    /// Where it was read; partitions of a source and of its strays are told apart.
+    pub(crate) partition: u64,
     pub(crate) cells: Vec<Cell>,
     text: Vec<u8>,
 }
@@ -159,6 +161,7 @@ impl Event {
         self.id.clear();
         self.text.clear();
         self.time = Timestamp::MIN;
+        self.partition = 0;
         self.cells.clear();
         self.cells.resize(fields, Cell::Missing);
     }

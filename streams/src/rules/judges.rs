@@ -188,7 +188,8 @@ impl Judges {
             own_truths.clear();
             own_truths.extend(group.conditions.iter().map(|condition| truths[*condition]));
             let texts: Vec<Option<&[u8]>> = group.texts.iter().map(|field| event.text(*field)).collect();
-            let fact = Fact { id: &event.id, time: event.time, numbers, texts: &texts, truths: own_truths };
+            let (id, time, partition) = (&event.id[..], event.time, event.partition);
+            let fact = Fact { id, time, partition, numbers, texts: &texts, truths: own_truths };
             let outcome = judge.event(key, &fact, &mut |decision| {
                 out(Said::new(rules, cases, group.rules[decision.rule], decision, Some(event)));
             });

@@ -227,9 +227,7 @@ impl<'a> Coming<'a> {
         id: Option<&'i [u8]>,
         prepared: &Prepared,
     ) -> Arrival<'i> {
-        // strays come in partitions of another topic
-        let is_stray = usize::from(self.record.source.0) >= prepared.plan.sources.len();
-        let partition = u64::from(self.record.partition) << 1 | u64::from(is_stray);
+        let partition = prepared.partition_of(self.record);
         Arrival { key, side, partition, time: self.routed.time(), id }
     }
 }

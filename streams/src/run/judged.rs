@@ -117,6 +117,7 @@ impl Slot {
             }
             let Filled { event, is_fit } = &mut buffers.events[i];
             *is_fit = seat.step.fill(routed.fields, record.value, routed.time(), event).is_ok();
+            event.partition = prepared.partition_of(record);
             if *is_fit || !seat.is_known {
                 seat.missing(event, &mut effects.missing);
             }

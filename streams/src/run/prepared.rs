@@ -114,6 +114,12 @@ impl Prepared {
         &self.plan.sources[self.plan.source_of(record.source)]
     }
 
+    /// The partition that a record is of; strays come in partitions of another topic.
+    pub fn partition_of(&self, record: &Record<'_>) -> u64 {
+        let is_stray = usize::from(record.source.0) >= self.plan.sources.len();
+        u64::from(record.partition) << 1 | u64::from(is_stray)
+    }
+
     /// Where a record came from.
     pub fn origin(&self, record: &Record<'_>) -> Origin<'_> {
         let place = self.plan.source_of(record.source);

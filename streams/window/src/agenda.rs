@@ -1,8 +1,8 @@
 //! Keys with something due at a time, though no event of theirs may come: a silence that grows too long, an event that waits
 //! for the watermark, a partial match that runs out of time.
 //!
-//! One agenda belongs to one step in one slot. Its clock is the greatest event time that the step has seen there, and the time
-//! that the slot has stood silent since. A key is listed under a date, a millisecond at which its page is looked at, in pages
+//! One agenda belongs to one step in one slot. Its clock is how far the events have come that the step has seen there, and the
+//! time that the slot has stood silent since. A key is listed under a date, a millisecond at which its page is looked at, in pages
 //! of names, one cell each. It stays listed where it is when it is due later than it was: whoever takes the page looks at the
 //! key and lists it anew. So a key that keeps sending writes to the agenda once in the time that it may be silent, not with
 //! each event.
@@ -156,7 +156,7 @@ impl Agenda {
         reader.map_or(Ok(()), Reader::finish)
     }
 
-    /// An event of this time was seen.
+    /// An event was seen, and this is how far the events of the slot have come.
     pub fn see(&mut self, time: Timestamp) {
         self.stood_ms = 0;
         if time.ms() > self.newest_ms {
@@ -166,14 +166,11 @@ impl Agenda {
         }
     }
 
-    /// The slot has stood so much longer without an event. Returns how late that makes it, when something is due by then:
-    /// whoever decides that it is so late calls [`Agenda::set_clock`].
-    pub fn pass(&mut self, stood: Span) -> Option<Timestamp> {
-        if self.newest_ms == i64::MIN {
-            return None;
-        }
+    /// The slot has stood so much longer without an event, and the greatest time of all is this. Returns how late that makes it,
+    /// when something is due by then: whoever decides that it is so late calls [`Agenda::set_clock`].
+    pub fn pass(&mut self, newest: Timestamp, stood: Span) -> Option<Timestamp> {
         self.stood_ms = self.stood_ms.saturating_add_unsigned(stood.ms());
-        let now_ms = self.newest_ms.saturating_add(self.stood_ms);
+        let now_ms = newest.ms().saturating_add(self.stood_ms);
         (now_ms > self.clock_ms && self.is_due_at(now_ms)).then_some(Timestamp(now_ms))
     }
 

@@ -53,6 +53,7 @@ pub mod distinct;
 mod encode;
 pub mod event;
 mod fire;
+mod heard;
 mod hyperloglog;
 mod ids;
 mod index;

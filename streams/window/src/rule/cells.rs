@@ -6,6 +6,7 @@
 //! | key | `K`, key | layout, clock, what rules carry, which chunks there are, and the last of them |
 //! | chunk | `C`, key, number (4 bytes) | events |
 //! | agenda | `A` and what [`crate::agenda`] says | keys with something due |
+//! | heard | `H` | how far partitions have come, for the agenda |
 //!
 //! Most events come to the last chunk of their key, so most changes write one cell. A chunk has its own once another follows it.
 //!
@@ -22,13 +23,14 @@ use super::sliding::Sliding;
 use super::written::{put_chunk, put_key, put_root, read_carries, read_chunk, read_root};
 use super::{ABSENT, KEPT_MAX};
 use crate::Corrupt;
-use crate::encode::Reader;
+use crate::encode::{Reader, VERSION};
 use crate::ids::id_of;
 
 const ROOT: u8 = b'R';
 const KEY: u8 = b'K';
 const CHUNK: u8 = b'C';
 const AGENDA: u8 = b'A';
+const HEARD: u8 = b'H';
 
 /// Where what is now stood under an older layout.
 #[derive(Debug)]
@@ -83,6 +85,9 @@ impl Judge {
         }
         if let Some(agenda) = &self.agenda {
             agenda.missing(cells);
+            if !self.has_heard {
+                cells.push(self.cell(HEARD, b"", None));
+            }
         }
     }
 
@@ -95,6 +100,7 @@ impl Judge {
     pub fn supply(&mut self, cell: &[u8], value: Option<&[u8]>) -> Result<(), Corrupt> {
         let rest = cell.strip_prefix(&*self.prefix).and_then(<[u8]>::split_first);
         match (rest, value) {
+            (Some((&HEARD, _)), value) => self.supply_heard(value),
             (Some((&AGENDA, _)), value) => {
                 let agenda = self.agenda.as_mut().ok_or(Corrupt { what: "no cell of an agenda expected" })?;
                 agenda.supply(cell, value)
@@ -118,6 +124,13 @@ impl Judge {
             }
             _ => Err(Corrupt { what: "a cell of a judge expected" }),
         }
+    }
+
+    fn supply_heard(&mut self, value: Option<&[u8]>) -> Result<(), Corrupt> {
+        self.has_heard = true;
+        let Some(mut reader) = value.map(Reader::cell).transpose()? else { return Ok(()) };
+        self.heard.read(&mut reader)?;
+        reader.finish()
     }
 
     pub(super) fn set_layouts(&mut self, mut layouts: Vec<Names>) {
@@ -271,6 +284,12 @@ impl Judge {
             for (number, value) in cells {
                 put(&self.cell(CHUNK, &name, Some(number)), value.as_deref());
             }
+        }
+        if std::mem::take(&mut self.is_heard_changed) {
+            out.clear();
+            out.push(VERSION);
+            self.heard.put(&mut out);
+            put(&self.cell(HEARD, b"", None), Some(&out));
         }
         if let Some(agenda) = &mut self.agenda {
             agenda.seal(n, put);

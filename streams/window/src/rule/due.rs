@@ -45,9 +45,10 @@ impl Set {
 impl Judge {
     /// An event of the key was taken in: it moves the agenda's clock, and makes the key due sometime.
     pub(super) fn note_due(&mut self, name: &[u8], fact: &Fact<'_>) {
-        let Judge { set, agenda, keys, .. } = self;
+        let Judge { set, agenda, keys, heard, is_heard_changed, .. } = self;
         let (Some(agenda), Some(key)) = (agenda.as_mut(), keys.get_mut(name)) else { return };
-        agenda.see(fact.time);
+        *is_heard_changed |= heard.see(0, fact.partition, fact.time.ms());
+        agenda.see(heard.level());
         // As of the event alone: what other rules wait for is later, or listed already.
         let silences = set.rules.iter().filter_map(|rule| {
             let is_concerned = rule.when.is_none_or(|when| fact.truths[usize::from(when.0)] == Truth::Yes);
@@ -61,7 +62,7 @@ impl Judge {
 
     /// The slot has stood so much longer without an event. Returns how late that makes it, when something is due by then.
     pub fn pass(&mut self, stood: Span) -> Option<Timestamp> {
-        self.agenda.as_mut()?.pass(stood)
+        self.agenda.as_mut()?.pass(self.heard.newest()?, stood)
     }
 
     /// It is this late at least, whatever events say: what that makes due follows with [`Judge::go_on`].
@@ -74,7 +75,8 @@ impl Judge {
     /// How late it is, for rules that ask for it.
     pub fn clock(&self) -> Option<Timestamp> {
         let agenda = self.agenda.as_ref()?;
-        Some(if agenda.clock() == Timestamp::MAX { agenda.newest() } else { agenda.clock() })
+        let newest = self.heard.newest().unwrap_or(Timestamp::MIN);
+        Some(if agenda.clock() == Timestamp::MAX { newest } else { agenda.clock() })
     }
 
     /// No event comes any more. What waits for the watermark is due; a silence that has not lasted long enough is none.
@@ -116,6 +118,7 @@ impl Judge {
 
     /// Looks at a key that was listed under this date.
     fn look_at(&mut self, name: &[u8], date: i64, out: &mut impl FnMut(Decision<'_>)) {
+        let newest = self.heard.newest().unwrap_or(Timestamp::MIN);
         let Judge { set, agenda, keys, hits, dirty, .. } = self;
         let (Some(agenda), Some(key)) = (agenda.as_mut(), keys.get_mut(name)) else { return };
         if key.listed != date {
@@ -130,7 +133,7 @@ impl Judge {
         if set.pace == Pace::OnWatermark {
             key.advance(&mut court, agenda.clock().ms().saturating_sub(set.lateness_ms));
         }
-        let clock = if is_over { agenda.newest() } else { agenda.clock() };
+        let clock = if is_over { newest } else { agenda.clock() };
         key.fall_silent(&mut court, clock.ms());
         if let Some(due) = key.waits_until(set).or_else(|| key.is_silent_at(set)).filter(|_| !is_over) {
             agenda.list(name, &mut key.listed, Timestamp(due));

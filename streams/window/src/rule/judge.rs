@@ -14,6 +14,7 @@ use super::steps::{count, follow};
 use super::verdict::{Found, Hit, Look, applies};
 use super::{Fact, KEPT_MAX, Kind, Pace, Piece};
 use crate::agenda::{Agenda, NOT_LISTED};
+use crate::heard::Heard;
 use crate::ids::{Id, id_of};
 
 /// What became of an event.
@@ -111,6 +112,10 @@ pub struct Judge {
     pub(super) is_root_changed: bool,
     /// Keys with something due, where rules or pace ask for it.
     pub(super) agenda: Option<Agenda>,
+    /// How far partitions have come, for the agenda; whether the store was asked for that.
+    pub(super) heard: Heard,
+    pub(super) has_heard: bool,
+    pub(super) is_heard_changed: bool,
     /// Memory of all keys, about.
     pub(super) bytes: usize,
     /// Keys that changed.
@@ -143,6 +148,9 @@ impl Judge {
             layout: 0,
             is_root_changed: false,
             agenda: set.agenda(prefix),
+            heard: Heard::new(1),
+            has_heard: false,
+            is_heard_changed: false,
             bytes: 0,
             dirty: Vec::new(),
             acknowledged: 0,

@@ -89,6 +89,8 @@ pub struct Fact<'a> {
     pub id: &'a [u8],
     /// When it happened.
     pub time: Timestamp,
+    /// Where it was read: how far one partition has come says nothing of another.
+    pub partition: u64,
     /// Its numbers; [`ABSENT`] for one that is missing. The magnitude of the others is at most [`NUMBER_MAX`].
     pub numbers: &'a [i64],
     /// Its texts.

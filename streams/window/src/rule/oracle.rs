@@ -41,6 +41,7 @@ impl Plain {
         let fact = Fact {
             id: id.as_bytes(),
             time: Timestamp(self.ms),
+            partition: 1,
             numbers: &[self.number],
             texts: &[self.text.map(|_| &text[..])],
             truths: &self.holds,

@@ -94,6 +94,42 @@ fn storing_and_loading_changes_nothing() {
     }
 }
 
+/// A slot reads its partitions one after the other: the clock follows the one that is behind.
+#[test]
+fn a_partition_that_is_ahead_makes_nothing_late() {
+    for seed in 0..300 {
+        let mut draw = Draw(seed);
+        let rules: Vec<Rule> = (0..1 + draw.below(4)).map(|_| rule(&mut draw)).collect();
+        let lateness_ms = lateness_ms(&mut draw);
+        let given = events(&mut draw, lateness_ms);
+        let mut judge = Judge::new(set(rules.clone(), Pace::OnWatermark, lateness_ms), b"r/");
+        let (mut standing, mut newest) = (BTreeMap::new(), newest_ms(&given));
+        let mut heard = |decision: Decision<'_>| {
+            if decision.key == b"k" {
+                note(&mut standing, &decision);
+            }
+        };
+        for event in &given {
+            let outcome = event.give(&mut judge, &mut heard);
+            assert!(!matches!(outcome, Outcome::Late(_)), "seed {seed}: {event:?}");
+            if draw.below(3) == 0 {
+                let ms = 1_000_000 + event.ms;
+                newest = newest.max(ms);
+                let id = ms.to_string();
+                let (numbers, texts, truths) = (&[1], &[None], &[Truth::Yes; 3]);
+                let (id, time) = (id.as_bytes(), Timestamp(ms));
+                let ahead = Fact { id, time, partition: 2, numbers, texts, truths };
+                judge.event(b"other", &ahead, &mut heard);
+            }
+            judge.catch_up(&mut heard);
+        }
+        judge.end_input();
+        judge.catch_up(&mut heard);
+        let late = (newest, lateness_ms);
+        must_be_expected(&standing, &rules, &given, late, &format!("seed {seed}"));
+    }
+}
+
 fn velocity(measure: Measure, window: u64, limit: i64) -> Rule {
     let limit = Limit { comparison: Comparison::Gt, value: Ratio { num: limit, den: 1 } };
     let kind = Kind::Velocity { measure, window: Span(window), limit };
@@ -112,7 +148,8 @@ fn give(judge: &mut Judge, store: &Store, ms: i64, numbers: &[i64]) -> Vec<(usiz
     store.supply(judge, b"k");
     let mut alerts = Vec::new();
     let id = ms.to_string();
-    let fact = Fact { id: id.as_bytes(), time: Timestamp(ms), numbers, texts: &[], truths: &[] };
+    let fact =
+        Fact { id: id.as_bytes(), time: Timestamp(ms), partition: 0, numbers, texts: &[], truths: &[] };
     judge.event(b"k", &fact, &mut |decision| {
         let Change::Raised(hit) = decision.change else { panic!("nothing is withdrawn in order") };
         alerts.push((decision.rule, hit.events, hit.is_warming));
@@ -210,7 +247,14 @@ fn different_texts_are_counted_exactly() {
         Store::default().supply(&mut judge, b"k");
         let (id, text) = (n.to_string(), (n / 2).to_string());
         let texts = [Some(text.as_bytes())];
-        let fact = Fact { id: id.as_bytes(), time: Timestamp(n), numbers: &[], texts: &texts, truths: &[] };
+        let fact = Fact {
+            id: id.as_bytes(),
+            time: Timestamp(n),
+            partition: 0,
+            numbers: &[],
+            texts: &texts,
+            truths: &[],
+        };
         judge.event(b"k", &fact, &mut |decision| {
             let Change::Raised(hit) = decision.change else { panic!("nothing is withdrawn in order") };
             alerts.push((n, hit.measured));

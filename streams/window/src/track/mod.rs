@@ -5,7 +5,6 @@
 //! | [`mod@self`] | inputs and what they do |
 //! | `cells` | which cells are needed, taking them, writing those that changed, what leaves memory |
 //! | `shelved` | the state of one key by itself, stored and read again: for cases |
-//! | `heard` | how far the partitions have come that the step has heard of |
 //!
 //! A key has its own watermark, as keys of windows do: its greatest event time less the disorder, of each side; the lesser of two
 //! sides counts. A side that is silent is moved by the clock of the slot ([`crate::agenda`]), to where something falls due and never
@@ -14,7 +13,6 @@
 //! Invariant: what comes out depends on the inputs alone, not on when cells were stored and loaded.
 
 mod cells;
-mod heard;
 mod shelved;
 #[cfg(test)]
 mod tests;
@@ -28,11 +26,11 @@ use hashbrown::HashMap;
 use crate::Corrupt;
 use crate::agenda::{Agenda, NOT_LISTED};
 use crate::encode::Reader;
+use crate::heard::Heard;
 use crate::ids::{Id, Remembered, id_of};
 use crate::rules::length;
 use crate::shelf::{Shelf, Stored};
 use crate::spec::Watermark;
-use heard::Heard;
 pub(crate) use shelved::Shelved;
 
 /// Events that are kept of one key. What comes beyond is set aside.

@@ -16,7 +16,7 @@ pub const PARTITIONS_MAX: usize = 1_024;
 
 /// The greatest event time of each partition, by sides.
 #[derive(Debug)]
-pub(super) struct Heard(Vec<BTreeMap<u64, i64>>);
+pub(crate) struct Heard(Vec<BTreeMap<u64, i64>>);
 
 impl Heard {
     pub fn new(sides: usize) -> Heard {
