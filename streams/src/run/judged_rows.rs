@@ -32,6 +32,8 @@ struct Waiting {
     step: String,
     time_ms: i64,
     key: String,
+    /// Its identity.
+    id: String,
     /// As topics have it, its identity before all else.
     row: String,
 }
@@ -44,7 +46,6 @@ pub(crate) struct WaitingRows {
     is_known: bool,
     is_stored: bool,
     is_changed: bool,
-    event: Event,
 }
 
 impl WaitingRows {
@@ -65,6 +66,7 @@ impl WaitingRows {
                 step: prepared.plan.steps[*step].name.to_string(),
                 time_ms: rows::time(row, row.start).ms(),
                 key: String::from_utf8_lossy(row.key).into_owned(),
+                id: String::from_utf8_lossy(&id).into_owned(),
                 row: String::from_utf8_lossy(&named).into_owned(),
             });
         }
@@ -116,12 +118,14 @@ impl Slot {
     /// again gives the same outputs the same causes.
     pub fn judge_rows(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
         let mut missing = Vec::new();
-        let WaitingRows { rows, event, .. } = &mut self.waiting;
-        for row in rows.iter().take(PORTION_ROWS) {
-            let seat = self.seats.iter_mut().find(|seat| *seat.name == *row.step);
-            if let Some(seat) = seat.filter(|seat| seat.fill_row(row, event)) {
-                seat.missing(event, &mut missing);
+        let mut portion = Vec::new();
+        for row in self.waiting.rows.iter().take(PORTION_ROWS) {
+            let place = self.seats.iter().position(|seat| *seat.name == *row.step);
+            let event = place.and_then(|place| self.seats[place].event_of(row));
+            if let Some((place, event)) = place.zip(event.as_ref()) {
+                self.seats[place].missing(event, &mut missing);
             }
+            portion.push((place, event));
         }
         if !missing.is_empty() {
             missing.sort_unstable();
@@ -130,13 +134,11 @@ impl Slot {
             return Applied::Missing;
         }
         let mut causes = Causes(cause);
-        for _ in 0..PORTION_ROWS {
+        for (place, event) in portion {
             let Some(row) = self.waiting.rows.pop_front() else { break };
             self.waiting.is_changed = true;
-            let place = self.seats.iter().position(|seat| *seat.name == *row.step);
             let Some(place) = place else { continue }; // the step is not there any more
-            let is_fit = self.seats[place].fill_row(&row, &mut self.waiting.event);
-            self.judge_row(prepared, place, &row, is_fit, &mut causes, effects);
+            self.judge_row(prepared, place, (&row, event.as_ref()), &mut causes, effects);
         }
         effects.by_clock = Some(ByClock::Derived);
         self.applied()
@@ -146,8 +148,7 @@ impl Slot {
         &mut self,
         prepared: &Prepared,
         place: usize,
-        row: &Waiting,
-        is_fit: bool,
+        (row, event): (&Waiting, Option<&Event>),
         causes: &mut Causes,
         effects: &mut Effects,
     ) {
@@ -155,8 +156,8 @@ impl Slot {
         let Seat { step: rules, judges, name, .. } = &mut self.seats[place];
         let (recorded_at, sequence) = (Timestamp(row.time_ms), causes.0.offset);
         let mut writer = Writer { prepared, rules, tally, causes, effects, recorded_at, sequence };
-        let mut judge = || judges.event(&self.waiting.event, &mut |said| writer.write(&said));
-        let (reason, watermark) = match is_fit.then(&mut judge) {
+        let outcome = event.map(|event| judges.event(event, &mut |said| writer.write(&said)));
+        let (reason, watermark) = match outcome {
             Some(Outcome::Accepted | Outcome::Duplicate) => return,
             Some(Outcome::Late(watermark)) => ("late", Some(watermark)),
             None => ("unassigned", None),
@@ -170,7 +171,7 @@ impl Slot {
                 out.extend_from_slice(b"late/");
                 out.extend_from_slice(name.as_bytes());
                 out.push(b'/');
-                out.extend_from_slice(&self.waiting.event.id);
+                out.extend_from_slice(row.id.as_bytes());
             },
             |out| late(name, row, reason, watermark, out),
         );
@@ -198,10 +199,11 @@ fn late(step: &str, row: &Waiting, reason: &str, watermark: Option<Timestamp>, o
 }
 
 impl Seat {
-    /// Fills a row in as an event; false when it cannot be one.
-    fn fill_row(&self, row: &Waiting, event: &mut Event) -> bool {
-        let is_fit = self.step.reader.json(row.row.as_bytes(), event).is_ok();
+    /// The row as an event; `None` when it cannot be one.
+    fn event_of(&self, row: &Waiting) -> Option<Event> {
+        let mut event = Event::default();
+        self.step.reader.json(row.row.as_bytes(), &mut event).ok()?;
         event.time = Timestamp(row.time_ms);
-        is_fit
+        Some(event)
     }
 }
