@@ -270,9 +270,7 @@ impl Slot {
             let step = &prepared.plan.steps[follow.step];
             for (side, from) in follow.sides.iter().enumerate().filter(|(_, (of, _))| *of == source) {
                 let passes = coming.gets_to(from.1);
-                let guard = prepared.plan.sources[source].watermark.future_guard;
-                let is_future = guard.is_some_and(|guard| routed.time() > record.appended_at + guard);
-                let (judged, watermark) = if is_future {
+                let (judged, watermark) = if prepared.is_future(record, routed.time()) {
                     ((Verdict::Late, "future"), None)
                 } else {
                     let writer = &mut Writer { prepared, follow, tally: &mut self.tally, causes, effects };

@@ -161,8 +161,7 @@ impl Slot {
         causes: &mut Causes,
         effects: &mut Effects,
     ) -> (Judged, Option<Timestamp>) {
-        let guard = prepared.source(record).watermark.future_guard;
-        if guard.is_some_and(|guard| routed.time() > record.appended_at + guard) {
+        if prepared.is_future(record, routed.time()) {
             return ((Verdict::Late, "future"), None);
         }
         if !filled.is_fit {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use granary_cluster::{Record, StreamId};
+use granary_core::Timestamp;
 
 use super::found::Frame;
 use super::rows::{Origin, Template};
@@ -112,6 +113,12 @@ impl Prepared {
     #[inline]
     pub fn source(&self, record: &Record<'_>) -> &Source {
         &self.plan.sources[self.plan.source_of(record.source)]
+    }
+
+    /// Whether a record's event is further ahead of the log's clock than its source allows.
+    pub fn is_future(&self, record: &Record<'_>, time: Timestamp) -> bool {
+        let guard = self.source(record).watermark.future_guard;
+        guard.is_some_and(|guard| time > record.appended_at + guard)
     }
 
     /// The partition that a record is of; strays come in partitions of another topic.

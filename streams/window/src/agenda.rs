@@ -211,7 +211,7 @@ impl Agenda {
         self.is_due_at(self.clock_ms)
     }
 
-    pub(crate) fn is_due_at(&self, ms: i64) -> bool {
+    fn is_due_at(&self, ms: i64) -> bool {
         self.dates.first_key_value().is_some_and(|(date, _)| *date <= ms)
     }
 

@@ -118,7 +118,7 @@ impl Judge {
 
     /// Looks at a key that was listed under this date.
     fn look_at(&mut self, name: &[u8], date: i64, out: &mut impl FnMut(Decision<'_>)) {
-        let newest = self.heard.newest().unwrap_or(Timestamp::MIN);
+        let Some(clock) = self.clock() else { return };
         let Judge { set, agenda, keys, hits, dirty, .. } = self;
         let (Some(agenda), Some(key)) = (agenda.as_mut(), keys.get_mut(name)) else { return };
         if key.listed != date {
@@ -133,7 +133,6 @@ impl Judge {
         if set.pace == Pace::OnWatermark {
             key.advance(&mut court, agenda.clock().ms().saturating_sub(set.lateness_ms));
         }
-        let clock = if is_over { newest } else { agenda.clock() };
         key.fall_silent(&mut court, clock.ms());
         if let Some(due) = key.waits_until(set).or_else(|| key.is_silent_at(set)).filter(|_| !is_over) {
             agenda.list(name, &mut key.listed, Timestamp(due));

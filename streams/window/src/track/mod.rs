@@ -157,8 +157,6 @@ pub struct Tracks<M: Machine> {
     loading: HashMap<Box<[u8]>, Track<M>, FixedState>,
     agenda: Agenda,
     heard: Heard,
-    /// How long the slot has stood silent since the last event, ms.
-    stood_ms: i64,
     /// The input has ended.
     has_ended: bool,
     has_root: bool,
@@ -181,7 +179,6 @@ impl<M: Machine> Tracks<M> {
             loading: HashMap::default(),
             agenda: Agenda::new(&[prefix, b"A"].concat(), RESOLUTION),
             heard: Heard::new(paces.len()),
-            stood_ms: 0,
             has_ended: false,
             has_root: false,
             is_root_dirty: false,
@@ -204,7 +201,6 @@ impl<M: Machine> Tracks<M> {
         if self.heard.see(side, partition, time.ms()) {
             self.is_root_dirty = true;
         }
-        self.stood_ms = 0;
         self.agenda.see(self.heard.level());
         let now_ms = self.agenda.clock().ms();
         let horizon = M::horizon(&self.of);
@@ -243,9 +239,7 @@ impl<M: Machine> Tracks<M> {
     /// Time passes while the slot stands at the end of all its inputs. How late it is then, when that makes something due: whoever
     /// decides that it is so late calls [`Tracks::set_clock`].
     pub fn pass(&mut self, stood: Span) -> Option<Timestamp> {
-        self.stood_ms = self.stood_ms.saturating_add_unsigned(stood.ms());
-        let now = Timestamp(self.heard.newest()?.ms().saturating_add(self.stood_ms));
-        (now > self.agenda.clock() && self.agenda.is_due_at(now.ms())).then_some(now)
+        self.agenda.pass(self.heard.newest()?, stood)
     }
 
     /// It is this late at least; what that makes due follows with [`Tracks::go_on`].
