@@ -57,6 +57,8 @@ pub struct Assembly {
     pub clock: Arc<dyn Clock>,
     /// Steps and kinds of earlier revisions that it goes on without on purpose.
     pub left_out: BTreeSet<String>,
+    /// With finite inputs: roll-ups up to this level end with them.
+    pub ending_level: u16,
 }
 
 impl Default for Assembly {
@@ -77,6 +79,7 @@ impl Default for Assembly {
             turn_max: None,
             clock: Arc::new(SystemClock::start()),
             left_out: BTreeSet::new(),
+            ending_level: 0,
         }
     }
 }
@@ -149,6 +152,7 @@ impl Assembly {
         planned()
             .map(|source| format!("source {} {}", source.name, source.topic))
             .chain(strays.map(|(topic, source)| format!("strays {} {topic}", source.name)))
+            .chain(self.rolled_topics().into_iter().map(|topic| format!("rolled {topic}")))
             .chain(listened.topics().map(|topic| format!("listened {topic}")))
             .collect()
     }
@@ -176,8 +180,9 @@ impl Assembly {
         let outputs = self.outputs();
         let set_aside: Vec<StreamId> =
             self.plan.iter().flat_map(|plan| SET_ASIDE.iter().filter_map(|name| plan.stream(name))).collect();
+        let rolled: Vec<StreamId> = self.plan.iter().flat_map(|plan| plan.rolled()).collect();
         let role = |id: StreamId| {
-            if outputs.strays.contains(&id) {
+            if outputs.strays.contains(&id) || rolled.contains(&id) {
                 Role::Internal
             } else if set_aside.contains(&id) || id == outputs.poisoned {
                 Role::SetAside
@@ -227,10 +232,11 @@ impl Assembly {
         config.turn_max = self.turn_max.unwrap_or(config.turn_max);
         let (plan, slots, poisoned) = (self.plan.clone(), self.slots, outputs.poisoned);
         let (planned, subscriptions) = (self.planned_sources(), Subscriptions::of(&self.kinds));
-        let strays = self.stray_topics();
+        let (strays, ending) = (self.stray_topics(), self.ending_level);
         config.pipeline = Arc::new(move || {
             let inner = plan.clone().map(|plan| {
-                Box::new(Slots::new(plan, slots).with_strays(strays.clone())) as Box<dyn Pipeline>
+                let slots = Slots::new(plan, slots).with_strays(strays.clone()).ending(ending);
+                Box::new(slots) as Box<dyn Pipeline>
             });
             Box::new(Subscribed::new(inner, planned, subscriptions.clone(), slots, poisoned))
         });
@@ -273,17 +279,19 @@ impl Assembly {
         Ok(())
     }
 
-    /// Sources of the plan and the topics their strays go to.
+    /// Sources of the plan, the topics their strays go to, and those of its roll-ups.
     fn planned_sources(&self) -> u16 {
-        self.plan.as_ref().map_or(0, |plan| 2 * plan.sources.len() as u16)
+        self.plan.as_ref().map_or(0, |plan| plan.source_count())
     }
 
     fn outputs(&self) -> Outputs {
         let mut streams = Vec::new();
         if let Some(plan) = &self.plan {
-            for (i, _) in plan.streams().iter().enumerate() {
-                let topic = plan.topic(StreamId(i as u16), &self.cluster);
-                streams.push(Stream::new(topic, self.sink_partitions));
+            let rolled: Vec<StreamId> = plan.rolled().collect();
+            for id in (0..plan.streams().len() as u16).map(StreamId) {
+                let is_rolled = rolled.contains(&id);
+                let partitions = if is_rolled { u32::from(self.slots) } else { self.sink_partitions };
+                streams.push(Stream::new(plan.topic(id, &self.cluster), partitions));
             }
         }
         let mut add = |topic: String, partitions: u32| {
@@ -315,8 +323,14 @@ impl Assembly {
         sources.map(|source| format!("granary.{}.rekeyed.{}", self.cluster, source.topic)).collect()
     }
 
-    /// Each source of the plan, then for each the topic of its strays, which one slot a partition reads, then what
-    /// grains listen to.
+    /// The topics in which rows come to the roll-ups of the plan.
+    fn rolled_topics(&self) -> Vec<String> {
+        let topics = |plan: &Arc<Plan>| plan.rolled().map(|id| plan.topic(id, &self.cluster)).collect();
+        self.plan.as_ref().map_or_else(Vec::new, topics)
+    }
+
+    /// Each source of the plan, then for each the topic of its strays, then what comes to roll-ups, of both of which one slot reads
+    /// a partition, then what grains listen to.
     fn sources(&self, backing: &Backing) -> Result<Vec<SourceSpec>> {
         let outputs = self.outputs();
         let mut specs = Vec::new();
@@ -326,7 +340,7 @@ impl Assembly {
             spec.strays = Some(outputs.strays[i]);
             specs.push(spec);
         }
-        for topic in self.stray_topics() {
+        for topic in self.stray_topics().into_iter().chain(self.rolled_topics()) {
             specs.push(self.log_source(backing, &topic, Start::Earliest)?);
         }
         for topic in Subscriptions::of(&self.kinds).topics() {

@@ -128,7 +128,7 @@ pub(crate) fn renumber(config: &mut Config, numbers: Numbers) {
 }
 
 /// In the place of a source that another revision reads. It has no partitions: what slots know of it stays as it is.
-fn nobodys() -> SourceSpec {
+pub(crate) fn nobodys() -> SourceSpec {
     SourceSpec {
         topic: String::new(),
         partitions: 0,

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_cluster::Store;
+use granary_cluster::{Batch, Log, Store};
 use granary_core::{Error, ErrorKind, KindInfo, Result, SlotId, Span};
-use granary_engine::{Handle, SourceSpec, Stats};
+use granary_engine::config::OpenSource;
+use granary_engine::{Handle, Source, SourceSpec, Stats};
 use granary_store::{Durability, Embedded, Export};
 use granary_streams::plan::Target;
 use granary_streams::run::counts::Counts;
@@ -16,6 +17,7 @@ use crate::assembly::{Assembly, Running};
 use crate::backing::Backing;
 use crate::files::FileSource;
 use crate::results;
+use crate::revisions::nobodys;
 
 /// The store of a run, below its output directory.
 pub const STORE_DIR: &str = ".granary";
@@ -74,42 +76,104 @@ pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result
     let plan = Arc::new(if verdicts { plan.with_verdicts() } else { plan });
     let files = files_of(&plan, &inputs)?;
     std::fs::create_dir_all(&out).map_err(|e| unwritable(&out, &e))?;
-    let assembly = Assembly {
+    let assembly = |level| Assembly {
         cluster: "run".into(),
         lanes,
         plan: Some(plan.clone()),
         sink_partitions: 1,
         durability,
-        kinds,
+        kinds: kinds.clone(),
         turn_max,
+        ending_level: level,
         ..Assembly::default()
     };
-    let store = assembly.open_store(&out.join(STORE_DIR))?;
+    let store = assembly(0).open_store(&out.join(STORE_DIR))?;
     check_same_run(&store, &plan, &files)?;
-    tell_where_it_stands(&store, assembly.slots)?;
-    let backing = Backing::embedded(store.clone(), assembly.slots)?;
-    let mut config = assembly.config(&backing)?;
-    config.finite = true;
-    config.batch_records_max = batch_records_max;
-    config.sources = files
-        .iter()
-        .enumerate()
-        .map(|(i, files)| SourceSpec {
-            topic: plan.sources[i].topic.to_string(),
-            partitions: files.len() as u32,
-            in_place: false,
-            starts: Vec::new(),
-            rewound: Vec::new(),
-            strays: None,
-            open: FileSource::opener(files.clone()),
-        })
-        .collect();
-    let running = Running::start(assembly, config, backing)?;
-    wait(&running.handle(), &mut progress).await;
-    let (counts, topics) = (running.counts()?, Topics::of(&running, &plan)?);
-    running.stop().await;
+    tell_where_it_stands(&store, assembly(0).slots)?;
+    let mut last = None;
+    // What comes to roll-ups has an end when all that is sent there was: level by level.
+    for level in 0..=plan.levels() {
+        let assembly = assembly(level);
+        let backing = Backing::embedded(store.clone(), assembly.slots)?;
+        let mut config = assembly.config(&backing)?;
+        config.finite = true;
+        config.batch_records_max = batch_records_max;
+        config.sources = sources(&plan, &files, level, &assembly, &backing)?;
+        let running = Running::start(assembly, config, backing)?;
+        wait(&running.handle(), level == plan.levels(), &mut progress).await;
+        last = Some((running.counts()?, Topics::of(&running, &plan)?));
+        running.stop().await;
+    }
+    let (counts, topics) = last.expect("there is one level at least");
     write_out(&store, &plan, &topics, &out, changes)?;
     Ok(counts)
+}
+
+/// The files, and what comes to the roll-ups up to a level as far as it was sent.
+fn sources(
+    plan: &Plan,
+    files: &[Vec<PathBuf>],
+    level: u16,
+    assembly: &Assembly,
+    backing: &Backing,
+) -> Result<Vec<SourceSpec>> {
+    let of_files = files.iter().enumerate().map(|(i, files)| SourceSpec {
+        topic: plan.sources[i].topic.to_string(),
+        partitions: files.len() as u32,
+        in_place: false,
+        starts: Vec::new(),
+        rewound: Vec::new(),
+        strays: None,
+        open: FileSource::opener(files.clone()),
+    });
+    // a file has no strays
+    let strays = plan.sources.iter().map(|_| nobodys());
+    let rolled = plan.rollups().zip(plan.rolled()).map(|((_, rollup), stream)| {
+        if rollup.level > level {
+            return Ok(nobodys());
+        }
+        let topic = plan.topic(stream, &assembly.cluster);
+        let ends = (0..u32::from(assembly.slots)).map(|partition| Ok(backing.log.bounds(&topic, partition)?.1));
+        let ends = ends.collect::<Result<Vec<u64>>>()?;
+        Ok(SourceSpec {
+            partitions: ends.len() as u32,
+            in_place: true,
+            open: Written::opener(backing.log.clone(), topic.clone(), ends),
+            topic,
+            ..nobodys()
+        })
+    });
+    of_files.chain(strays).map(Ok).chain(rolled).collect()
+}
+
+/// A topic as far as it was written when the run came to it.
+struct Written {
+    log: Arc<dyn Log>,
+    topic: String,
+    partition: u32,
+    end: u64,
+}
+
+impl Written {
+    fn opener(log: Arc<dyn Log>, topic: String, ends: Vec<u64>) -> OpenSource {
+        Arc::new(move |partition| {
+            let end = ends[partition as usize];
+            Ok(Box::new(Written { log: log.clone(), topic: topic.clone(), partition, end }))
+        })
+    }
+}
+
+impl Source for Written {
+    fn read(&mut self, from: u64, bytes_max: usize, batch: &mut Batch) -> Result<()> {
+        if from >= self.end {
+            return Ok(());
+        }
+        self.log.read(&self.topic, self.partition, from, bytes_max, batch)
+    }
+
+    fn has_ended(&mut self, at: u64) -> Result<bool> {
+        Ok(at >= self.end)
+    }
 }
 
 /// Logs how far the slots have come: where reading will go on.
@@ -125,12 +189,12 @@ fn tell_where_it_stands(store: &Embedded, slots: u16) -> Result<()> {
     Ok(())
 }
 
-async fn wait(handle: &Handle, progress: &mut impl FnMut(Progress)) {
+async fn wait(handle: &Handle, is_last: bool, progress: &mut impl FnMut(Progress)) {
     let finished = handle.finished();
     tokio::pin!(finished);
     loop {
         let is_finished = tokio::time::timeout(PROGRESS_EVERY, &mut finished).await.is_ok();
-        progress(Progress { stats: handle.stats(), is_finished });
+        progress(Progress { stats: handle.stats(), is_finished: is_finished && is_last });
         if is_finished {
             return;
         }

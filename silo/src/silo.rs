@@ -351,7 +351,7 @@ fn unreachable(address: &str, e: &std::io::Error) -> Error {
 impl Assembly {
     /// Sinks, set-aside streams and what grains emit to, each with its topic.
     pub fn named_topics(&self) -> BTreeMap<String, String> {
-        let planned = self.plan.iter().flat_map(|plan| plan.streams().to_vec());
+        let planned = self.plan.iter().flat_map(|plan| plan.shown_streams().map(str::to_owned));
         let own = [crate::assembly::ALERTS, "poisoned", granary_alerts::endpoint::DEAD].map(String::from);
         let emitted = self.emits.iter().map(|(name, _)| name.clone());
         planned

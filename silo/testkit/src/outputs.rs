@@ -34,10 +34,15 @@ pub(crate) struct Outputs {
 }
 
 impl Parts {
-    /// Topics written have one partition: what is read back has one order. Those of strays have one for each slot.
+    /// Topics written have one partition: what is read back has one order. Those of strays and roll-ups have one for each slot.
     pub fn outputs(&self) -> Outputs {
         let planned = self.plan.iter().flat_map(|plan| {
-            (0..plan.streams().len()).map(|no| Stream::new(plan.topic(StreamId(no as u16), CLUSTER), 1))
+            let rolled: Vec<StreamId> = plan.rolled().collect();
+            let ids = (0..plan.streams().len() as u16).map(StreamId);
+            ids.map(move |id| {
+                let partitions = if rolled.contains(&id) { u32::from(self.slots) } else { 1 };
+                Stream::new(plan.topic(id, CLUSTER), partitions)
+            })
         });
         let mut streams: Vec<Stream> = planned.collect();
         let mut add = |topic: String, partitions: u32| {
@@ -74,7 +79,8 @@ impl Parts {
         config.sources = self.sources(log, &outputs, &subscriptions)?;
         config.eager = self.plan.iter().flat_map(|plan| plan.eager_streams()).collect();
         let (plan, slots, poisoned) = (self.plan.clone(), self.slots, outputs.poisoned);
-        let (strays, planned) = (self.stray_topics(), 2 * outputs.strays.len() as u16);
+        let planned = self.plan.as_ref().map_or(0, |plan| plan.source_count());
+        let strays = self.stray_topics();
         config.streams = outputs.named;
         config.pipeline = Arc::new(move || {
             let inner = plan.clone().map(|plan| {
@@ -90,7 +96,12 @@ impl Parts {
         sources.map(|source| format!("granary.{CLUSTER}.rekeyed.{}", source.topic)).collect()
     }
 
-    /// Each source of the plan, then for each the topic of its strays, then what grains listen to.
+    fn rolled_topics(&self) -> Vec<String> {
+        let topics = |plan: &Arc<Plan>| plan.rolled().map(|id| plan.topic(id, CLUSTER)).collect();
+        self.plan.as_ref().map_or_else(Vec::new, topics)
+    }
+
+    /// Each source of the plan, then for each the topic of its strays, then what comes to roll-ups, then what grains listen to.
     fn sources(
         &self,
         log: &Arc<Memory>,
@@ -104,7 +115,7 @@ impl Parts {
             spec.strays = Some(outputs.strays[i]);
             specs.push(spec);
         }
-        for topic in self.stray_topics() {
+        for topic in self.stray_topics().into_iter().chain(self.rolled_topics()) {
             specs.push(self.source(log, &topic)?);
         }
         for topic in subscriptions.topics() {

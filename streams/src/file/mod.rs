@@ -6,6 +6,7 @@ mod join;
 pub(crate) mod mistake;
 mod pattern;
 pub(crate) mod read;
+mod rollup;
 mod sink;
 mod source;
 mod step;

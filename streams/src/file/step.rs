@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::mistake::{Mistakes, Place};
 use super::read::{self, Map};
 use super::yaml::{Node, Value};
-use super::{join, pattern, window};
+use super::{join, pattern, rollup, window};
 use crate::plan::expression::{Expression, Group, Unfit};
 use crate::plan::{
     Bundle, Column, ColumnKind, Does, EventTime, Filter, From, RulesStep, Source, Step, WindowStep,
@@ -67,7 +67,7 @@ impl Scope<'_> {
 const DROPS_MAX: u64 = 1_000_000;
 
 /// What later versions do in a step.
-const NOT_YET: [&str; 4] = ["rank", "enrich", "deduplicate", "migrate"];
+const NOT_YET: [&str; 3] = ["enrich", "deduplicate", "migrate"];
 
 /// One step.
 pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mistakes) -> Option<Step> {
@@ -85,6 +85,18 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     let rules = map.get("rules");
     let is_pattern = map.get("pattern").is_some();
     let is_window = ["window", "aggregates", "by"].iter().any(|name| map.get(name).is_some());
+    if let Some(From::Step(i)) = from
+        && (scope.steps[i].window().is_some() || scope.steps[i].rollup().is_some())
+        && rules.is_none()
+    {
+        return rollup::read(name, node, map, i, scope, mistakes);
+    }
+    for (of_rows, what) in [("rank", "the rows of windows"), ("key", "rows of windows under another key")] {
+        if map.get(of_rows).is_some() {
+            let message = format!("`{of_rows}` is for a step that reads {what}: `from` names no step with windows");
+            mistakes.add(node.place, message);
+        }
+    }
     if let (Some(node), Some(From::Step(i))) = (from_node, from)
         && !scope.steps[i].passes_events()
         && (rules.is_none() || !has_ends(&scope.steps[i]))

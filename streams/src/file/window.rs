@@ -149,7 +149,7 @@ fn by(
     by
 }
 
-fn window(node: &Node, mistakes: &mut Mistakes) -> Option<Window> {
+pub(super) fn window(node: &Node, mistakes: &mut Mistakes) -> Option<Window> {
     let mut map = Map::new(node, "window", mistakes);
     let kind = map.need("type", mistakes).and_then(|node| read::word(node, "type", &TYPES, mistakes));
     let window = kind.and_then(|kind| match kind {
@@ -255,7 +255,7 @@ fn dedup(node: &Node, columns: Option<&[Column]>, mistakes: &mut Mistakes) -> Op
     Some((Dedup { horizon: horizon? }, id))
 }
 
-fn aggregates(
+pub(super) fn aggregates(
     node: &Node,
     columns: Option<&[Column]>,
     taken: &[&str],

@@ -6,6 +6,7 @@
 pub mod expression;
 mod follow;
 mod revision;
+mod rollup;
 mod rules;
 mod shape;
 
@@ -20,6 +21,8 @@ use expression::Expression;
 pub use follow::{JoinSide, JoinStep, PatternStep, State};
 pub(crate) use follow::{column_of, columns_of_stage};
 pub use revision::{Bundle, REVISION_BYTES_MAX};
+pub use rollup::RollupStep;
+pub(crate) use rollup::{ALL, Member, Rows, stream_of, time_of, unfit as unfit_for_rollup};
 pub use rules::RulesStep;
 
 /// The set-aside streams every plan has, after those of its sinks.
@@ -191,6 +194,8 @@ pub enum Does {
     Pattern(Box<PatternStep>),
     /// A join; what the step reads from is its left side.
     Join(Box<JoinStep>),
+    /// Totals over the rows of windows.
+    Rollup(Box<RollupStep>),
 }
 
 /// A condition on an event.
@@ -297,7 +302,8 @@ impl Plan {
     pub(crate) fn assemble(name: &str, sources: Vec<Source>, steps: Vec<Step>, sinks: Vec<Sink>) -> Plan {
         let alerts = if steps.iter().any(|step| step.rules().is_some()) { &ALERTS[..] } else { &[] };
         let names = sinks.iter().map(|sink| &*sink.name).chain(SET_ASIDE).chain(alerts.iter().copied());
-        let streams = names.map(str::to_owned).collect();
+        let rolled = steps.iter().filter(|step| step.rollup().is_some()).map(|step| stream_of(&step.name));
+        let streams = names.map(str::to_owned).chain(rolled).collect();
         Plan { name: name.into(), sources, steps, sinks, streams }
     }
 
@@ -312,7 +318,7 @@ impl Plan {
     }
 
     /// The names of the output streams by [`StreamId`]: one for each sink, in their order, then [`SET_ASIDE`], then
-    /// [`ALERTS`] of a plan with rules.
+    /// [`ALERTS`] of a plan with rules, then what comes to its roll-ups.
     pub fn streams(&self) -> &[String] {
         &self.streams
     }
@@ -399,9 +405,16 @@ impl Step {
         if let Does::Join(join) = &self.does { Some(join) } else { None }
     }
 
-    /// The state of a pattern or a join.
+    /// Its roll-up, if it is one.
+    pub fn rollup(&self) -> Option<&RollupStep> {
+        if let Does::Rollup(rollup) = &self.does { Some(rollup) } else { None }
+    }
+
+    /// The state of a pattern, a join or a roll-up.
     pub fn state(&self) -> Option<&State> {
-        self.pattern().map(|pattern| &pattern.state).or(self.join().map(|join| &join.state))
+        let of_pattern = self.pattern().map(|pattern| &pattern.state);
+        let of_join = self.join().map(|join| &join.state);
+        of_pattern.or(of_join).or(self.rollup().map(|rollup| &rollup.state))
     }
 
     /// Whether others can read what comes out of it as they read events.

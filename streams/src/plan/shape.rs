@@ -43,7 +43,8 @@ impl Plan {
         let pattern = step
             .pattern()
             .map(|pattern| format!("1 pattern key={} {}", key_name(self, step), pattern.shape()));
-        pattern.or_else(|| {
+        let rollup = || step.rollup().map(|rollup| rollup.shape(&self.steps[rollup.of].name));
+        pattern.or_else(rollup).or_else(|| {
             let join = step.join()?;
             let [left, right] = join.sides.each_ref().map(|side| source_key_name(self, side.source));
             Some(format!("1 join key={left},{right} {}", join.shape()))

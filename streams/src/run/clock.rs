@@ -2,6 +2,7 @@
 
 use granary_cluster::{Applied, ByClock, Cause, Effects, Failure};
 use granary_core::{Span, Timestamp, codec};
+use granary_window::rollup::Rollup;
 use granary_window::{Early, Input, Operator, PORTION_WINDOWS, Row};
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ enum Decided {
         /// The same for patterns and joins, by their places.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         followers: Vec<(u16, i64)>,
+        /// The roll-ups that the slot holds back no longer, by their places.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        rolled: Vec<u16>,
     },
     /// These keys of an operator were silent.
     Keys { operator: u16, keys: Vec<Box<[u8]>> },
@@ -61,6 +65,7 @@ impl Slot {
         self.judges_lack_roots(effects);
         self.waiting.missing(prepared, &mut effects.missing);
         self.followers_lack_roots(effects);
+        self.rollups_lack_roots(effects);
         if effects.missing.len() > missing {
             return Ok(Applied::Missing);
         }
@@ -81,14 +86,17 @@ impl Slot {
         let heard = self.numbers(waits_for_the_wall_clock);
         let silent = self.numbers(Operator::is_idle_stream);
         let (judges, followers) = (self.judges_stand(stood), self.followers_stand(stood));
-        if heard.is_empty() && silent.is_empty() && judges.is_empty() && followers.is_empty() {
+        let rolled = self.rollups_stand(prepared, stood);
+        let is_nothing = heard.is_empty() && silent.is_empty() && judges.is_empty() && followers.is_empty();
+        if is_nothing && rolled.is_empty() {
             return Ok(self.applied());
         }
         self.set_clocks(&judges);
         self.set_followers(&followers);
         self.time_passes(prepared, now, &heard, &silent, cause, effects)?;
+        self.report(prepared, cause, &rolled, effects);
         effects.by_clock =
-            Some(Decided::Time { now_ms: now.ms(), heard, silent, judges, followers }.into_step());
+            Some(Decided::Time { now_ms: now.ms(), heard, silent, judges, followers, rolled }.into_step());
         Ok(self.applied())
     }
 
@@ -134,7 +142,7 @@ impl Slot {
             .map_err(|error| Failure { message: format!("an input of the clock: {error}") })?;
         let missing = effects.missing.len();
         match &decided {
-            Decided::Time { now_ms, heard, silent, judges, followers } => {
+            Decided::Time { now_ms, heard, silent, judges, followers, rolled } => {
                 let now = Timestamp(*now_ms);
                 for (i, operator) in (0..).zip(&mut self.operators) {
                     if heard.contains(&i) {
@@ -151,14 +159,17 @@ impl Slot {
                 if !followers.is_empty() {
                     self.followers_lack_roots(effects);
                 }
+                self.rollups_lack_roots(effects);
                 if effects.missing.len() > missing {
                     return Ok(Applied::Missing);
                 }
                 self.set_clocks(judges);
                 self.set_followers(followers);
                 self.time_passes(prepared, now, heard, silent, cause, effects)?;
+                self.report(prepared, cause, rolled, effects);
             }
             Decided::Keys { operator, keys } => {
+                self.rollups_lack_roots(effects);
                 let i = usize::from(*operator);
                 let Some(operator) = self.operators.get_mut(i) else {
                     return Err(Failure {
@@ -182,6 +193,7 @@ impl Slot {
                 if let Some(failed) = failed {
                     return Err(failed);
                 }
+                self.report(prepared, cause, &[], effects);
             }
         }
         effects.by_clock = Some(decided.into_step());
@@ -189,13 +201,14 @@ impl Slot {
     }
 
     /// The input has ended: what that makes due comes with [`Slot::go_on`].
-    pub fn end(&mut self, effects: &mut Effects) -> Applied {
+    pub fn end(&mut self, prepared: &Prepared, effects: &mut Effects) -> Applied {
         let missing = effects.missing.len();
         for operator in &mut self.operators {
             operator.missing(&Input::End, &mut effects.missing);
         }
         self.judges_lack_roots(effects);
         self.followers_lack_roots(effects);
+        self.rollups_lack_roots(effects);
         if effects.missing.len() > missing {
             return Applied::Missing;
         }
@@ -204,11 +217,30 @@ impl Slot {
         }
         self.seats.iter_mut().for_each(|seat| seat.judges.end());
         self.followers.iter_mut().for_each(Follower::end);
+        self.end_rollups(prepared, prepared.ending_level);
         self.applied()
     }
 
     /// The next portion of what is due: of the first step that has any.
     pub fn go_on(
+        &mut self,
+        prepared: &Prepared,
+        cause: Cause,
+        effects: &mut Effects,
+    ) -> Result<Applied, Failure> {
+        let missing = effects.missing.len();
+        self.rollups_lack_roots(effects);
+        if effects.missing.len() > missing {
+            return Ok(Applied::Missing);
+        }
+        let applied = self.next_portion(prepared, cause, effects)?;
+        if effects.by_clock.is_some() {
+            self.report(prepared, cause, &[], effects);
+        }
+        Ok(applied)
+    }
+
+    fn next_portion(
         &mut self,
         prepared: &Prepared,
         cause: Cause,
@@ -255,7 +287,7 @@ impl Slot {
         failed.map_or(Ok(self.applied()), Err)
     }
 
-    /// The next portion of what is due for rules, then for patterns and joins.
+    /// The next portion of what is due for rules, then for patterns and joins, then for roll-ups.
     fn go_on_by_agenda(&mut self, prepared: &Prepared, cause: Cause, effects: &mut Effects) -> Applied {
         let missing = effects.missing.len();
         self.judges_lack_roots(effects);
@@ -267,6 +299,8 @@ impl Slot {
             self.judge_due(prepared, &mut Causes(cause), effects)
         } else if self.followers.iter().any(Follower::is_due) {
             self.follow_due(prepared, &mut Causes(cause), effects)
+        } else if self.rollups.iter().any(Rollup::is_due) {
+            self.roll_due(prepared, &mut Causes(cause), effects)
         } else {
             return Applied::Done;
         };
@@ -282,6 +316,7 @@ impl Slot {
         let is_closing = self.operators.iter().any(Operator::is_closing);
         let is_closing = is_closing || self.has_due() || !self.waiting.is_empty();
         let is_closing = is_closing || self.followers.iter().any(Follower::is_due);
+        let is_closing = is_closing || self.rollups.iter().any(Rollup::is_due);
         if is_closing || self.idle.iter().any(|idle| !idle.is_empty()) {
             Applied::More
         } else {

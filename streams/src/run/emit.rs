@@ -7,7 +7,7 @@ use granary_window::{Output, Row};
 use super::counts::Tally;
 use super::judged_rows::WaitingRows;
 use super::prepared::{Prepared, Window};
-use super::{pack, rows};
+use super::{pack, rolled, rows};
 use crate::plan::Target;
 
 /// Numbers the outputs of one input.
@@ -45,6 +45,8 @@ pub(crate) struct Emit<'a> {
 impl Output for Emit<'_> {
     fn result(&mut self, row: Row<'_>) {
         self.waiting.push(self.prepared, self.window, &row);
+        let Window { template, rows: has, rolled_by, .. } = self.window;
+        rolled::send(self.prepared, rolled_by, (&row, template, has), self.causes, self.effects);
         let plan = &self.prepared.plan;
         let template = &self.window.template;
         for sink in &self.window.sinks {

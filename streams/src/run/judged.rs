@@ -258,9 +258,10 @@ impl Slot {
         self.seats.iter().map(|seat| seat.judges.open_cells() + usize::from(seat.is_changed)).sum()
     }
 
-    /// Operators, judges, cases, patterns and joins.
+    /// Operators, judges, cases, patterns, joins and roll-ups.
     pub fn parts(&mut self) -> usize {
-        self.operators.len() + self.each_judge().count() + self.seats.len() + self.followers.len()
+        let others = self.seats.len() + self.followers.len() + self.rollups.len();
+        self.operators.len() + self.each_judge().count() + others
     }
 }
 

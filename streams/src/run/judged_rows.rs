@@ -167,35 +167,13 @@ impl Slot {
             causes.next(),
             recorded_at,
             row.key.as_bytes(),
+            |out| rows::late_id(name, row.id.as_bytes(), out),
             |out| {
-                out.extend_from_slice(b"late/");
-                out.extend_from_slice(name.as_bytes());
-                out.push(b'/');
-                out.extend_from_slice(row.id.as_bytes());
+                let (key, event) = (row.key.as_bytes(), row.row.as_bytes());
+                rows::LateRow { step: name, reason, key, time: recorded_at, watermark, event }.write(out);
             },
-            |out| late(name, row, reason, watermark, out),
         );
     }
-}
-
-/// What is set aside of a row that rules cannot judge.
-fn late(step: &str, row: &Waiting, reason: &str, watermark: Option<Timestamp>, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"{\"reason\":");
-    text::string(out, reason.as_bytes());
-    out.extend_from_slice(b",\"step\":");
-    text::string(out, step.as_bytes());
-    out.extend_from_slice(b",\"key\":");
-    text::string(out, row.key.as_bytes());
-    out.extend_from_slice(b",\"event_time\":");
-    text::int(out, row.time_ms);
-    out.extend_from_slice(b",\"watermark\":");
-    match watermark {
-        Some(watermark) => text::int(out, watermark.ms()),
-        None => out.extend_from_slice(b"null"),
-    }
-    out.extend_from_slice(b",\"event\":");
-    out.extend_from_slice(row.row.as_bytes());
-    out.push(b'}');
 }
 
 impl Seat {

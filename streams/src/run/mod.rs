@@ -9,6 +9,7 @@
 //! | `emit` | rows on their way to the sinks |
 //! | `judged`, `judged_rows` | what rules say of a record, and of the row of a window |
 //! | `follow`, `found` | what patterns and joins find, and its rows |
+//! | `rolled` | totals over the rows of windows |
 //! | `rows` | rows and identities, written straight into the outbox |
 //! | `ask` | answers of `Window/...` and `Device/...` |
 //! | [`counts`] | what became of the records |
@@ -26,6 +27,7 @@ mod judged;
 mod judged_rows;
 mod pack;
 mod prepared;
+mod rolled;
 mod route;
 mod rows;
 mod segments;
@@ -41,6 +43,7 @@ pub use ask::{DEVICE, GET, WINDOW};
 pub use counts::{Counts, Verdict};
 
 use granary_window::Operator;
+use granary_window::rollup::Rollup;
 
 use crate::plan::Plan;
 use follow::Follower;
@@ -70,7 +73,7 @@ impl Slots {
     /// No slot is in memory yet. `slots` is the number of slots of the cluster.
     pub fn new(plan: Arc<Plan>, slots: u16) -> Slots {
         Slots {
-            prepared: Prepared::new(plan),
+            prepared: Prepared::new(plan, slots),
             slots: (0..slots).map(|_| None).collect(),
             chunk: Chunk::default(),
             at: 0,
@@ -82,6 +85,13 @@ impl Slots {
     #[must_use]
     pub fn with_strays(mut self, topics: Vec<String>) -> Slots {
         self.prepared.strays = topics;
+        self
+    }
+
+    /// Told that their inputs have ended, they end roll-ups up to this level too: all that comes to those was read.
+    #[must_use]
+    pub fn ending(mut self, level: u16) -> Slots {
+        self.prepared.ending_level = level;
         self
     }
 
@@ -102,9 +112,13 @@ impl Slots {
 
     fn slot(&mut self, slot: SlotId) -> (&mut Slot, &Prepared, &mut Buffers) {
         let Slots { prepared, slots, buffers, .. } = self;
-        let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
-        (slot, prepared, buffers)
+        (in_memory(slots, prepared, slot), prepared, buffers)
     }
+}
+
+/// The slot's memory, empty when it has none yet.
+fn in_memory<'s>(slots: &'s mut [Option<Box<Slot>>], prepared: &Prepared, slot: SlotId) -> &'s mut Slot {
+    slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared, slot)))
 }
 
 fn sinks(prepared: &Prepared) -> impl Iterator<Item = &str> {
@@ -118,6 +132,10 @@ impl Pipeline for Slots {
 
     fn route_at(&mut self, place: usize, record: &Record<'_>) -> SlotId {
         self.at = place;
+        if self.prepared.plan.rollup_of(record.source).is_some() {
+            self.chunk.pass_over(place);
+            return rolled::slot(record, self.slots.len() as u16);
+        }
         self.chunk.read(place, &self.prepared.plan, record);
         self.chunk.at(place).slot(record, self.slots.len() as u16)
     }
@@ -132,7 +150,7 @@ impl Pipeline for Slots {
 
     fn routed_key(&self, record: &Record<'_>) -> Vec<u8> {
         let routed = self.chunk.at(self.at);
-        if routed.is_refused() {
+        if routed.is_refused() || self.prepared.plan.rollup_of(record.source).is_some() {
             return record.key.unwrap_or_default().to_vec();
         }
         routed.key(record.value).to_vec()
@@ -144,17 +162,24 @@ impl Pipeline for Slots {
         record: &Record<'_>,
         effects: &mut Effects,
     ) -> Result<Applied, Failure> {
+        if let Some(place) = self.prepared.plan.rollup_of(record.source) {
+            let (slot, prepared, ..) = self.slot(slot);
+            return slot.roll(prepared, place, record, effects);
+        }
         debug_assert!(self.chunk.holds(self.at, record), "the record applied is the one routed last");
         let Slots { prepared, slots, chunk, at, buffers } = self;
-        let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
+        let slot = in_memory(slots, prepared, slot);
         slot.apply(prepared, chunk.at(*at), record, buffers, effects)
     }
 
     fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
         let Slots { prepared, slots, chunk, buffers, .. } = self;
-        if chunk.holds(place, record) && !chunk.at(place).is_refused() {
-            let memory = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
-            let mut effects = Effects::default();
+        let mut effects = Effects::default();
+        if let Some(place) = prepared.plan.rollup_of(record.source) {
+            in_memory(slots, prepared, slot).roll_foresees(place, record, &mut effects);
+            foreseen.cells.extend(effects.missing.into_iter().map(|cell| (slot, cell)));
+        } else if chunk.holds(place, record) && !chunk.at(place).is_refused() {
+            let memory = in_memory(slots, prepared, slot);
             memory.lacks_cells(prepared, chunk.at(place), record, buffers, &mut effects);
             foreseen.cells.extend(effects.missing.into_iter().map(|cell| (slot, cell)));
         }
@@ -179,13 +204,21 @@ impl Pipeline for Slots {
                 Error::new(ErrorKind::Codec, format!("a cell of a pattern or a join: {corrupt}"))
             });
         }
+        if let Some(rollup) = slot.rollups.iter_mut().find(|rollup| cell.starts_with(rollup.prefix())) {
+            let supplied = rollup.supply(cell, value);
+            return supplied
+                .map_err(|corrupt| Error::new(ErrorKind::Codec, format!("a cell of a roll-up: {corrupt}")));
+        }
         let cell = String::from_utf8_lossy(cell);
         Err(Error::new(ErrorKind::NotFound, format!("the cell `{cell}` belongs to no step of the plan")))
     }
 
     fn poison(&mut self, slot: SlotId, record: &Record<'_>, reason: &str, effects: &mut Effects) {
         let (slot, prepared, ..) = self.slot(slot);
-        slot.poison(prepared, record, reason, effects);
+        match prepared.plan.rollup_of(record.source) {
+            Some(place) => slot.poison_rolled(prepared, place, record, reason, effects),
+            None => slot.poison(prepared, record, reason, effects),
+        }
     }
 
     fn tick(
@@ -201,7 +234,8 @@ impl Pipeline for Slots {
 
     fn end(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
         let _ = cause;
-        Ok(self.slot(slot).0.end(effects))
+        let (slot, prepared, ..) = self.slot(slot);
+        Ok(slot.end(prepared, effects))
     }
 
     fn go_on(&mut self, slot: SlotId, cause: Cause, effects: &mut Effects) -> Result<Applied, Failure> {
@@ -227,6 +261,7 @@ impl Pipeline for Slots {
                 + slot.open_judges()
                 + slot.waiting.open_cells()
                 + slot.followers.iter().map(Follower::open_cells).sum::<usize>()
+                + slot.rollups.iter().map(Rollup::open_cells).sum::<usize>()
         };
         slot.map_or(0, |slot| of(slot))
     }
@@ -242,6 +277,7 @@ impl Pipeline for Slots {
         slot.waiting.seal(&mut put);
         slot.each_cases().for_each(|cases| cases.seal(n.0, &mut put));
         slot.followers.iter_mut().for_each(|follower| follower.seal(n.0, &mut put));
+        slot.rollups.iter_mut().for_each(|rollup| rollup.seal(n.0, &mut put));
         for (key, value) in slot.seats.iter_mut().filter_map(Seat::seal) {
             put(&key, Some(&value));
         }
@@ -256,6 +292,7 @@ impl Pipeline for Slots {
             slot.each_judge().for_each(|judge| judge.acknowledged(n.0));
             slot.each_cases().for_each(|cases| cases.acknowledged(n.0));
             slot.followers.iter_mut().for_each(|follower| follower.acknowledged(n.0));
+            slot.rollups.iter_mut().for_each(|rollup| rollup.acknowledged(n.0));
         }
     }
 
@@ -301,6 +338,9 @@ impl Pipeline for Slots {
         }
         for follower in self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.followers) {
             follower.evict(share(follower.memory_bytes()), looks_max.max(1));
+        }
+        for rollup in self.slots.iter_mut().flatten().flat_map(|slot| &mut slot.rollups) {
+            rollup.evict(share(rollup.memory_bytes()), looks_max.max(1));
         }
     }
 

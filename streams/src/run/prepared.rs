@@ -6,8 +6,9 @@ use granary_cluster::{Record, StreamId};
 use granary_core::Timestamp;
 
 use super::found::Frame;
+use super::rolled::{Rolled, homes, rolling};
 use super::rows::{Origin, Template};
-use crate::plan::{From, Plan, Source, Step, WindowStep};
+use crate::plan::{From, Plan, Rows, Source, Step, WindowStep};
 
 /// What is prepared once for all slots of a lane.
 #[derive(Debug)]
@@ -19,6 +20,14 @@ pub(crate) struct Prepared {
     pub rules: Vec<usize>,
     /// The patterns and joins.
     pub follows: Vec<Follow>,
+    /// The roll-ups.
+    pub rolled: Vec<Rolled>,
+    /// With roll-ups: for each slot a key that belongs to it.
+    pub homes: Vec<Box<[u8]>>,
+    /// How many slots the cluster has.
+    pub slots: u16,
+    /// What ends when the slot is told that its inputs have: windows, and roll-ups up to this level.
+    pub ending_level: u16,
     /// The streams of their alerts: of live rules, of those in shadow. As results they are counted after the sinks.
     pub alerts: [Option<StreamId>; 2],
     pub rejected: StreamId,
@@ -35,8 +44,12 @@ pub(crate) struct Window {
     pub step: usize,
     pub template: Template,
     pub sinks: Vec<usize>,
+    /// What its rows hold.
+    pub rows: Rows,
     /// The steps of rules that judge its rows.
     pub judged_by: Vec<usize>,
+    /// The roll-ups that read its rows.
+    pub rolled_by: Vec<usize>,
     /// Whether another window step reads the same source: then late rows name their step.
     pub has_siblings: bool,
 }
@@ -69,19 +82,26 @@ impl Follow {
 }
 
 impl Prepared {
-    pub fn new(plan: Arc<Plan>) -> Prepared {
+    pub fn new(plan: Arc<Plan>, slots: u16) -> Prepared {
         let windows: Vec<(usize, &Step, &WindowStep)> =
             plan.steps.iter().enumerate().filter_map(|(i, step)| Some((i, step, step.window()?))).collect();
-        let windows = windows
+        let windows: Vec<Window> = windows
             .iter()
-            .map(|(i, step, window)| Window {
-                step: *i,
-                template: Template::new(&plan, step, window),
-                sinks: sinks_of(&plan, From::Step(*i)),
-                judged_by: judging(&plan, *i),
-                has_siblings: windows.iter().any(|(j, other, _)| i != j && other.source == step.source),
+            .map(|(i, step, window)| {
+                let rows = Rows::of(&plan.sources, &plan.steps, *i).expect("windows have rows");
+                let names_end = matches!(window.spec.window, granary_window::Window::Cumulate { .. });
+                Window {
+                    step: *i,
+                    template: Template::new(&step.name, &rows, names_end),
+                    rows,
+                    sinks: sinks_of(&plan, From::Step(*i)),
+                    judged_by: judging(&plan, *i),
+                    rolled_by: rolling(&plan, *i),
+                    has_siblings: windows.iter().any(|(j, other, _)| i != j && other.source == step.source),
+                }
             })
             .collect();
+        let rolled = Rolled::all(&plan, &windows.iter().map(|window| window.step).collect::<Vec<_>>());
         let of = |name| plan.stream(name);
         let always = "every plan has the set-aside streams";
         let rules = plan.steps.iter().enumerate().filter(|(_, step)| step.rules().is_some());
@@ -94,6 +114,10 @@ impl Prepared {
                 .enumerate()
                 .filter_map(|(i, step)| Follow::of(&plan, i, step))
                 .collect(),
+            homes: if rolled.is_empty() { Vec::new() } else { homes(slots) },
+            rolled,
+            slots,
+            ending_level: 0,
             alerts: crate::plan::ALERTS.map(of),
             rejected: of("rejected").expect(always),
             late: of("late").expect(always),

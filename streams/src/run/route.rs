@@ -85,6 +85,14 @@ impl Chunk {
         self.heads.push(head);
     }
 
+    /// The record at this place is none of a source: there is nothing to decode.
+    pub fn pass_over(&mut self, place: usize) {
+        if self.heads.len() > place {
+            *self = Chunk::default();
+        }
+        self.heads.resize_with(place + 1, Head::default);
+    }
+
     /// The record at a place, which was read.
     #[inline]
     pub fn at(&self, place: usize) -> Routed<'_> {
@@ -191,7 +199,7 @@ impl Reading {
 
     fn stage(&mut self, step: &Step, record: &Record<'_>) -> Result<bool, Box<Reject>> {
         match &step.does {
-            Does::Window(_) | Does::Rules(_) | Does::Pattern(_) | Does::Join(_) => Ok(true),
+            Does::Window(_) | Does::Rules(_) | Does::Pattern(_) | Does::Join(_) | Does::Rollup(_) => Ok(true),
             Does::Filter(Filter::Column(column)) => {
                 Ok(self.decoded.value(*column, record.value) == Value::Bool(true))
             }

@@ -4,11 +4,11 @@ use std::cell::{RefCell, RefMut};
 
 use granary_cluster::Record;
 use granary_core::Timestamp;
-use granary_window::{Computed, Reason, Row, Values, Window};
+use granary_window::{Computed, Reason, Row, Values};
 
 use super::{segments, text};
 use crate::decode::{Fields, Reject};
-use crate::plan::{Column, Plan, Step, WindowStep};
+use crate::plan::{Column, Rows};
 
 /// The fixed parts of a window step's rows and identities.
 #[derive(Debug)]
@@ -40,22 +40,16 @@ struct Last {
 }
 
 impl Template {
-    pub fn new(plan: &Plan, step: &Step, window: &WindowStep) -> Template {
-        let source = &plan.sources[step.source];
-        let key = source.columns.iter().find(|column| column.index == source.key);
-        let (name, is_text) = key.map_or(("key", true), |column| (&*column.name, is_text(column)));
+    /// Of the rows of a step; `names_end`: several of its windows have the same start.
+    pub fn new(step: &str, rows: &Rows, names_end: bool) -> Template {
+        let members = |columns: &[Column]| columns.iter().map(|column| text::member(&column.name)).collect();
         Template {
-            key: text::member(name),
-            key_is_text: is_text,
-            by: window.by.iter().map(|column| text::member(&column.name)).collect(),
-            aggregates: window
-                .spec
-                .aggregates
-                .iter()
-                .map(|aggregate| text::member(&aggregate.name))
-                .collect(),
-            step: format!("/{}/", step.name).into_bytes().into(),
-            names_end: matches!(window.spec.window, Window::Cumulate { .. }),
+            key: text::member(&rows.key().name),
+            key_is_text: is_text(rows.key()),
+            by: members(rows.by()),
+            aggregates: members(rows.values()),
+            step: format!("/{step}/").into_bytes().into(),
+            names_end,
             last: RefCell::default(),
         }
     }
@@ -133,6 +127,12 @@ impl Template {
     /// The row.
     #[inline]
     pub fn row(&self, row: &Row<'_>, out: &mut Vec<u8>) {
+        self.row_with(row, out, |out| self.values(&row.values, out));
+    }
+
+    /// The row with other members than its values.
+    #[inline]
+    pub fn row_with(&self, row: &Row<'_>, out: &mut Vec<u8>, members: impl FnOnce(&mut Vec<u8>)) {
         out.reserve(256);
         let start = out.len();
         let last = self.last(row);
@@ -144,7 +144,7 @@ impl Template {
         }
         // The members begin with a comma; the first one's place is taken by the brace.
         out[start] = b'{';
-        self.values(&row.values, out);
+        members(out);
         out.extend_from_slice(b",\"revision\":");
         text::int(out, row.revision);
         out.extend_from_slice(b",\"reason\":\"");
@@ -283,6 +283,46 @@ pub(crate) fn late(
     out.extend_from_slice(b",\"event\":");
     event(columns, record, fields, out);
     out.push(b'}');
+}
+
+/// A row of a window that a step cannot take.
+pub(crate) struct LateRow<'a> {
+    pub step: &'a str,
+    pub reason: &'static str,
+    pub key: &'a [u8],
+    pub time: Timestamp,
+    pub watermark: Option<Timestamp>,
+    /// It itself, as JSON.
+    pub event: &'a [u8],
+}
+
+impl LateRow<'_> {
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"reason\":");
+        text::string(out, self.reason.as_bytes());
+        out.extend_from_slice(b",\"step\":");
+        text::string(out, self.step.as_bytes());
+        out.extend_from_slice(b",\"key\":");
+        text::string(out, self.key);
+        out.extend_from_slice(b",\"event_time\":");
+        text::int(out, self.time.ms());
+        out.extend_from_slice(b",\"watermark\":");
+        match self.watermark {
+            Some(watermark) => text::int(out, watermark.ms()),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"event\":");
+        out.extend_from_slice(self.event);
+        out.push(b'}');
+    }
+}
+
+/// What names a row that a step cannot take: `late/<step>/<identity>`.
+pub(crate) fn late_id(step: &str, row: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"late/");
+    out.extend_from_slice(step.as_bytes());
+    out.push(b'/');
+    out.extend_from_slice(row);
 }
 
 /// An event as it stands after a step.

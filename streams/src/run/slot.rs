@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use granary_cluster::{Applied, Effects, Failure, Record, StreamId};
-use granary_core::Timestamp;
+use granary_core::{SlotId, Timestamp};
+use granary_window::rollup::Rollup;
 use granary_window::{Event, Input, Operator, Outcome, Value};
 
 use super::clock::waits_for_the_wall_clock;
@@ -14,6 +15,7 @@ use super::follow::Follower;
 use super::judged::{Filled, Seat};
 use super::judged_rows::WaitingRows;
 use super::prepared::{Prepared, Window};
+use super::rolled::Upstream;
 use super::route::Routed;
 use super::{pack, rows, segments};
 use crate::decode::Fields;
@@ -28,6 +30,7 @@ pub(crate) type Judged = (Verdict, &'static str);
 /// One slot's memory.
 #[derive(Debug)]
 pub(crate) struct Slot {
+    pub id: SlotId,
     /// One operator for each window step, in their order.
     pub operators: Vec<Operator>,
     /// The judges of each step of rules, in their order.
@@ -35,6 +38,8 @@ pub(crate) struct Slot {
     pub waiting: WaitingRows,
     /// The patterns and joins, in their order.
     pub followers: Vec<Follower>,
+    /// The roll-ups, in their order.
+    pub rollups: Vec<Rollup>,
     pub tally: Tally,
     /// The last tick since the last record: silence is counted from one tick to the next.
     pub ticked_at: Option<Timestamp>,
@@ -52,16 +57,20 @@ pub(crate) struct Buffers {
 }
 
 impl Slot {
-    pub fn new(prepared: &Prepared) -> Slot {
-        let operator = |window: &Window| {
+    pub fn new(prepared: &Prepared, id: SlotId) -> Slot {
+        let operator = |(place, window): (usize, &Window)| {
             let step = prepared.plan.steps[window.step].window().expect("prepared steps are window steps");
-            Operator::new(Arc::clone(&step.spec), &step.prefix)
+            let operator = Operator::new(Arc::clone(&step.spec), &step.prefix);
+            let mut readers = prepared.rolled.iter().filter(|rolled| rolled.of == Upstream::Window(place));
+            if readers.next().is_some() { operator.told_to(window.rows.grid) } else { operator }
         };
         Slot {
-            operators: prepared.windows.iter().map(operator).collect(),
+            id,
+            operators: prepared.windows.iter().enumerate().map(operator).collect(),
             seats: Slot::seats(prepared),
             waiting: WaitingRows::default(),
             followers: Slot::followers(prepared),
+            rollups: Slot::rollups(prepared),
             tally: Tally::new(prepared.plan.counted().count()),
             ticked_at: None,
             idle: vec![Vec::new(); prepared.windows.len()],
@@ -102,8 +111,7 @@ impl Slot {
         }
         self.take_over_rules();
         // With several operators none may be changed before all have their cells.
-        let parts = self.operators.len() + self.seats.len() + self.followers.len();
-        if (parts > 1 || self.operators.is_empty())
+        if (self.steps() > 1 || self.operators.is_empty())
             && self.lacks_cells(prepared, routed, record, buffers, effects)
         {
             return Ok(Applied::Missing);
@@ -120,6 +128,8 @@ impl Slot {
         let verdict = (verdict, reason, "");
         self.pass_through(prepared, routed, record, &mut causes, effects);
         self.judge(prepared, record, verdict, &mut causes, effects);
+        self.rollups.iter_mut().for_each(Rollup::hear);
+        self.report(prepared, Causes::of(record).0, &[], effects);
         Ok(self.applied())
     }
 
@@ -141,6 +151,7 @@ impl Slot {
         self.judges_lack_cells(prepared, routed, record, buffers, effects);
         self.waiting.missing(prepared, &mut effects.missing);
         self.followers_lack_cells(prepared, routed, record, effects);
+        self.rollups_lack_roots(effects);
         effects.missing.len() > missing
     }
 
@@ -155,7 +166,7 @@ impl Slot {
         effects: &mut Effects,
     ) -> Result<Option<Option<Judged>>, Failure> {
         let mut failed = None;
-        let is_only = self.operators.len() == 1 && self.seats.is_empty() && self.followers.is_empty();
+        let is_only = self.steps() == 1;
         let mut best: Option<Judged> = None;
         for i in 0..self.operators.len() {
             let window = &prepared.windows[i];
@@ -341,10 +352,16 @@ impl Slot {
         self.judge(prepared, record, (Verdict::Poisoned, "", ""), &mut causes, effects);
     }
 
+    /// How many steps have state here.
+    fn steps(&self) -> usize {
+        self.operators.len() + self.seats.len() + self.followers.len() + self.rollups.len()
+    }
+
     pub fn memory_bytes(&self) -> usize {
         let judges: usize = self.seats.iter().map(|seat| seat.judges.memory_bytes()).sum();
         let followers: usize = self.followers.iter().map(Follower::memory_bytes).sum();
-        judges + followers + self.operators.iter().map(Operator::memory_bytes).sum::<usize>()
+        let rollups: usize = self.rollups.iter().map(Rollup::memory_bytes).sum();
+        judges + followers + rollups + self.operators.iter().map(Operator::memory_bytes).sum::<usize>()
     }
 }
 

@@ -8,6 +8,7 @@ use crate::encode::{Reader, VERSION, put_i64, put_u64};
 use crate::ids::{Id, Remembered};
 use crate::pane::{Scene, Segments};
 use crate::pool::Pool;
+use crate::reach::NOT_COUNTED;
 use crate::row::{Outcome, Output};
 use crate::rules::Rules;
 use crate::slice::Slice;
@@ -39,6 +40,8 @@ pub(crate) struct Key {
     /// With idleness: how much silence had passed at its last event. With a watermark per stream: the time it is
     /// queued for.
     pub(crate) mark: i64,
+    /// What it is counted under by a step that tells how far it has come.
+    pub(crate) counted: i64,
     /// Its place in its bucket of the index.
     pub(crate) listed_at: u32,
     pub(crate) bucket: u8,
@@ -99,6 +102,7 @@ impl Key {
             remembered: None,
             sealed: 0,
             mark: i64::MAX,
+            counted: NOT_COUNTED,
             listed_at: NOT_LISTED,
             bucket,
             flags: Flags { used: true, touched: true, ..Flags::default() },

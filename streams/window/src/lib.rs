@@ -10,6 +10,7 @@
 //! | [`distinct`] | de-duplication without a window |
 //! | [`pattern`], [`join`], [`rank`] | sequences of events of one key, pairs of two streams, the best of many keys |
 //! | [`agenda`] | keys with something due, though no event of theirs may come |
+//! | [`rollup`] | totals over the rows of windows, under another key |
 //! | [`track`] | the keys of a pattern or a join in one slot: their state, their clocks, what falls due without an event |
 //! | [`noted`], [`shelf`] | an event as these keep it, and the events of a key in cells |
 //! | [`cases`] | runs conformance cases through these |
@@ -67,6 +68,8 @@ mod pane;
 pub mod pattern;
 mod pool;
 pub mod rank;
+mod reach;
+pub mod rollup;
 pub mod row;
 pub mod rule;
 mod rules;

@@ -2,6 +2,7 @@
 //!
 //! | cell | key after the step's prefix | holds |
 //! |---|---|---|
+//! | ledger | `L` | how many keys have which watermark, where somebody asks how far the step has come |
 //! | root | `R` | the wall clock, the partitions' watermarks, the list of index buckets |
 //! | bucket | `I`, number | names of keys with a result to come |
 //! | key | `K`, name | clock, counters, which slices time will change, the newest of them while a result is to come |
@@ -21,12 +22,14 @@ pub(super) const ROOT: u8 = b'R';
 pub(super) const BUCKET: u8 = b'I';
 pub(super) const KEY: u8 = b'K';
 pub(super) const IDS: u8 = b'H';
+pub(super) const LEDGER: u8 = b'L';
 const SLICE: u8 = b'S';
 
 impl Operator {
     /// Appends the keys of the cells that must be supplied before `input` can be applied; nothing when all is in
     /// memory. Ask again after supplying: what one cell says may call for another.
     pub fn missing(&mut self, input: &Input<'_>, cells: &mut Vec<Vec<u8>>) {
+        self.missing_ledger(cells);
         if self.rules.resident && !self.is_resident {
             let before = cells.len();
             self.missing_everything(cells);
@@ -174,6 +177,7 @@ impl Operator {
         let (tag, name) = rest.split_first().ok_or(Corrupt { what: "cell key expected" })?;
         match *tag {
             ROOT => self.supply_root(value),
+            LEDGER => self.supply_ledger(value),
             BUCKET => {
                 let number = *name.first().ok_or(Corrupt { what: "bucket number expected" })?;
                 self.supply_bucket(number, value)
@@ -228,6 +232,11 @@ impl Operator {
             None => key.flags.loaded = true,
         }
         self.pool.bytes += key.slices.iter().map(Slice::memory_bytes).sum::<usize>();
+        if let Some(ledger) = &self.ledger
+            && key.is_pending(&self.rules)
+        {
+            key.counted = ledger.mark(key.clock);
+        }
         if !std::mem::replace(&mut key.flags.hot, true) {
             self.hot.push_back(place);
         }

@@ -9,6 +9,7 @@
 //! | `look` | reading ahead of an event |
 //! | `memory` | what leaves memory |
 //! | `peek` | questions about windows and keys |
+//! | `reached` | how far the step has come |
 //! | `time` | the passing of time |
 
 mod cells;
@@ -16,6 +17,7 @@ mod closing;
 mod look;
 mod memory;
 mod peek;
+mod reached;
 mod seal;
 mod time;
 
@@ -37,6 +39,7 @@ use crate::index::Index;
 use crate::key::{Arrival, Stage};
 use crate::keys::Keys;
 use crate::pool::Pool;
+use crate::reach::Ledger;
 use crate::row::{Outcome, Output, Row, State};
 use crate::rules::{Layout, Rules, length};
 use crate::spec::Spec;
@@ -78,6 +81,8 @@ pub struct Operator {
     portion: usize,
     /// Memory used again.
     windows: Vec<(i64, i64)>,
+    /// With somebody who asks how far the step has come.
+    ledger: Option<Box<Ledger>>,
 }
 
 /// What concerns all keys.
@@ -154,6 +159,7 @@ impl Operator {
             due: Vec::new(),
             portion: PORTION_WINDOWS,
             windows: Vec::new(),
+            ledger: None,
         }
     }
 
@@ -281,6 +287,7 @@ impl Operator {
             self.silent.push(Reverse((key.mark, place)));
         }
         self.index.set(&mut self.keys, place, listed);
+        self.count(place, listed);
         if !self.rules.per_key {
             self.enqueue(place);
         }

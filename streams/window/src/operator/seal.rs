@@ -1,7 +1,7 @@
 //! Writing the cells that changed.
 
 use super::Operator;
-use super::cells::{BUCKET, IDS, KEY, ROOT, cell, name_cell, name_slice};
+use super::cells::{BUCKET, IDS, KEY, LEDGER, ROOT, cell, name_cell, name_slice};
 use crate::encode::{VERSION, put_i64};
 
 /// Takes a changed cell: its key, and its value or `None` for a deletion.
@@ -36,6 +36,9 @@ impl Operator {
             index.encode_root(&mut value);
             root.closing.encode(&mut value);
             put(&cell(prefix, ROOT, b""), Some(&value));
+        }
+        if self.ledger.as_mut().is_some_and(|ledger| ledger.seal(&mut value)) {
+            put(&cell(&self.prefix, LEDGER, b""), Some(&value));
         }
     }
 
