@@ -51,12 +51,24 @@ pub struct Driver {
     pub loads: u64,
     /// What the wall clock decided, by slots, for it to be taken again.
     pub decided: Vec<(u16, Vec<u8>)>,
+    /// What comes to the roll-ups: for each a topic of as many partitions as slots.
+    rolled: Vec<Vec<Topic>>,
+    /// How far those were read, and how far as of the last commit.
+    read: Vec<Vec<usize>>,
+    read_committed: Vec<Vec<usize>>,
 }
+
+/// Keys and values of a partition.
+type Topic = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Driver {
     /// A new cluster.
     pub fn new(plan: Plan) -> Driver {
+        let (rollups, slots) = (plan.rollups().count(), usize::from(SLOTS));
         Driver {
+            rolled: vec![vec![Topic::new(); slots]; rollups],
+            read: vec![vec![0; slots]; rollups],
+            read_committed: vec![vec![0; slots]; rollups],
             slots: Slots::new(Arc::new(plan), SLOTS),
             store: BTreeMap::new(),
             committed: vec![0; usize::from(SLOTS)],
@@ -89,6 +101,30 @@ impl Driver {
         self.until_done(slot, |slots, effects| {
             slots.apply(slot, &record, effects).expect("no handler fails")
         });
+    }
+
+    /// Applies what came to a roll-up in a slot, so many records at most; how many there were.
+    pub fn roll(&mut self, rollup: usize, slot: u16, max: usize) -> usize {
+        let sources = self.slots.plan().sources.len();
+        let from = self.read[rollup][usize::from(slot)];
+        let records: Topic =
+            self.rolled[rollup][usize::from(slot)].iter().skip(from).take(max).cloned().collect();
+        for (offset, (key, value)) in (from as u64..).zip(&records) {
+            let record = Record {
+                source: SourceId((2 * sources + rollup) as u16),
+                partition: u32::from(slot),
+                offset,
+                appended_at: Timestamp(0),
+                key: Some(key),
+                value,
+            };
+            assert_eq!(self.slots.route(&record), SlotId(slot), "a partition is a slot's");
+            self.until_done(SlotId(slot), |slots, effects| {
+                slots.apply(SlotId(slot), &record, effects).expect("no handler fails")
+            });
+        }
+        self.read[rollup][usize::from(slot)] += records.len();
+        records.len()
     }
 
     /// Sets one record aside.
@@ -183,7 +219,14 @@ impl Driver {
             self.committed[usize::from(slot)] = n;
             self.slots.acknowledged(SlotId(slot), CommitNo(n));
             let Some(effects) = self.effects.remove(&slot) else { continue };
+            let rolled: Vec<StreamId> = self.slots.plan().rolled().collect();
             for entry in effects.outbox.entries() {
+                if let Some(rollup) = rolled.iter().position(|stream| *stream == entry.stream) {
+                    let (key, value) = (effects.outbox.key(entry), effects.outbox.value(entry));
+                    let partition = usize::from(slot_of(key, SLOTS).0);
+                    self.rolled[rollup][partition].push((key.to_vec(), value.to_vec()));
+                    continue;
+                }
                 let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("outputs are text");
                 self.sent.entry(entry.stream).or_default().push(Sent {
                     cause: entry.cause,
@@ -195,11 +238,13 @@ impl Driver {
             let tells = effects.tells.into_iter();
             self.tells.extend(tells.map(|(grain, method, arguments)| (grain, method.to_string(), arguments)));
         }
+        self.read_committed.clone_from(&self.read);
     }
 
     /// All memory is lost; what was not committed is gone.
     pub fn crash(&mut self) {
         self.effects.clear();
+        self.read.clone_from(&self.read_committed);
         (0..SLOTS).for_each(|slot| self.slots.close(SlotId(slot)));
     }
 
