@@ -232,11 +232,11 @@ impl Assembly {
         config.turn_max = self.turn_max.unwrap_or(config.turn_max);
         let (plan, slots, poisoned) = (self.plan.clone(), self.slots, outputs.poisoned);
         let (planned, subscriptions) = (self.planned_sources(), Subscriptions::of(&self.kinds));
-        let (strays, ending) = (self.stray_topics(), self.ending_level);
+        let (strays, rolled, ending) = (self.stray_topics(), self.rolled_topics(), self.ending_level);
         config.pipeline = Arc::new(move || {
             let inner = plan.clone().map(|plan| {
-                let slots = Slots::new(plan, slots).with_strays(strays.clone()).ending(ending);
-                Box::new(slots) as Box<dyn Pipeline>
+                let slots = Slots::new(plan, slots).with_strays(strays.clone()).with_rolled(rolled.clone());
+                Box::new(slots.ending(ending)) as Box<dyn Pipeline>
             });
             Box::new(Subscribed::new(inner, planned, subscriptions.clone(), slots, poisoned))
         });

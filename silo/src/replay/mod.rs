@@ -44,7 +44,7 @@ pub struct Report {
     pub of_rows: u64,
     /// Originals that are nowhere any more.
     pub gone: u64,
-    /// Rows of another reason or time.
+    /// Rows of another reason or time, and those that are no records: rows of windows that a further step could not take.
     pub passed_over: u64,
     /// By partition, the offset of the last row that was looked at.
     pub after: BTreeMap<u32, u64>,
@@ -71,6 +71,18 @@ struct Row {
     /// The key of the row's record.
     #[serde(skip)]
     key: Vec<u8>,
+}
+
+/// A line of a set-aside stream.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Record(Row),
+    /// A row of a window that a step could not take: no topic has an original of it.
+    OfStep {
+        #[serde(rename = "step")]
+        _step: String,
+    },
 }
 
 /// Replays; `report` says how far it came, after an error too, and `gone` is told each record that is nowhere any more.
@@ -119,12 +131,16 @@ impl Replaying<'_> {
                     break;
                 }
                 from = record.offset + 1;
-                let mut row: Row = serde_json::from_slice(record.value).map_err(|e| {
+                let line: Line = serde_json::from_slice(record.value).map_err(|e| {
                     let Options { topic, .. } = self.options;
                     let message =
                         format!("offset {} of topic `{topic}` partition {partition}", record.offset);
                     Error::new(ErrorKind::Codec, format!("{message} is no row of a set-aside stream: {e}"))
                 })?;
+                let Line::Record(mut row) = line else {
+                    self.report.passed_over += 1;
+                    continue;
+                };
                 if self.options.since.is_some_and(|since| record.appended_at < since)
                     || self.options.reason.is_some() && self.options.reason != row.reason
                 {

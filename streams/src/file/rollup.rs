@@ -169,3 +169,86 @@ fn rank(node: &Node, rows: &Rows, reads: &mut Vec<usize>, mistakes: &mut Mistake
     let ties = if ties == Some("all") { Ties::All } else { Ties::Key };
     Some(Told::Best { n: usize::try_from(n?).ok()?, ties, by: by?, is_least: order == Some("least") })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::parse;
+    use crate::plan::Plan;
+
+    const EXAMPLE: &str = include_str!("../../../deploy/examples/boontadata/categories.yaml");
+
+    fn plan(text: &str) -> Plan {
+        parse(text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    }
+
+    #[test]
+    fn rows_of_windows_are_read_under_another_key() {
+        let plan = plan(EXAMPLE);
+        let rollups: Vec<_> = plan.rollups().map(|(_, rollup)| rollup).collect();
+        let [categories, greatest] = rollups[..] else { panic!("{rollups:?}") };
+        assert_eq!(categories.key.as_ref().map(|key| (&*key.name, key.index)), Some(("category", 3)));
+        let reads = |rollup: &crate::plan::RollupStep| {
+            rollup.reads.iter().map(|column| column.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(reads(categories), ["count", "m1_sum", "m1_max"], "what is not read is not sent");
+        assert_eq!((&greatest.key, reads(greatest)), (&None, ["device", "category", "m1_sum"].map(String::from).into()));
+        let told = Told::Best { n: 3, ties: Ties::All, by: 2, is_least: false };
+        assert_eq!((&greatest.spec.told, greatest.spec.over), (&told, Over::Rows));
+        assert_eq!(plan.streams()[5..], ["rolled.categories", "rolled.greatest"]);
+        assert_eq!((plan.levels(), plan.source_count()), (1, 4), "a source, its strays, and two streams of rows");
+        let hidden = plan.shown_streams().any(|stream| stream.contains("rolled"));
+        assert!(!hidden);
+        let second = "  more: {from: categories, key: none, window: {type: hopping, size: 1m, slide: 10s}, \
+                      aggregates: {m: sum(m1_sum)}}\nsinks:\n";
+        assert_eq!(self::plan(&EXAMPLE.replace("sinks:\n", second)).levels(), 2, "a roll-up of a roll-up");
+    }
+
+    #[test]
+    fn state_belongs_to_what_is_read() {
+        let shapes = |from: &str, to: &str| {
+            assert!(EXAMPLE.contains(from), "{from}");
+            plan(&EXAMPLE.replacen(from, to, 1)).shapes().into_iter().map(|(_, shape)| shape).collect::<Vec<_>>()
+        };
+        let before = shapes("n: 3", "n: 3");
+        for (from, to) in [("key: category ", "key: device "), ("m1_max:  max(m1_max)", "m1_max:  max(m1_min)")] {
+            assert_ne!(shapes(from, to), before, "{to}");
+        }
+        for (from, to) in [("n: 3", "n: 4"), ("devices: count()", "all: count()"), ("sum(m1_sum)", "avg(m1_sum)")] {
+            assert_eq!(shapes(from, to), before, "{to}: what is told is found from the rows");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_rolled_up_is_said() {
+        let said = |from: &str, to: &str, expected: &str| {
+            assert!(EXAMPLE.contains(from), "{from}");
+            let mistakes = parse(&EXAMPLE.replacen(from, to, 1)).expect_err(to).to_string();
+            assert!(mistakes.contains(expected), "{to}: {mistakes}");
+        };
+        let tumbling = "window: {type: tumbling, size: 5s}";
+        for (from, to, expected) in [
+            ("key: category ", "key: categroy ", "unknown field `categroy`; did you mean `category`"),
+            ("key: category ", "key: m1_sum ", "`m1_sum` changes when a row is corrected"),
+            ("    key: category ", "    # ", "`key`"),
+            ("window: rows ", "window: {type: session, gap: 1s} ", "tumbling or hopping"),
+            ("window: rows ", "window: {type: hopping, size: 1h, slide: 1s} ", "1000 windows for each row"),
+            ("window: rows ", "window: {type: hopping, size: 1s, slide: 2s} ", "to one"),
+            (tumbling, "window: {type: global}", "have no end"),
+            (tumbling, "window: {type: tumbling, size: 5s}\n    accumulation: discarding", "parts of results"),
+            ("idle_after: 10s, ", "", "has no `idle_after`"),
+            ("rank: {by: m1_sum, n: 3,", "rank: {by: m1_sum, n: 0,", "n"),
+            ("show: [device, category, m1_sum]", "show: [device]", "show it too"),
+            ("    rank: {by", "    aggregates: {n: count()}\n    rank: {by", "one of `aggregates` and `rank`"),
+            ("sinks:\n", "  more: {from: greatest, key: none, aggregates: {n: count()}}\nsinks:\n", "are lists"),
+            ("    by: [category] ", "    key: device ", "`key` is for a step that reads rows"),
+        ] {
+            said(from, to, expected);
+        }
+        let hopping = EXAMPLE.replacen(tumbling, "window: {type: hopping, size: 10s, slide: 5s}", 1);
+        plan(&hopping);
+        let again = hopping.replacen("window: rows ", "window: {type: tumbling, size: 1m} ", 1);
+        let mistakes = parse(&again).expect_err("windows that overlap").to_string();
+        assert!(mistakes.contains("an event would count several times"), "{mistakes}");
+    }
+}

@@ -1,4 +1,4 @@
-//! The `steps:` of a pipeline file: filters and maps here, windows, patterns and joins in modules of their names.
+//! The `steps:` of a pipeline file: filters and maps here, windows, patterns, joins and roll-ups in modules of their names.
 
 use std::sync::Arc;
 
@@ -8,9 +8,10 @@ use super::yaml::{Node, Value};
 use super::{join, pattern, rollup, window};
 use crate::plan::expression::{Expression, Group, Unfit};
 use crate::plan::{
-    Bundle, Column, ColumnKind, Does, EventTime, Filter, From, RulesStep, Source, Step, WindowStep,
+    Bundle, Column, ColumnKind, Does, EventTime, Filter, From, Rows, RulesStep, Source, Step,
 };
 use granary_window::Window;
+use granary_window::rollup::Told;
 
 /// What stands before a step or sink and may be named by it.
 pub(super) struct Scope<'p> {
@@ -87,7 +88,7 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     let is_window = ["window", "aggregates", "by"].iter().any(|name| map.get(name).is_some());
     if let Some(From::Step(i)) = from
         && (scope.steps[i].window().is_some() || scope.steps[i].rollup().is_some())
-        && rules.is_none()
+        && [rules.is_some(), filter.is_some(), maps.is_some(), is_pattern] == [false; 4]
     {
         return rollup::read(name, node, map, i, scope, mistakes);
     }
@@ -101,8 +102,8 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
         && !scope.steps[i].passes_events()
         && (rules.is_none() || !has_ends(&scope.steps[i]))
     {
-        let message = "a step that reads the results of another is not supported yet, but for `rules` on windows that \
-                       have an end";
+        let message = "this step reads events, and the one it names gives results. Rows of windows that have an end are \
+                       read by `rules`, or under another `key` by `aggregates` and `rank`";
         mistakes.add(node.place, message.to_owned());
         return None;
     }
@@ -124,7 +125,7 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
             let does = rules.zip(source).zip(columns.as_deref());
             let does = does.and_then(|((node, source), columns)| {
                 let of = match from? {
-                    From::Step(i) => scope.steps[i].window().map(|window| (&scope.steps[i], window)),
+                    From::Step(i) => Rows::of(scope.sources, scope.steps, i).map(|rows| (&scope.steps[i], rows)),
                     From::Source(_) => None,
                 };
                 self::rules(name, node, source, (columns, of), scope, mistakes)
@@ -150,8 +151,11 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     Some(Step { name: name.into(), from, source: scope.source_of(from), does: does?, columns: columns? })
 }
 
-/// Whether the step has windows, and they have an end.
+/// Whether the step has rows of windows, and those have an end and values.
 fn has_ends(step: &Step) -> bool {
+    if let Some(rollup) = step.rollup() {
+        return matches!(rollup.spec.told, Told::Aggregates(_));
+    }
     let window = step.window().map(|window| window.spec.window);
     window.is_some_and(|window| !matches!(window, Window::Count { .. } | Window::Global))
 }
@@ -161,7 +165,7 @@ fn rules(
     name: &str,
     node: &Node,
     source: &Source,
-    (columns, of): (&[Column], Option<(&Step, &WindowStep)>),
+    (columns, of): (&[Column], Option<(&Step, Rows)>),
     scope: &Scope<'_>,
     mistakes: &mut Mistakes,
 ) -> Option<Does> {
@@ -179,7 +183,7 @@ fn rules(
         })
         .ok()?;
     let fitted = match of {
-        Some((step, window)) => RulesStep::on_rows(name, collected, source, step, window),
+        Some((step, rows)) => RulesStep::on_rows(name, collected, step, &rows),
         None => RulesStep::new(name, collected, source, columns),
     };
     match fitted {

@@ -177,7 +177,7 @@ fn what_is_not_built_is_said() {
     }
     let second = changed("sinks:\n", "  more:\n    from: totals\n    filter: count > 3\nsinks:\n");
     let found = mistakes(&second);
-    assert!(found[0].contains("results of another is not supported yet"), "{found:#?}");
+    assert!(found[0].contains("this step reads events, and the one it names gives results"), "{found:#?}");
 }
 
 #[test]

@@ -7,11 +7,11 @@ use granary_core::Timestamp;
 use granary_window::Value;
 
 use super::revision::{Bundle, Newest};
-use super::{Column, ColumnKind, Source, Step, WindowStep};
+use super::{Column, ColumnKind, Rows, Source, Step};
 use crate::decode::Fields;
 use crate::rules::{Event, Field, Info, Raw, Reader, Rules, UnfitEvent};
 
-/// What names a row of a window step, for rules.
+/// What names a row of a window, for rules.
 pub(crate) const ROW_ID: &str = "window";
 /// The place of the routing key among the members of such a row.
 const ROW_KEY: usize = 3;
@@ -52,7 +52,7 @@ struct Frame {
     id: Option<usize>,
     key: usize,
     columns: Vec<Column>,
-    /// They are rows of a window step.
+    /// They are rows of a step.
     are_rows: bool,
 }
 
@@ -81,16 +81,15 @@ impl RulesStep {
         RulesStep::begin(step, frame, (bundle, rules))
     }
 
-    /// The rules of a file on the rows of a window step; what is wrong with that.
+    /// The rules of a file on the rows of a step; what is wrong with that.
     pub(crate) fn on_rows(
         step: &str,
         (bundle, rules): (Bundle, Rules),
-        source: &Source,
         of: &Step,
-        window: &WindowStep,
+        rows: &Rows,
     ) -> Result<RulesStep, Vec<String>> {
-        let (columns, key) = row_columns(source, window);
-        let frame = Frame { source: of.name.clone(), id: Some(0), key, columns, are_rows: true };
+        let columns = row_columns(rows);
+        let frame = Frame { source: of.name.clone(), id: Some(0), key: ROW_KEY, columns, are_rows: true };
         RulesStep::begin(step, frame, (bundle, rules))
     }
 
@@ -199,15 +198,12 @@ impl RulesStep {
     }
 }
 
-/// What rows of a window step have, and the place of the routing key.
-fn row_columns(source: &Source, window: &WindowStep) -> (Vec<Column>, usize) {
-    let key = source.columns.iter().find(|column| column.index == source.key);
-    let names = [ROW_ID, "window_start", "window_end"].into_iter();
-    let names = names.chain(key.map(|key| &*key.name)).chain(window.by.iter().map(|column| &*column.name));
-    let names = names.chain(window.spec.aggregates.iter().map(|aggregate| &*aggregate.name));
-    let names = names.chain(["revision", "reason"]);
+/// What rows have as events.
+fn row_columns(rows: &Rows) -> Vec<Column> {
+    let names = rows.members.iter().map(|member| &*member.name);
+    let names = [ROW_ID].into_iter().chain(names).chain(["revision", "reason"]);
     let column = |(index, name): (usize, &str)| Column { name: name.into(), index, kind: ColumnKind::Any };
-    (names.enumerate().map(column).collect(), ROW_KEY)
+    names.enumerate().map(column).collect()
 }
 
 fn row_mistakes(step: &str, id: &str, time: &str) -> Vec<String> {

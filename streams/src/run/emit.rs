@@ -44,8 +44,8 @@ pub(crate) struct Emit<'a> {
 
 impl Output for Emit<'_> {
     fn result(&mut self, row: Row<'_>) {
-        self.waiting.push(self.prepared, self.window, &row);
-        let Window { template, rows: has, rolled_by, .. } = self.window;
+        let Window { template, rows: has, rolled_by, judged_by, .. } = self.window;
+        self.waiting.push(self.prepared, judged_by, template, &row);
         rolled::send(self.prepared, rolled_by, (&row, template, has), self.causes, self.effects);
         let plan = &self.prepared.plan;
         let template = &self.window.template;

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::emit::Causes;
 use super::judged::{Seat, Writer};
-use super::prepared::{Prepared, Window};
-use super::rows;
+use super::prepared::Prepared;
+use super::rows::{self, Template};
 use super::slot::Slot;
 use super::text;
 use crate::rules::Event;
@@ -49,19 +49,19 @@ pub(crate) struct WaitingRows {
 }
 
 impl WaitingRows {
-    /// Takes in a row for the steps that judge it. What is withdrawn is no event.
-    pub fn push(&mut self, prepared: &Prepared, window: &Window, row: &Row<'_>) {
-        if window.judged_by.is_empty() || row.reason == Reason::Delete || row.op == Some(Op::Retract) {
+    /// Takes in a row for the steps of rules that judge it. What is withdrawn is no event.
+    pub fn push(&mut self, prepared: &Prepared, judged_by: &[usize], template: &Template, row: &Row<'_>) {
+        if judged_by.is_empty() || row.reason == Reason::Delete || row.op == Some(Op::Retract) {
             return;
         }
         let (mut id, mut value) = (Vec::new(), Vec::new());
-        window.template.identity(row, &mut id);
-        window.template.row(row, &mut value);
+        template.identity(row, &mut id);
+        template.row(row, &mut value);
         let mut named = b"{\"window\":".to_vec();
         text::string(&mut named, &id);
         named.push(b',');
         named.extend_from_slice(value.get(1..).unwrap_or_default());
-        for step in &window.judged_by {
+        for step in judged_by {
             self.rows.push_back(Waiting {
                 step: prepared.plan.steps[*step].name.to_string(),
                 time_ms: rows::time(row, row.start).ms(),

@@ -88,6 +88,13 @@ impl Slots {
         self
     }
 
+    /// The topics in which rows come to the plan's roll-ups, for rows that name their records.
+    #[must_use]
+    pub fn with_rolled(mut self, topics: Vec<String>) -> Slots {
+        self.prepared.rolled_topics = topics;
+        self
+    }
+
     /// Told that their inputs have ended, they end roll-ups up to this level too: all that comes to those was read.
     #[must_use]
     pub fn ending(mut self, level: u16) -> Slots {
@@ -216,7 +223,7 @@ impl Pipeline for Slots {
     fn poison(&mut self, slot: SlotId, record: &Record<'_>, reason: &str, effects: &mut Effects) {
         let (slot, prepared, ..) = self.slot(slot);
         match prepared.plan.rollup_of(record.source) {
-            Some(place) => slot.poison_rolled(prepared, place, record, reason, effects),
+            Some(place) => rolled::poison(prepared, place, record, reason, effects),
             None => slot.poison(prepared, record, reason, effects),
         }
     }

@@ -36,6 +36,8 @@ pub(crate) struct Prepared {
     pub verdicts: Option<StreamId>,
     /// The topic of the strays of each source, where there are any.
     pub strays: Vec<String>,
+    /// The topic in which rows come to each roll-up.
+    pub rolled_topics: Vec<String>,
 }
 
 /// A window step, prepared.
@@ -124,13 +126,15 @@ impl Prepared {
             poisoned: of("poisoned").expect(always),
             verdicts: of(crate::plan::VERDICTS),
             strays: Vec::new(),
+            rolled_topics: Vec::new(),
             plan,
         }
     }
 
-    /// Whether there are rules that judge rows of windows.
+    /// Whether there are rules that judge rows.
     pub fn judges_rows(&self) -> bool {
-        self.windows.iter().any(|window| !window.judged_by.is_empty())
+        let of_windows = self.windows.iter().map(|window| &window.judged_by);
+        of_windows.chain(self.rolled.iter().map(|rolled| &rolled.judged_by)).any(|judges| !judges.is_empty())
     }
 
     /// The source of the plan that a record is of.
@@ -161,12 +165,14 @@ impl Prepared {
     }
 }
 
-fn judging(plan: &Plan, window: usize) -> Vec<usize> {
+/// The steps of rules that judge the rows of a step.
+pub(crate) fn judging(plan: &Plan, place: usize) -> Vec<usize> {
     let steps = plan.steps.iter().enumerate();
-    let judging = steps.filter(|(_, step)| step.from == From::Step(window) && step.rules().is_some());
+    let judging = steps.filter(|(_, step)| step.from == From::Step(place) && step.rules().is_some());
     judging.map(|(i, _)| i).collect()
 }
 
-fn sinks_of(plan: &Plan, from: From) -> Vec<usize> {
+/// The sinks that take what comes out there.
+pub(crate) fn sinks_of(plan: &Plan, from: From) -> Vec<usize> {
     plan.sinks.iter().enumerate().filter(|(_, sink)| sink.from == from).map(|(i, _)| i).collect()
 }

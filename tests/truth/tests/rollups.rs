@@ -274,3 +274,39 @@ fn nothing_is_late_when_slots_are_read_at_their_own_pace() {
         assert_eq!((wrong, told.len()), (None, expected.len()), "seed {seed}");
     }
 }
+
+const RULES: &str = "
+schema: fraud-rules/v1
+stream: kinds
+event: {id: window, time: window_end, fields: {kind: text, m: integer, revision: integer}}
+defaults: {mode: live, severity: low, cooldown: 0s, lateness: 10m}
+rules:
+  - {id: much, kind: threshold, title: Much of a kind, per: kind, when: m > 40}
+";
+
+#[test]
+fn rules_judge_totals_as_they_are_told() {
+    let text = format!("{}  watch: {{from: kinds, rules: rules.yaml}}\n", SOURCE.replace("LATENESS", "forever"));
+    let parse = || file::parse_beside(&text, &|_| Ok(RULES.to_owned())).unwrap_or_else(|m| panic!("{m}"));
+    let events = random(5, 1_500);
+    for seed in [0, 3] {
+        let driver = run(parse(), &events, seed, 0);
+        let ids: BTreeSet<String> = driver
+            .stream("kinds")
+            .iter()
+            .filter(|sent| {
+                let row: Value = serde_json::from_str(&sent.value).expect("a row is JSON");
+                row["m"].as_i64().is_some_and(|m| m > 40)
+            })
+            .map(|sent| sent.id.clone())
+            .collect();
+        let cause = |sent: &granary_truth_tests::Sent| {
+            let alert: Value = serde_json::from_str(&sent.value).expect("an alert is JSON");
+            alert["causationid"].as_str().expect("it names its row").to_owned()
+        };
+        let alerts: Vec<String> = driver.stream("alerts").iter().map(cause).collect();
+        assert!(ids.len() > 50, "{}", ids.len());
+        assert_eq!(alerts.len(), ids.len(), "seed {seed}: each once");
+        assert_eq!(alerts.into_iter().collect::<BTreeSet<_>>(), ids, "seed {seed}");
+    }
+}

@@ -4,7 +4,6 @@ use granary_cluster::{Cause, Effects, Record};
 use granary_core::Timestamp;
 
 use super::message::Sent;
-use crate::plan::stream_of;
 use crate::run::emit::Causes;
 use crate::run::prepared::Prepared;
 use crate::run::{rows, text};
@@ -54,16 +53,17 @@ pub(super) fn row(sent: &Sent) -> Vec<u8> {
     out
 }
 
-/// Puts a record of the stream of `step` into the stream of poisoned ones.
-pub(super) fn poison(
+/// Puts a record of a roll-up's stream into the stream of poisoned ones.
+pub(crate) fn poison(
     prepared: &Prepared,
-    step: &str,
+    place: usize,
     record: &Record<'_>,
     reason: &str,
     effects: &mut Effects,
 ) {
-    let topic = stream_of(step);
-    let origin = rows::Origin { source: step, topic: &topic, is_stray: false };
+    let step = &prepared.plan.steps[prepared.rolled[place].step].name;
+    let topic = prepared.rolled_topics.get(place).map_or("", String::as_str);
+    let origin = rows::Origin { source: step, topic, is_stray: false };
     effects.outbox.push(
         prepared.poisoned,
         Causes::of(record).next(),

@@ -19,12 +19,13 @@ use granary_core::{SlotId, Span, Timestamp, id::slot_of};
 use granary_window::rollup::{Arrival, Outcome, Rollup};
 
 use super::emit::Causes;
-use super::prepared::Prepared;
+use super::prepared::{Prepared, judging, sinks_of};
 use super::rows::Template;
 use super::segments;
 use super::slot::Slot;
 use crate::plan::{ALL, From, Plan, Rows, time_of};
 use message::{Message, Sent};
+pub(crate) use aside::poison;
 pub(crate) use tell::send;
 use tell::Tell;
 use aside::Aside;
@@ -43,6 +44,8 @@ pub(crate) struct Rolled {
     pub sinks: Vec<usize>,
     /// The roll-ups that read its rows.
     pub rolled_by: Vec<usize>,
+    /// The steps of rules that judge them.
+    pub judged_by: Vec<usize>,
     /// Where rows come to it.
     pub stream: StreamId,
     /// After which silence a slot without anything to come does not hold back the others.
@@ -66,14 +69,14 @@ impl Rolled {
             let find = |places: &[usize]| places.iter().position(|of| *of == rollup.of);
             let of = find(windows).map(Upstream::Window).or(find(&places).map(Upstream::Rollup));
             let told = Rows::of(&plan.sources, &plan.steps, place).expect("roll-ups have rows");
-            let sinks = plan.sinks.iter().enumerate().filter(|(_, sink)| sink.from == From::Step(place));
             Rolled {
                 step: place,
                 of: of.expect("a roll-up reads the rows of a step before it"),
                 template: Template::new(&plan.steps[place].name, &told, false),
                 told,
-                sinks: sinks.map(|(i, _)| i).collect(),
+                sinks: sinks_of(plan, From::Step(place)),
                 rolled_by: rolling(plan, place),
+                judged_by: judging(plan, place),
                 stream,
                 idle_after: plan.sources[plan.steps[place].source].watermark.idle_after,
             }
@@ -162,6 +165,7 @@ impl Slot {
         let message = self
             .roll_lacks_cells(place, record, effects)
             .map_err(|error| Failure { message: format!("a row for a roll-up: {}", error.message()) })?;
+        self.waiting.missing(prepared, &mut effects.missing);
         if effects.missing.len() > missing {
             return Ok(Applied::Missing);
         }
@@ -196,7 +200,8 @@ impl Slot {
         let by = segments_of(sent);
         let arrival = arrival(record, sent, &by, values.as_deref());
         let rollup = &mut self.rollups[place];
-        let mut tell = Tell { prepared, rolled, tally: &mut self.tally, causes, effects };
+        let (tally, waiting) = (&mut self.tally, &mut self.waiting);
+        let mut tell = Tell { prepared, rolled, tally, causes, effects, waiting };
         let reason = match rollup.row(&arrival, &mut tell) {
             Outcome::Accepted => return,
             Outcome::Late => "late",
@@ -261,7 +266,8 @@ impl Slot {
             return false;
         }
         let rolled = &prepared.rolled[place];
-        let mut tell = Tell { prepared, rolled, tally: &mut self.tally, causes, effects };
+        let (tally, waiting) = (&mut self.tally, &mut self.waiting);
+        let mut tell = Tell { prepared, rolled, tally, causes, effects, waiting };
         self.rollups[place].go_on(&mut tell);
         true
     }
@@ -273,19 +279,6 @@ impl Slot {
                 rollup.advance(Timestamp::MAX);
             }
         }
-    }
-
-    /// Sets aside a record of a roll-up's stream that cannot be applied.
-    pub fn poison_rolled(
-        &mut self,
-        prepared: &Prepared,
-        place: usize,
-        record: &Record<'_>,
-        reason: &str,
-        effects: &mut Effects,
-    ) {
-        let step = &prepared.plan.steps[prepared.rolled[place].step].name;
-        aside::poison(prepared, step, record, reason, effects);
     }
 }
 

@@ -11,6 +11,7 @@ use super::message::{Message, Sent};
 use crate::plan::{ALL, Member, Rows, Target, time_of};
 use crate::run::counts::Tally;
 use crate::run::emit::{Causes, grain};
+use crate::run::judged_rows::WaitingRows;
 use crate::run::prepared::Prepared;
 use crate::run::rows::{self, Template};
 use crate::run::{segments, text};
@@ -90,11 +91,14 @@ pub(super) struct Tell<'a> {
     pub tally: &'a mut Tally,
     pub causes: &'a mut Causes,
     pub effects: &'a mut Effects,
+    /// Where rows wait that rules judge.
+    pub waiting: &'a mut WaitingRows,
 }
 
 impl Output for Tell<'_> {
     fn result(&mut self, row: &Row<'_>, best: Option<&[&[Datum]]>) {
         let Tell { prepared, rolled, .. } = *self;
+        self.waiting.push(prepared, &rolled.judged_by, &rolled.template, row);
         let write = |out: &mut Vec<u8>| match best {
             None => rolled.template.row(row, out),
             Some(best) => rolled.template.row_with(row, out, |out| self::best(prepared, rolled, best, out)),

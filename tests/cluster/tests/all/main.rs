@@ -17,6 +17,7 @@ mod placing;
 mod reload;
 mod reminders;
 mod rollback;
+mod rollups;
 mod rules;
 mod sample;
 mod several;
