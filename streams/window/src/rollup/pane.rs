@@ -43,6 +43,8 @@ pub(super) struct Pane {
     places: HashMap<Box<[u8]>, u32, FixedState>,
     /// How many rows are not withdrawn.
     live: usize,
+    /// Bytes of all rows, about.
+    row_bytes: usize,
     /// The next revision.
     pub revision: u32,
     /// Its window was due.
@@ -68,6 +70,7 @@ impl Pane {
             rows: Vec::new(),
             places: HashMap::default(),
             live: 0,
+            row_bytes: 0,
             revision: 0,
             is_due: false,
             stands: false,
@@ -95,15 +98,19 @@ impl Pane {
             None if self.rows.len() >= ROWS_MAX => return false,
             None => {
                 self.places.insert(id.into(), self.rows.len() as u32);
-                self.rows.push(Held { id: id.into(), time_ms, values: None });
+                let row = Held { id: id.into(), time_ms, values: None };
+                self.row_bytes += row.bytes();
+                self.rows.push(row);
                 self.rows.len() - 1
             }
         };
         let row = &mut self.rows[place];
+        self.row_bytes -= row.bytes();
         self.live -= usize::from(row.values.is_some());
         self.live += usize::from(values.is_some());
         row.time_ms = time_ms;
         row.values = values.map(|values| values.iter().map(|value| value.keep()).collect());
+        self.row_bytes += row.bytes();
         self.chunks.insert((place / CHUNK_ROWS) as u32);
         true
     }
@@ -118,7 +125,7 @@ impl Pane {
 
     /// Bytes of memory, about.
     pub fn memory_bytes(&self, name: &[u8]) -> usize {
-        size_of::<Pane>() + 2 * name.len() + self.rows.iter().map(Held::bytes).sum::<usize>()
+        size_of::<Pane>() + 2 * name.len() + self.row_bytes
     }
 
     /// The chunks that have to be supplied.
@@ -191,7 +198,9 @@ impl Pane {
             if self.places.insert(id.clone(), self.rows.len() as u32).is_some() {
                 return Err(wrong);
             }
-            self.rows.push(Held { id, time_ms, values });
+            let row = Held { id, time_ms, values };
+            self.row_bytes += row.bytes();
+            self.rows.push(row);
         }
         reader.finish()
     }

@@ -112,17 +112,18 @@ impl Kept {
 fn puts(seed: u64) -> Vec<Put> {
     let (mut draw, mut clock) = (Draw(seed), 0);
     let mut puts = Vec::new();
-    for _ in 0..600 {
+    for _ in 0..300 {
         let at = (clock - 30 + 10 * draw.below(6) as i64).max(0);
+        let no = [draw.below(90), 0][draw.below(2) as usize];
         match draw.below(12) {
             0 => {
                 clock += 10 * draw.below(3) as i64;
                 puts.push(Put::Advance(clock - 1));
             }
-            1 => puts.push(Put::Row(["a", "b"][draw.below(2) as usize], draw.below(90), at, None)),
+            1..=3 => puts.push(Put::Row(["a", "b"][draw.below(2) as usize], no, at, None)),
             _ => {
                 let value = Some(draw.below(40) as i64);
-                puts.push(Put::Row(["a", "b"][draw.below(2) as usize], draw.below(90), at, value));
+                puts.push(Put::Row(["a", "b"][draw.below(2) as usize], no, at, value));
             }
         }
     }
