@@ -133,7 +133,8 @@ fn sources(
             return Ok(nobodys());
         }
         let topic = plan.topic(stream, &assembly.cluster);
-        let ends = (0..u32::from(assembly.slots)).map(|partition| Ok(backing.log.bounds(&topic, partition)?.1));
+        let ends =
+            (0..u32::from(assembly.slots)).map(|partition| Ok(backing.log.bounds(&topic, partition)?.1));
         let ends = ends.collect::<Result<Vec<u64>>>()?;
         Ok(SourceSpec {
             partitions: ends.len() as u32,

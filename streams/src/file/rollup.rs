@@ -74,6 +74,10 @@ pub(super) fn read(
         key: key?,
         by,
         grid: spec.grid(rows.grid),
+        size: match spec.over {
+            Over::Rows => rows.size,
+            Over::Hopping { size, .. } => Some(size),
+        },
         spec: Arc::new(spec),
         reads: reads.iter().map(|place| rows.members[*place].clone()).collect(),
         shown,
@@ -96,7 +100,8 @@ fn named(node: &Node, rows: &Rows, mistakes: &mut Mistakes) -> Option<Column> {
     let name = read::text(node, "a field's name", mistakes)?;
     let found = rows.names().iter().find(|column| &*column.name == name).cloned();
     if found.is_none() && rows.members.iter().any(|column| &*column.name == name) {
-        let message = format!("`{name}` changes when a row is corrected: a key is part of what names the row");
+        let message =
+            format!("`{name}` changes when a row is corrected: a key is part of what names the row");
         mistakes.add(node.place, message);
     } else if found.is_none() {
         let names: Vec<&str> = rows.names().iter().map(|column| &*column.name).collect();
@@ -134,7 +139,8 @@ fn over(node: Option<&Node>, mistakes: &mut Mistakes) -> Option<Over> {
     if let Over::Hopping { size, slide, .. } = over
         && (slide.ms() == 0 || slide > size || size.ms() / slide.ms() > WINDOWS_MAX)
     {
-        let message = format!("slide: from {WINDOWS_MAX} windows for each row to one, so that none is left out");
+        let message =
+            format!("slide: from {WINDOWS_MAX} windows for each row to one, so that none is left out");
         mistakes.add(node.place, message);
         return None;
     }
@@ -192,11 +198,18 @@ mod tests {
             rollup.reads.iter().map(|column| column.name.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(reads(categories), ["count", "m1_sum", "m1_max"], "what is not read is not sent");
-        assert_eq!((&greatest.key, reads(greatest)), (&None, ["device", "category", "m1_sum"].map(String::from).into()));
+        assert_eq!(
+            (&greatest.key, reads(greatest)),
+            (&None, ["device", "category", "m1_sum"].map(String::from).into())
+        );
         let told = Told::Best { n: 3, ties: Ties::All, by: 2, is_least: false };
         assert_eq!((&greatest.spec.told, greatest.spec.over), (&told, Over::Rows));
         assert_eq!(plan.streams()[5..], ["rolled.categories", "rolled.greatest"]);
-        assert_eq!((plan.levels(), plan.source_count()), (1, 4), "a source, its strays, and two streams of rows");
+        assert_eq!(
+            (plan.levels(), plan.source_count()),
+            (1, 4),
+            "a source, its strays, and two streams of rows"
+        );
         let hidden = plan.shown_streams().any(|stream| stream.contains("rolled"));
         assert!(!hidden);
         let second = "  more: {from: categories, key: none, window: {type: hopping, size: 1m, slide: 10s}, \
@@ -208,13 +221,21 @@ mod tests {
     fn state_belongs_to_what_is_read() {
         let shapes = |from: &str, to: &str| {
             assert!(EXAMPLE.contains(from), "{from}");
-            plan(&EXAMPLE.replacen(from, to, 1)).shapes().into_iter().map(|(_, shape)| shape).collect::<Vec<_>>()
+            plan(&EXAMPLE.replacen(from, to, 1))
+                .shapes()
+                .into_iter()
+                .map(|(_, shape)| shape)
+                .collect::<Vec<_>>()
         };
         let before = shapes("n: 3", "n: 3");
-        for (from, to) in [("key: category ", "key: device "), ("m1_max:  max(m1_max)", "m1_max:  max(m1_min)")] {
+        for (from, to) in
+            [("key: category ", "key: device "), ("m1_max:  max(m1_max)", "m1_max:  max(m1_min)")]
+        {
             assert_ne!(shapes(from, to), before, "{to}");
         }
-        for (from, to) in [("n: 3", "n: 4"), ("devices: count()", "all: count()"), ("sum(m1_sum)", "avg(m1_sum)")] {
+        for (from, to) in
+            [("n: 3", "n: 4"), ("devices: count()", "all: count()"), ("sum(m1_sum)", "avg(m1_sum)")]
+        {
             assert_eq!(shapes(from, to), before, "{to}: what is told is found from the rows");
         }
     }
@@ -235,12 +256,24 @@ mod tests {
             ("window: rows ", "window: {type: hopping, size: 1h, slide: 1s} ", "1000 windows for each row"),
             ("window: rows ", "window: {type: hopping, size: 1s, slide: 2s} ", "to one"),
             (tumbling, "window: {type: global}", "have no end"),
-            (tumbling, "window: {type: tumbling, size: 5s}\n    accumulation: discarding", "parts of results"),
+            (
+                tumbling,
+                "window: {type: tumbling, size: 5s}\n    accumulation: discarding",
+                "parts of results",
+            ),
             ("idle_after: 10s, ", "", "has no `idle_after`"),
             ("rank: {by: m1_sum, n: 3,", "rank: {by: m1_sum, n: 0,", "n"),
             ("show: [device, category, m1_sum]", "show: [device]", "show it too"),
-            ("    rank: {by", "    aggregates: {n: count()}\n    rank: {by", "one of `aggregates` and `rank`"),
-            ("sinks:\n", "  more: {from: greatest, key: none, aggregates: {n: count()}}\nsinks:\n", "are lists"),
+            (
+                "    rank: {by",
+                "    aggregates: {n: count()}\n    rank: {by",
+                "one of `aggregates` and `rank`",
+            ),
+            (
+                "sinks:\n",
+                "  more: {from: greatest, key: none, aggregates: {n: count()}}\nsinks:\n",
+                "are lists",
+            ),
             ("    by: [category] ", "    key: device ", "`key` is for a step that reads rows"),
         ] {
             said(from, to, expected);

@@ -7,9 +7,7 @@ use super::read::{self, Map};
 use super::yaml::{Node, Value};
 use super::{join, pattern, rollup, window};
 use crate::plan::expression::{Expression, Group, Unfit};
-use crate::plan::{
-    Bundle, Column, ColumnKind, Does, EventTime, Filter, From, Rows, RulesStep, Source, Step,
-};
+use crate::plan::{Bundle, Column, ColumnKind, Does, EventTime, Filter, From, Rows, RulesStep, Source, Step};
 use granary_window::Window;
 use granary_window::rollup::Told;
 
@@ -94,7 +92,8 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
     }
     for (of_rows, what) in [("rank", "the rows of windows"), ("key", "rows of windows under another key")] {
         if map.get(of_rows).is_some() {
-            let message = format!("`{of_rows}` is for a step that reads {what}: `from` names no step with windows");
+            let message =
+                format!("`{of_rows}` is for a step that reads {what}: `from` names no step with windows");
             mistakes.add(node.place, message);
         }
     }
@@ -125,7 +124,9 @@ pub(super) fn read(name: &str, node: &Node, scope: &Scope<'_>, mistakes: &mut Mi
             let does = rules.zip(source).zip(columns.as_deref());
             let does = does.and_then(|((node, source), columns)| {
                 let of = match from? {
-                    From::Step(i) => Rows::of(scope.sources, scope.steps, i).map(|rows| (&scope.steps[i], rows)),
+                    From::Step(i) => {
+                        Rows::of(scope.sources, scope.steps, i).map(|rows| (&scope.steps[i], rows))
+                    }
                     From::Source(_) => None,
                 };
                 self::rules(name, node, source, (columns, of), scope, mistakes)

@@ -169,7 +169,6 @@ fn what_is_not_built_is_said() {
     for (from, to) in [
         ("topic: boontadata-results", "topic: boontadata-results, webhook: x"),
         ("format: json ", "format: avro "),
-        ("emit: watermark", "rank: {}"),
         ("horizon: pane", "horizon: pane, keep: last"),
     ] {
         let found = mistakes(&changed(from, to));

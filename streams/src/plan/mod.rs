@@ -22,8 +22,8 @@ pub use follow::{JoinSide, JoinStep, PatternStep, State};
 pub(crate) use follow::{column_of, columns_of_stage};
 pub use revision::{Bundle, REVISION_BYTES_MAX};
 pub use rollup::RollupStep;
-pub(crate) use rollup::{ALL, Member, Rows, time_of, unfit as unfit_for_rollup};
 use rollup::stream_of;
+pub(crate) use rollup::{ALL, Member, Rows, time_of, unfit as unfit_for_rollup};
 pub use rules::RulesStep;
 
 /// The set-aside streams every plan has, after those of its sinks.

@@ -39,6 +39,8 @@ pub struct RollupStep {
     pub shown: usize,
     /// The ends of its windows.
     pub grid: Grid,
+    /// The length of its windows, when all have one.
+    pub size: Option<Span>,
     /// Its state.
     pub state: State,
 }
@@ -52,6 +54,8 @@ pub(crate) struct Rows {
     pub by: usize,
     /// The ends of the windows.
     pub grid: Grid,
+    /// Their length, when all have one.
+    pub size: Option<Span>,
 }
 
 /// The place of the key among the members of a row.
@@ -67,7 +71,11 @@ impl Rows {
             let key = key.map_or((KEY, ColumnKind::Text), |key| (&*key.name, key.kind));
             let aggregates = window.spec.aggregates.iter();
             let values = aggregates.map(|aggregate| (&*aggregate.name, kind_of(aggregate.function)));
-            return Some(Rows::new(key, &window.by, values, grid_of(window)));
+            let size = match window.spec.window {
+                Window::Tumbling { size, .. } | Window::Hopping { size, .. } => Some(size),
+                _ => None,
+            };
+            return Some(Rows::new(key, &window.by, values, (grid_of(window), size)));
         }
         let rollup = step.rollup()?;
         let key = rollup.key.as_ref().map_or((KEY, ColumnKind::Text), |key| (&*key.name, key.kind));
@@ -76,20 +84,21 @@ impl Rows {
             Told::Best { .. } => &[],
         };
         let values = aggregates.iter().map(|aggregate| (&*aggregate.name, kind_of(aggregate.function)));
-        Some(Rows::new(key, &rollup.by, values, rollup.grid))
+        Some(Rows::new(key, &rollup.by, values, (rollup.grid, rollup.size)))
     }
 
     fn new<'a>(
         key: (&'a str, ColumnKind),
         by: &'a [Column],
         values: impl Iterator<Item = (&'a str, ColumnKind)>,
-        grid: Grid,
+        (grid, size): (Grid, Option<Span>),
     ) -> Rows {
         let bounds = [("window_start", ColumnKind::Int), ("window_end", ColumnKind::Int)];
         let by_names = by.iter().map(|column| (&*column.name, column.kind));
         let members = bounds.into_iter().chain([key]).chain(by_names).chain(values).enumerate();
-        let members = members.map(|(index, (name, kind))| Column { name: name.into(), index, kind }).collect();
-        Rows { members, by: by.len(), grid }
+        let members =
+            members.map(|(index, (name, kind))| Column { name: name.into(), index, kind }).collect();
+        Rows { members, by: by.len(), grid, size }
     }
 
     /// The key and what is below it: the members that all versions of a row agree on.
@@ -156,18 +165,24 @@ pub(crate) fn unfit(step: &Step, over: Option<Over>) -> Option<String> {
     let name = &step.name;
     if let Some(rollup) = step.rollup() {
         let is_ranking = matches!(rollup.spec.told, Told::Best { .. });
-        return is_ranking.then(|| format!("the rows of `{name}` are lists: read those of the step before it"));
+        return is_ranking
+            .then(|| format!("the rows of `{name}` are lists: read those of the step before it"));
     }
     let spec = &step.window()?.spec;
     if matches!(spec.window, Window::Count { .. } | Window::Global) {
         return Some(format!("the windows of `{name}` have no end"));
     }
     if spec.accumulation != Accumulation::Accumulating {
-        return Some(format!("the rows of `{name}` are parts of results: it needs `accumulation: accumulating`"));
+        return Some(format!(
+            "the rows of `{name}` are parts of results: it needs `accumulation: accumulating`"
+        ));
     }
-    let overlap = matches!(spec.window, Window::Hopping { .. } | Window::Cumulate { .. } | Window::Sliding { .. });
+    let overlap =
+        matches!(spec.window, Window::Hopping { .. } | Window::Cumulate { .. } | Window::Sliding { .. });
     (overlap && over.is_some_and(|over| over != Over::Rows)).then(|| {
-        format!("the windows of `{name}` overlap, so an event would count several times: write `window: rows`")
+        format!(
+            "the windows of `{name}` overlap, so an event would count several times: write `window: rows`"
+        )
     })
 }
 

@@ -4,6 +4,7 @@ use granary_core::{Error, ErrorKind, GrainId, Result, Timestamp};
 use granary_window::Value;
 
 use super::prepared::Prepared;
+use super::rolled::RowsOf;
 use super::slot::Slot;
 use super::{pack, segments};
 use crate::plan::{Column, ColumnKind, WindowStep};
@@ -40,7 +41,7 @@ pub(crate) fn ask(
 struct Name<'g> {
     key: String,
     by: Vec<u8>,
-    step: usize,
+    of: RowsOf,
     start: Timestamp,
     end: Option<Timestamp>,
     grain: &'g GrainId,
@@ -53,11 +54,18 @@ fn window(
     missing: &mut Vec<Vec<u8>>,
 ) -> Result<Option<Vec<u8>>> {
     let name = name(prepared, grain)?;
-    let place = prepared.windows[name.step].step;
+    let of = match name.of {
+        RowsOf::Window(of) => of,
+        RowsOf::Rollup(of) => {
+            let Name { key, by, start, end, .. } = &name;
+            return slot.ask_rolled(prepared, of, (key.as_bytes(), by, *start, *end), grain, missing);
+        }
+    };
+    let place = prepared.windows[of].step;
     let step = &prepared.plan.steps[place];
     let window = step.window().expect("prepared steps are window steps");
     let before = missing.len();
-    let operator = &mut slot.operators[name.step];
+    let operator = &mut slot.operators[of];
     let Some(peek) = operator.peek(name.key.as_bytes(), &name.by, name.start, name.end, missing) else {
         if missing.len() > before {
             return Ok(None);
@@ -93,18 +101,24 @@ fn name<'g>(prepared: &Prepared, grain: &'g GrainId) -> Result<Name<'g>> {
         return wrong("Window/<key>/<by...>/<step>/<start> expected".to_owned());
     };
     let plan = &prepared.plan;
-    let Some(place) = prepared.windows.iter().position(|window| *plan.steps[window.step].name == **step)
-    else {
-        let names: Vec<&str> = prepared.windows.iter().map(|window| &*plan.steps[window.step].name).collect();
+    let windows = (0..).zip(&prepared.windows).map(|(i, window)| (RowsOf::Window(i), window.step));
+    let rolled = (0..).zip(&prepared.rolled).map(|(i, rolled)| (RowsOf::Rollup(i), rolled.step));
+    let mut steps = windows.chain(rolled);
+    let Some((of, place)) = steps.find(|(_, place)| *plan.steps[*place].name == **step) else {
+        let places = prepared.windows.iter().map(|window| window.step);
+        let places = places.chain(prepared.rolled.iter().map(|rolled| rolled.step));
+        let names: Vec<&str> = places.map(|place| &*plan.steps[place].name).collect();
         return wrong(format!("no window step `{step}`; there are: {}", names.join(", ")));
     };
-    let window = plan.steps[prepared.windows[place].step].window().expect("prepared steps are window steps");
-    if middle.len() != window.by.len() {
-        let names: Vec<&str> = window.by.iter().map(|column| &*column.name).collect();
+    let columns = plan.steps[place].window().map(|window| &window.by);
+    let columns = columns.or(plan.steps[place].rollup().map(|rollup| &rollup.by));
+    let columns = columns.map_or(&[][..], |columns| columns);
+    if middle.len() != columns.len() {
+        let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
         return wrong(format!("`{step}` has {} segments below the key: {}", names.len(), names.join(", ")));
     }
     let mut by = Vec::new();
-    for (column, text) in window.by.iter().zip(middle) {
+    for (column, text) in columns.iter().zip(middle) {
         segments::push(&mut by, &typed(column, text));
     }
     let (start, end) = match bounds.split_once("..") {
@@ -121,7 +135,7 @@ fn name<'g>(prepared: &Prepared, grain: &'g GrainId) -> Result<Name<'g>> {
         Some(end) => end,
         None => None,
     };
-    Ok(Name { key: key.clone(), by, step: place, start, end, grain })
+    Ok(Name { key: key.clone(), by, of, start, end, grain })
 }
 
 /// A segment of an identity as the value it was made of.

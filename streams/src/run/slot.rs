@@ -15,7 +15,7 @@ use super::follow::Follower;
 use super::judged::{Filled, Seat};
 use super::judged_rows::WaitingRows;
 use super::prepared::{Prepared, Window};
-use super::rolled::Upstream;
+use super::rolled::RowsOf;
 use super::route::Routed;
 use super::{pack, rows, segments};
 use crate::decode::Fields;
@@ -61,7 +61,7 @@ impl Slot {
         let operator = |(place, window): (usize, &Window)| {
             let step = prepared.plan.steps[window.step].window().expect("prepared steps are window steps");
             let operator = Operator::new(Arc::clone(&step.spec), &step.prefix);
-            let mut readers = prepared.rolled.iter().filter(|rolled| rolled.of == Upstream::Window(place));
+            let mut readers = prepared.rolled.iter().filter(|rolled| rolled.of == RowsOf::Window(place));
             if readers.next().is_some() { operator.told_to(window.rows.grid) } else { operator }
         };
         Slot {

@@ -65,7 +65,8 @@ struct Read {
 impl Read {
     fn input(&self) -> Input {
         let Read { id, device, kind, at, m } = self;
-        let event = json!({"id": id, "device": format!("d-{device}"), "kind": format!("k-{kind}"), "at": at, "m": m});
+        let event =
+            json!({"id": id, "device": format!("d-{device}"), "kind": format!("k-{kind}"), "at": at, "m": m});
         Input { appended_at: *at, value: event.to_string().into_bytes() }
     }
 }
@@ -124,7 +125,10 @@ fn expected(totals: &Totals) -> BTreeMap<(&'static str, String, i64), Value> {
         let different: BTreeSet<&String> = inside.iter().map(|(_, kind)| *kind).collect();
         let first = inside.iter().min_by_key(|(s, kind)| (*s, (*kind).clone())).map(|of| m(of));
         let sum: i64 = inside.iter().map(|of| m(of)).sum();
-        expected.insert(("halves", "all".into(), start), json!({"m": sum, "kinds": different.len(), "first": first}));
+        expected.insert(
+            ("halves", "all".into(), start),
+            json!({"m": sum, "kinds": different.len(), "first": first}),
+        );
     }
     expected
 }
@@ -218,7 +222,9 @@ fn random(seed: u64, count: u64) -> Vec<Read> {
     for no in 0..count {
         let device = [draw.below(9), draw.below(4)][draw.below(2) as usize];
         clocks[device as usize] += draw.below(2_400) as i64;
-        let at = (clocks[device as usize] - [draw.below(2_000), draw.below(20_000)][usize::from(no % 9 == 0)] as i64).max(0);
+        let at = (clocks[device as usize]
+            - [draw.below(2_000), draw.below(20_000)][usize::from(no % 9 == 0)] as i64)
+            .max(0);
         let (kind, m) = (draw.below(3), draw.below(20) as i64 - 4);
         events.push(Read { id: format!("e-{no}"), device, kind, at, m });
         if no % 11 == 0 {
@@ -235,12 +241,17 @@ fn totals_of_totals_are_those_of_loops_whatever_happens_to_slots() {
     let expected = expected(&totals(&events));
     assert!(expected.len() > 500, "{}", expected.len());
     for seed in 0..6 {
-        let driver = run(plan("forever"), &events, seed, 0);
+        let mut driver = run(plan("forever"), &events, seed, 0);
         let told = told(&driver);
         for (of, row) in &expected {
             assert_eq!(told.get(of), Some(row), "seed {seed}: {of:?}");
         }
         assert_eq!(told.len(), expected.len(), "seed {seed}");
+        let ((_, kind, start), row) =
+            expected.iter().find(|((sink, ..), _)| *sink == "kinds").expect("a row");
+        let answer = driver.ask(&format!("Window/{kind}/kinds/{start}")).expect("a window");
+        assert_eq!((&answer["m"], &answer["state"]), (&row["m"], &json!("due")), "a window is a grain");
+        assert!(driver.ask("Window/no/kinds/0").is_err_and(|error| error.contains("no window")));
         assert!(driver.stream("late").is_empty());
         let counts = driver.counts();
         assert!(counts.is_balanced() && counts.accepted == 3_000, "{counts:?}");
@@ -266,7 +277,8 @@ fn nothing_is_late_when_slots_are_read_at_their_own_pace() {
         let driver = run(plan("0s"), &events, seed, 10);
         assert_eq!(driver.stream("late").len(), 0, "{:?}", driver.stream("late").first());
         for sink in ["kinds", "best", "halves"] {
-            let wrong = driver.stream(sink).iter().find(|sent| !sent.value.contains("\"reason\":\"on_time\""));
+            let wrong =
+                driver.stream(sink).iter().find(|sent| !sent.value.contains("\"reason\":\"on_time\""));
             assert!(wrong.is_none(), "{wrong:?}");
         }
         let told = told(&driver);
@@ -286,7 +298,8 @@ rules:
 
 #[test]
 fn rules_judge_totals_as_they_are_told() {
-    let text = format!("{}  watch: {{from: kinds, rules: rules.yaml}}\n", SOURCE.replace("LATENESS", "forever"));
+    let text =
+        format!("{}  watch: {{from: kinds, rules: rules.yaml}}\n", SOURCE.replace("LATENESS", "forever"));
     let parse = || file::parse_beside(&text, &|_| Ok(RULES.to_owned())).unwrap_or_else(|m| panic!("{m}"));
     let events = random(5, 1_500);
     for seed in [0, 3] {

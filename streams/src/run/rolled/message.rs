@@ -95,7 +95,12 @@ impl Message {
 
 impl Sent {
     /// A row as a roll-up reads it, or the name of a member that it cannot read.
-    pub fn of(id: String, row: &Row<'_>, rows: &Rows, rollup: &RollupStep) -> std::result::Result<Sent, String> {
+    pub fn of(
+        id: String,
+        row: &Row<'_>,
+        rows: &Rows,
+        rollup: &RollupStep,
+    ) -> std::result::Result<Sent, String> {
         let read = |place: usize, name: &str| {
             let plain = match rows.member(place) {
                 Member::Start => Some(Plain::Int(row.start.ms())),
@@ -107,9 +112,8 @@ impl Sent {
             plain.ok_or_else(|| name.to_owned())
         };
         let by = rollup.by.iter().map(|column| read(column.index, &column.name)).collect::<Result<_, _>>()?;
-        let named = |column: &crate::plan::Column| {
-            Ok((column.name.to_string(), read(column.index, &column.name)?))
-        };
+        let named =
+            |column: &crate::plan::Column| Ok((column.name.to_string(), read(column.index, &column.name)?));
         let values = match row.reason {
             Reason::Delete => None,
             _ => Some(rollup.reads.iter().map(named).collect::<Result<_, String>>()?),
@@ -124,7 +128,8 @@ impl Sent {
     /// The values a roll-up reads, in its order: what an older program did not send is missing.
     pub fn values_for(&self, rollup: &RollupStep) -> Option<Vec<Value<'_>>> {
         let values = self.values.as_ref()?;
-        let value = |name: &str| values.iter().find(|(of, _)| of == name).map_or(Value::Null, |(_, v)| v.value());
+        let value =
+            |name: &str| values.iter().find(|(of, _)| of == name).map_or(Value::Null, |(_, v)| v.value());
         Some(rollup.reads.iter().map(|column| value(&column.name)).collect())
     }
 }
@@ -147,7 +152,13 @@ mod tests {
     fn values_come_as_they_were_sent() {
         let sent = |plain: Plain| {
             let values = Some(vec![("m".to_owned(), plain)]);
-            let row = Message::Row(Sent { id: "w".into(), start_ms: -1, end_ms: 2, by: vec![Plain::Int(3)], values });
+            let row = Message::Row(Sent {
+                id: "w".into(),
+                start_ms: -1,
+                end_ms: 2,
+                by: vec![Plain::Int(3)],
+                values,
+            });
             let mut out = Vec::new();
             row.write(&mut out);
             match Message::read(&out).unwrap() {
@@ -155,7 +166,8 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let values = [Plain::Null, Plain::Bool(true), Plain::Int(-1), Plain::Int(i64::MAX), Plain::Text("3".into())];
+        let values =
+            [Plain::Null, Plain::Bool(true), Plain::Int(-1), Plain::Int(i64::MAX), Plain::Text("3".into())];
         for plain in values.into_iter().chain([2.0, 0.1, -0.0].map(Plain::Double)) {
             assert_eq!(sent(plain.clone()), (vec![Plain::Int(3)], plain));
         }

@@ -5,12 +5,14 @@
 //! | [`mod@self`] | what a record of such a stream does to its slot, what falls due there |
 //! | `message` | those records |
 //! | `aside` | those that cannot be taken |
+//! | `ask` | answers of `Window/...` |
 //! | `tell` | rows that leave for a roll-up, and what roll-ups tell |
 //!
 //! Invariant: a slot reports how far it has come after the rows that it speaks of, in the same commit or a later one. So who has read
 //! what all slots are told has read every row before it.
 
 mod aside;
+mod ask;
 mod message;
 mod tell;
 
@@ -24,11 +26,11 @@ use super::rows::Template;
 use super::segments;
 use super::slot::Slot;
 use crate::plan::{ALL, From, Plan, Rows, time_of};
-use message::{Message, Sent};
-pub(crate) use aside::poison;
-pub(crate) use tell::send;
-use tell::Tell;
 use aside::Aside;
+pub(crate) use aside::poison;
+use message::{Message, Sent};
+use tell::Tell;
+pub(crate) use tell::send;
 
 /// Reports of one step of a slot have numbers from here on among its outputs: behind all others but the journal's.
 const REPORTS: u32 = u32::MAX - 2_048;
@@ -37,7 +39,7 @@ const REPORTS: u32 = u32::MAX - 2_048;
 #[derive(Debug)]
 pub(crate) struct Rolled {
     pub step: usize,
-    pub of: Upstream,
+    pub of: RowsOf,
     /// Its own rows.
     pub told: Rows,
     pub template: Template,
@@ -54,7 +56,7 @@ pub(crate) struct Rolled {
 
 /// Whose rows a roll-up reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Upstream {
+pub(crate) enum RowsOf {
     /// A window step's, by its place among them.
     Window(usize),
     /// A roll-up's.
@@ -67,7 +69,7 @@ impl Rolled {
         let places: Vec<usize> = plan.rollups().map(|(place, _)| place).collect();
         let rolled = plan.rollups().zip(plan.rolled()).map(|((place, rollup), stream)| {
             let find = |places: &[usize]| places.iter().position(|of| *of == rollup.of);
-            let of = find(windows).map(Upstream::Window).or(find(&places).map(Upstream::Rollup));
+            let of = find(windows).map(RowsOf::Window).or(find(&places).map(RowsOf::Rollup));
             let told = Rows::of(&plan.sources, &plan.steps, place).expect("roll-ups have rows");
             Rolled {
                 step: place,
@@ -218,7 +220,7 @@ impl Slot {
     pub fn rollups_stand(&mut self, prepared: &Prepared, stood: Span) -> Vec<u16> {
         let mut idle = Vec::new();
         for (place, rolled) in (0..).zip(&prepared.rolled) {
-            let (Upstream::Window(of), Some(idle_after)) = (rolled.of, rolled.idle_after) else { continue };
+            let (RowsOf::Window(of), Some(idle_after)) = (rolled.of, rolled.idle_after) else { continue };
             let is_quiet = self.operators[of].reach().is_some_and(|reach| reach.is_quiet);
             let rollup = &mut self.rollups[usize::from(place)];
             if rollup.stand(stood, is_quiet) >= idle_after && !rollup.is_idle() && is_quiet {
@@ -232,8 +234,8 @@ impl Slot {
     pub fn report(&mut self, prepared: &Prepared, cause: Cause, idle: &[u16], effects: &mut Effects) {
         for (place, rolled) in (0_u16..).zip(&prepared.rolled) {
             let reach = match rolled.of {
-                Upstream::Window(of) => self.operators[of].reach(),
-                Upstream::Rollup(of) => self.rollups[of].reach(),
+                RowsOf::Window(of) => self.operators[of].reach(),
+                RowsOf::Rollup(of) => self.rollups[of].reach(),
             };
             let Some(mut reach) = reach else { continue };
             reach.watermark = step_of(prepared, rolled).grid.floor(reach.watermark);

@@ -99,10 +99,7 @@ impl Output for Tell<'_> {
     fn result(&mut self, row: &Row<'_>, best: Option<&[&[Datum]]>) {
         let Tell { prepared, rolled, .. } = *self;
         self.waiting.push(prepared, &rolled.judged_by, &rolled.template, row);
-        let write = |out: &mut Vec<u8>| match best {
-            None => rolled.template.row(row, out),
-            Some(best) => rolled.template.row_with(row, out, |out| self::best(prepared, rolled, best, out)),
-        };
+        let write = |out: &mut Vec<u8>| self::write(prepared, rolled, row, best, out);
         for sink in &rolled.sinks {
             match &prepared.plan.sinks[*sink].to {
                 Target::Topic(_) | Target::File(_) => self.effects.outbox.push(
@@ -127,6 +124,20 @@ impl Output for Tell<'_> {
         }
         let sent = (row, &rolled.template, &rolled.told);
         send(prepared, &rolled.rolled_by, sent, self.causes, self.effects);
+    }
+}
+
+/// The row as JSON.
+pub(super) fn write(
+    prepared: &Prepared,
+    rolled: &Rolled,
+    row: &Row<'_>,
+    best: Option<&[&[Datum]]>,
+    out: &mut Vec<u8>,
+) {
+    match best {
+        None => rolled.template.row(row, out),
+        Some(best) => rolled.template.row_with(row, out, |out| self::best(prepared, rolled, best, out)),
     }
 }
 

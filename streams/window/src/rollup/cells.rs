@@ -66,7 +66,7 @@ impl Rollup {
         }
     }
 
-    fn missing_pane(&self, name: &[u8], cells: &mut Vec<Vec<u8>>) {
+    pub(super) fn missing_pane(&self, name: &[u8], cells: &mut Vec<Vec<u8>>) {
         if self.panes.contains_key(name) {
             return;
         }
@@ -167,7 +167,8 @@ impl Rollup {
         panes.retain(|_, pane| {
             looks += 1;
             let is_held = pane.is_dirty || pane.sealed > *acknowledged;
-            if *bytes <= target_bytes || looks > looks_max || is_held || std::mem::take(&mut pane.is_touched) {
+            if *bytes <= target_bytes || looks > looks_max || is_held || std::mem::take(&mut pane.is_touched)
+            {
                 return true;
             }
             *bytes -= pane.bytes;

@@ -33,7 +33,12 @@ pub struct Gauge {
 
 impl Gauge {
     pub(super) fn new(slots: u16) -> Gauge {
-        Gauge { slots: Partitions::new(u32::from(slots)), told_ms: i64::MIN, is_known: false, is_dirty: false }
+        Gauge {
+            slots: Partitions::new(u32::from(slots)),
+            told_ms: i64::MIN,
+            is_known: false,
+            is_dirty: false,
+        }
     }
 
     pub(super) fn is_known(&self) -> bool {
@@ -150,7 +155,8 @@ impl Rollup {
     /// The slot has stood so much longer at the end of its inputs, with something to come from the step before or not; how long it
     /// has had nothing to come.
     pub fn stand(&mut self, stood: Span, is_quiet: bool) -> Span {
-        self.teller.quiet = if is_quiet { Span(self.teller.quiet.ms().saturating_add(stood.ms())) } else { Span::ZERO };
+        self.teller.quiet =
+            if is_quiet { Span(self.teller.quiet.ms().saturating_add(stood.ms())) } else { Span::ZERO };
         self.teller.quiet
     }
 

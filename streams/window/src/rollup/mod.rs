@@ -34,16 +34,16 @@ use crate::agenda::{Agenda, NOT_LISTED};
 use crate::aggregate::{Accumulator, Plan, Sample};
 use crate::encode::{Reader, put_bytes};
 use crate::rank::{Ties, best};
-use crate::row::{Reason, Row};
+use crate::row::{Reason, Row, State};
 use crate::rules::{floor_rest, lateness_ms, length};
 use crate::spec::{Aggregate, Lateness};
 use crate::value::{Datum, Value, Values, ValuesOf, order};
 
 pub use crate::reach::{Grid, Reach};
-pub use gauge::{Gauge, Report};
 use gauge::Teller;
-use pane::{Held, Pane};
+pub use gauge::{Gauge, Report};
 pub use pane::ROWS_MAX;
+use pane::{Held, Pane};
 
 /// What a roll-up does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,9 @@ impl Spec {
     pub fn grid(&self, of_rows: Grid) -> Grid {
         match self.over {
             Over::Rows => of_rows,
-            Over::Hopping { size, slide, offset_ms } => Grid::new(slide, offset_ms.saturating_add(length(size))),
+            Over::Hopping { size, slide, offset_ms } => {
+                Grid::new(slide, offset_ms.saturating_add(length(size)))
+            }
         }
     }
 
@@ -241,7 +243,8 @@ impl Rollup {
             }
             let name = name(start, end, arrival.key, arrival.by);
             let time_ms = Spec::due(arrival.end.ms());
-            let pane = self.panes.get_mut(&name[..]).expect("missing cells are supplied before a row is applied");
+            let pane =
+                self.panes.get_mut(&name[..]).expect("missing cells are supplied before a row is applied");
             if !pane.put(arrival.id, time_ms, arrival.values) {
                 return Outcome::Overflow;
             }
@@ -259,7 +262,9 @@ impl Rollup {
         let Some(due) = self.agenda.take() else { return };
         let w = self.watermark().ms();
         for name in &due.keys {
-            let Some(pane) = self.panes.get_mut(name).filter(|pane| pane.listed == due.date) else { continue };
+            let Some(pane) = self.panes.get_mut(name).filter(|pane| pane.listed == due.date) else {
+                continue;
+            };
             pane.listed = NOT_LISTED;
             let Ok(Named { end, .. }) = named(name) else { continue };
             if w >= Spec::due(end) && !pane.is_due {
@@ -306,30 +311,72 @@ impl Rollup {
         if !stands {
             return out.result(&row, None);
         }
-        let live = pane.live();
-        match self.spec.told {
-            Told::Best { n, ties, by, is_least } => {
-                out.result(&row, Some(&ranked(&live, n, ties, by, is_least)));
-            }
-            Told::Aggregates(_) => {
-                self.plan.reset(&mut self.room);
-                for (arrival, (held, values)) in live.iter().enumerate() {
-                    let values: Vec<Value<'_>> = values.iter().map(Datum::value).collect();
-                    let (time, arrival) = (held.time_ms, arrival as u64);
-                    self.plan.accumulate(&mut self.room, &Sample { values: &values, time, arrival });
-                }
-                out.result(&Row { values: Values(ValuesOf::Live(&self.plan, &self.room)), ..row }, None);
-            }
+        show(&self.spec, (&self.plan, &mut self.room), pane, &row, out);
+    }
+
+    /// The present row of a window: what it would tell now, with the last revision. Appends to `cells` and answers `None` when
+    /// cells are missing.
+    pub fn peek(
+        &mut self,
+        (key, by): (&[u8], &[u8]),
+        (start, end): (Timestamp, Timestamp),
+        cells: &mut Vec<Vec<u8>>,
+        out: &mut impl Output,
+    ) -> Option<State> {
+        let name = name(start.ms(), end.ms(), key, by);
+        let before = cells.len();
+        self.missing_root(cells);
+        self.missing_pane(&name, cells);
+        if cells.len() > before {
+            return None;
         }
+        let w = self.watermark().ms();
+        let (state, reason) = match end.ms() {
+            end if w >= self.spec.close(end) => (State::Closed, Reason::Final),
+            end if w >= Spec::due(end) => (State::Due, Reason::OnTime),
+            _ => (State::Open, Reason::Early),
+        };
+        if let Some(pane) = self.panes.get(&name[..]).filter(|pane| !pane.is_empty()) {
+            let revision = pane.revision.saturating_sub(1);
+            let row = Row { key, by, start, end, reason, op: None, revision, values: Values(ValuesOf::None) };
+            show(&self.spec, (&self.plan, &mut self.room), pane, &row, out);
+        }
+        Some(state)
     }
 
     fn close(&mut self, name: &[u8]) {
         let Some(pane) = self.panes.remove(name) else { return };
         self.bytes -= pane.bytes;
         if pane.is_stored {
-            let chunks: Vec<Vec<u8>> = pane.stored_chunks().map(|chunk| self.chunk_cell(name, chunk)).collect();
+            let chunks: Vec<Vec<u8>> =
+                pane.stored_chunks().map(|chunk| self.chunk_cell(name, chunk)).collect();
             self.deleted.extend(chunks);
             self.deleted.push(self.pane_cell(name));
+        }
+    }
+}
+
+/// Hands what a pane holds to `out`, in a row that has all but its values.
+fn show(
+    spec: &Spec,
+    (plan, room): (&Plan, &mut Vec<Accumulator>),
+    pane: &Pane,
+    row: &Row<'_>,
+    out: &mut impl Output,
+) {
+    let live = pane.live();
+    match spec.told {
+        Told::Best { n, ties, by, is_least } => {
+            out.result(row, Some(&ranked(&live, n, ties, by, is_least)));
+        }
+        Told::Aggregates(_) => {
+            plan.reset(room);
+            for (arrival, (held, values)) in live.iter().enumerate() {
+                let values: Vec<Value<'_>> = values.iter().map(Datum::value).collect();
+                let (time, arrival) = (held.time_ms, arrival as u64);
+                plan.accumulate(room, &Sample { values: &values, time, arrival });
+            }
+            out.result(&Row { values: Values(ValuesOf::Live(plan, room)), ..*row }, None);
         }
     }
 }
@@ -343,8 +390,11 @@ fn ranked<'a>(
     is_least: bool,
 ) -> Vec<&'a [Datum]> {
     let value = |values: &'a [Datum]| values.get(by).map_or(Value::Null, Datum::value);
-    let mut rows: Vec<(&[u8], &[Datum])> =
-        live.iter().filter(|(_, values)| !value(values).is_null()).map(|(held, values)| (&*held.id, *values)).collect();
+    let mut rows: Vec<(&[u8], &[Datum])> = live
+        .iter()
+        .filter(|(_, values)| !value(values).is_null())
+        .map(|(held, values)| (&*held.id, *values))
+        .collect();
     let compare = |a: &&'a [Datum], b: &&'a [Datum]| -> Ordering {
         let ordering = order(value(a), value(b));
         if is_least { ordering.reverse() } else { ordering }

@@ -31,7 +31,8 @@ pub(super) struct Held {
 
 impl Held {
     fn bytes(&self) -> usize {
-        let of = |datum: &Datum| size_of::<Datum>() + if let Datum::Text(text) = datum { text.len() } else { 0 };
+        let of =
+            |datum: &Datum| size_of::<Datum>() + if let Datum::Text(text) = datum { text.len() } else { 0 };
         ROW_BYTES + 2 * self.id.len() + self.values.iter().flatten().map(of).sum::<usize>()
     }
 }

@@ -79,7 +79,8 @@ impl Kept {
                 let values = value.map(|value| [Value::Int(*no as i64), Value::Int(value)]);
                 let id = format!("{key}/{no}/{at}");
                 let (start, end) = (Timestamp(*at), Timestamp(at + 10));
-                let (key, id, values) = (key.as_bytes(), id.as_bytes(), values.as_ref().map(<[_; 2]>::as_slice));
+                let (key, id, values) =
+                    (key.as_bytes(), id.as_bytes(), values.as_ref().map(<[_; 2]>::as_slice));
                 let arrival = Arrival { key, by: b"", start, end, id, values };
                 self.supply(|rollup, cells| rollup.missing(&arrival, cells));
                 outcome = self.rollup.row(&arrival, &mut Lines(out));
@@ -211,7 +212,11 @@ fn sums_are_those_of_a_loop_wherever_state_was_lost() {
             assert!(seed == 0 || kept.loads > 100);
             kept.commit();
             let left = kept.store.keys().filter(|cell| matches!(cell[2], b'P' | b'C')).count();
-            assert_eq!(left > 0, spec.allowed_lateness == Lateness::Forever, "what has closed leaves the store");
+            assert_eq!(
+                left > 0,
+                spec.allowed_lateness == Lateness::Forever,
+                "what has closed leaves the store"
+            );
         }
     }
     assert!(deletions > 20, "{deletions}: windows lost their last row");

@@ -78,7 +78,8 @@ fn expected(totals: &[Value]) -> [Rows; 3] {
         let name = |row: &Value| (row["device"].to_string(), row["category"].to_string());
         rows.sort_by_key(|row| (-number(row, "m1_sum"), name(row)));
         let last = rows.get(2).map_or(i64::MIN, |row| number(row, "m1_sum"));
-        let shown = rows.iter().enumerate().filter(|(place, row)| *place < 3 || number(row, "m1_sum") == last);
+        let shown =
+            rows.iter().enumerate().filter(|(place, row)| *place < 3 || number(row, "m1_sum") == last);
         let shown: Vec<Value> = shown
             .map(|(_, row)| json!({"device": row["device"], "category": row["category"], "m1_sum": row["m1_sum"]}))
             .collect();
@@ -91,7 +92,8 @@ fn expected(totals: &[Value]) -> [Rows; 3] {
 fn totals_of_all_devices_are_exact_when_a_silo_is_killed() {
     let topics = ["categories", "greatest", "all"].map(unique);
     let sinks = ["categories", "greatest", "all"].iter().zip(&topics);
-    let sinks: String = sinks.map(|(name, topic)| format!("  {name}: {{from: {name}, topic: {topic}}}\n")).collect();
+    let sinks: String =
+        sinks.map(|(name, topic)| format!("  {name}: {{from: {name}, topic: {topic}}}\n")).collect();
     let pipeline =
         vec![("idle_after: 10s", "idle_after: 1s".into()), ("sinks:\n", format!("{STEPS}{sinks}"))];
     let rig = Rig::with(Setup { partitions: 4, pipeline, ..Setup::default() });
