@@ -34,7 +34,9 @@ mod text;
 
 use std::sync::Arc;
 
-use granary_cluster::{Applied, Cause, Cells, CommitNo, Effects, Failure, Foreseen, Pipeline, Record};
+use granary_cluster::{
+    Applied, Cause, Cells, CommitNo, Effects, Failure, Foreseen, Pipeline, Record, SourceId,
+};
 use granary_core::{Error, ErrorKind, GrainId, Result, SlotId, Timestamp};
 
 pub use ask::{DEVICE, GET, WINDOW};
@@ -102,9 +104,13 @@ impl Slots {
 
     fn slot(&mut self, slot: SlotId) -> (&mut Slot, &Prepared, &mut Buffers) {
         let Slots { prepared, slots, buffers, .. } = self;
-        let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
-        (slot, prepared, buffers)
+        (in_memory(slots, prepared, slot), prepared, buffers)
     }
+}
+
+/// A slot, with empty memory if it has none.
+fn in_memory<'s>(slots: &'s mut [Option<Box<Slot>>], prepared: &Prepared, slot: SlotId) -> &'s mut Slot {
+    slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared, slot)))
 }
 
 fn sinks(prepared: &Prepared) -> impl Iterator<Item = &str> {
@@ -112,6 +118,12 @@ fn sinks(prepared: &Prepared) -> impl Iterator<Item = &str> {
 }
 
 impl Pipeline for Slots {
+    fn fed_by(&mut self, source: SourceId, partitions: u32, in_place: bool) {
+        if let Some(fed_by) = self.prepared.fed_by.get_mut(usize::from(source.0)) {
+            *fed_by = (partitions, in_place);
+        }
+    }
+
     fn route(&mut self, record: &Record<'_>) -> SlotId {
         self.route_at(0, record)
     }
@@ -146,14 +158,14 @@ impl Pipeline for Slots {
     ) -> Result<Applied, Failure> {
         debug_assert!(self.chunk.holds(self.at, record), "the record applied is the one routed last");
         let Slots { prepared, slots, chunk, at, buffers } = self;
-        let slot = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
+        let slot = in_memory(slots, prepared, slot);
         slot.apply(prepared, chunk.at(*at), record, buffers, effects)
     }
 
     fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
         let Slots { prepared, slots, chunk, buffers, .. } = self;
         if chunk.holds(place, record) && !chunk.at(place).is_refused() {
-            let memory = slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared)));
+            let memory = in_memory(slots, prepared, slot);
             let mut effects = Effects::default();
             memory.lacks_cells(prepared, chunk.at(place), record, buffers, &mut effects);
             foreseen.cells.extend(effects.missing.into_iter().map(|cell| (slot, cell)));

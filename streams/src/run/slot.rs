@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use granary_cluster::{Applied, Effects, Failure, Record, StreamId};
-use granary_core::Timestamp;
+use granary_core::{SlotId, Timestamp};
 use granary_window::{Event, Input, Operator, Outcome, Value};
 
 use super::clock::waits_for_the_wall_clock;
@@ -52,7 +52,7 @@ pub(crate) struct Buffers {
 }
 
 impl Slot {
-    pub fn new(prepared: &Prepared) -> Slot {
+    pub fn new(prepared: &Prepared, slot: SlotId) -> Slot {
         let operator = |window: &Window| {
             let step = prepared.plan.steps[window.step].window().expect("prepared steps are window steps");
             Operator::new(Arc::clone(&step.spec), &step.prefix)
@@ -61,7 +61,7 @@ impl Slot {
             operators: prepared.windows.iter().map(operator).collect(),
             seats: Slot::seats(prepared),
             waiting: WaitingRows::default(),
-            followers: Slot::followers(prepared),
+            followers: Slot::followers(prepared, slot),
             tally: Tally::new(prepared.plan.counted().count()),
             ticked_at: None,
             idle: vec![Vec::new(); prepared.windows.len()],
