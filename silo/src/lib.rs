@@ -56,6 +56,7 @@ pub mod prelude {
     pub use granary_core::{CatchUp, Cx, Error, Grain, Key, Result, Schedule, Shared, Span, Timestamp};
     pub use granary_macros::grain;
     pub use granary_streams::builder::{Count, Cumulate, Hopping, Session, Sliding, Tumbling, Windowed};
+    pub use granary_streams::builder::{Interval, JoinKind, SameWindow, Stage, Versions};
     pub use granary_streams::{Plan, Stream};
     pub use serde::{Deserialize, Serialize};
 }

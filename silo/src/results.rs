@@ -14,13 +14,23 @@ use crate::run::unwritable;
 
 type ByIdentity = HashMap<u128, u64, foldhash::fast::FixedState>;
 
-/// The identity of a result without its revision: `Window/d-7/totals/0#3` is a revision of `Window/d-7/totals/0`.
-fn without_revision(id: &[u8]) -> &[u8] {
-    memchr::memrchr(b'#', id).map_or(id, |at| &id[..at])
+/// The identity of a result without its revision, if it has one: `Window/d-7/totals/0#3` is a revision of
+/// `Window/d-7/totals/0`. Other rows than those of windows have none, though a key of theirs may have a `#`.
+fn without_revision(id: &[u8]) -> Option<&[u8]> {
+    let at = memchr::memrchr(b'#', id)?;
+    let revision = &id[at + 1..];
+    (!revision.is_empty() && revision.iter().all(u8::is_ascii_digit)).then(|| &id[..at])
 }
 
 fn result_hash(entry: &LogEntry<'_>) -> u128 {
-    xxh3_128(without_revision(entry.id.unwrap_or_default()))
+    let id = entry.id.unwrap_or_default();
+    xxh3_128(without_revision(id).unwrap_or(id))
+}
+
+/// Whether the row says that there is no such result any more.
+fn is_withdrawn(entry: &LogEntry<'_>) -> bool {
+    let has_revision = entry.id.is_some_and(|id| without_revision(id).is_some());
+    has_revision && entry.value.ends_with(br#""reason":"delete"}"#)
 }
 
 /// Hands out the last revision of each result, in the order in which those were decided. Withdrawn results are left
@@ -39,7 +49,7 @@ pub fn each_last(store: &Embedded, topic: &str, take: &mut dyn FnMut(&[u8]) -> R
     each(store, topic, &mut |_, entry| {
         let stands = last.get(&result_hash(entry)) == Some(&result);
         result += 1;
-        if stands && !entry.value.ends_with(br#""reason":"delete"}"#) {
+        if stands && !is_withdrawn(&entry) {
             take(entry.value)?;
         }
         Ok(())

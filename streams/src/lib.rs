@@ -5,6 +5,7 @@
 //! | [`decode`] | strict decoders: JSON, delimited text, MessagePack |
 //! | [`file`](mod@file) | the pipeline file: YAML in, a plan or all its mistakes out |
 //! | [`builder`] | the Rust builder: the same plan from closures |
+//! | `asked` | patterns and joins as file and builder ask for them, checked for both |
 //! | [`plan`] | the one plan that file and builder make |
 //! | [`run`] | the plan at work in the slots of a lane |
 //! | [`numbered`] | a pipeline by the numbers that its sources and streams have in the cluster |
@@ -15,6 +16,7 @@
 //!
 //! Invariant: nothing here opens a socket or a file, reads a clock, starts a thread or draws a random number.
 
+mod asked;
 pub mod builder;
 pub mod compare;
 pub mod decode;

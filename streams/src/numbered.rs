@@ -82,6 +82,13 @@ impl Numbered {
 }
 
 impl Pipeline for Numbered {
+    fn fed_by(&mut self, source: SourceId, partitions: u32, in_place: bool) {
+        // a source of another revision has no place here
+        if let Some(place) = self.places.get(usize::from(source.0)).filter(|place| place.0 != u16::MAX) {
+            self.inner.fed_by(*place, partitions, in_place);
+        }
+    }
+
     fn route(&mut self, record: &Record<'_>) -> SlotId {
         let record = self.to_plan(record);
         self.inner.route(&record)

@@ -88,6 +88,13 @@ fn argument(value: &[u8]) -> Vec<u8> {
 }
 
 impl Pipeline for Subscribed {
+    fn fed_by(&mut self, source: SourceId, partitions: u32, in_place: bool) {
+        let is_planned = self.topic(source).is_none();
+        if let Some(inner) = self.inner.as_deref_mut().filter(|_| is_planned) {
+            inner.fed_by(source, partitions, in_place);
+        }
+    }
+
     fn route(&mut self, record: &Record<'_>) -> SlotId {
         if self.topic(record.source).is_none() {
             return self.planned("a record").route(record);

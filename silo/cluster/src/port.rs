@@ -325,6 +325,12 @@ pub struct Failure {
 ///
 /// For each record the engine calls `route`, then `apply` on the slot it named, until it is `Done`.
 pub trait Pipeline {
+    /// A source has so many partitions: each feeds all slots, or in place the slots congruent to it. Said before any record comes;
+    /// who is not told does not know what is still unread.
+    fn fed_by(&mut self, source: SourceId, partitions: u32, in_place: bool) {
+        let _ = (source, partitions, in_place);
+    }
+
     /// Decodes the record and names the slot it belongs to. The decoded event is kept until the next `route`.
     fn route(&mut self, record: &Record<'_>) -> SlotId;
 

@@ -24,7 +24,11 @@
 //! assert_eq!(plan.streams()[0], "device-counts");
 //! ```
 
+mod follow;
+mod pairs;
 mod results;
+mod sequence;
+mod sinks;
 mod value;
 mod windows;
 
@@ -33,13 +37,19 @@ use std::marker::PhantomData;
 use granary_core::{Span, Timestamp};
 use granary_window as window;
 
+pub use follow::Follow;
 pub use granary_window::Quantile;
+pub use granary_window::join::Kind as JoinKind;
+pub use granary_window::pattern::Contiguity;
+pub use pairs::{Interval, Pairs, SameWindow, Versions};
 pub use results::{Results, Windowed};
-pub use value::{Number, Segment, Shown, Time};
+pub use sequence::{Sequence, Stage, Times};
+pub use value::{Field, Number, Segment, Shown, Time};
 pub use windows::{Count, Cumulate, Hopping, Session, Sliding, Tumbling, WindowStream};
 
 use crate::decode::{BYTES_MAX_DEFAULT, Decoded, Reject, Rule};
-use crate::plan::{Column, ColumnKind, Does, EventTime, Filter, From, Read, Source, Start, Step};
+use crate::plan::{Column, ColumnKind, Does, EventTime, Filter, From, Plan, Read, Source, Start, Step};
+use sinks::Sinks;
 
 /// Reads a record into the user's type and fills the columns of the closures so far.
 type Decode<T> = Box<dyn Fn(&[u8], &mut Decoded) -> Result<T, Box<Reject>> + Send + Sync>;
@@ -65,6 +75,8 @@ pub struct Stream<T> {
 pub struct Keyed<T> {
     stream: Stream<T>,
     key: usize,
+    /// The columns of [`Keyed::field`].
+    fields: Vec<usize>,
 }
 
 impl<T: serde::de::DeserializeOwned + 'static> Stream<T> {
@@ -182,10 +194,10 @@ impl<T: 'static> Stream<T> {
 
     /// What an event belongs to: its slot, its order, its clock.
     pub fn key_by<K: Segment + ?Sized>(self, key: impl Fn(&T) -> &K + Send + Sync + 'static) -> Keyed<T> {
-        let (stream, column) = self.column("key", ColumnKind::Text, move |value, column, decoded| {
+        let (stream, column) = self.column("key", K::KIND, move |value, column, decoded| {
             decoded.set(column, key(value).value());
         });
-        Keyed { stream, key: column }
+        Keyed { stream, key: column, fields: Vec::new() }
     }
 
     /// Adds a column that `put` fills.
@@ -213,33 +225,149 @@ impl<T: 'static> Keyed<T> {
         Keyed { stream: self.stream.filter(condition), ..self }
     }
 
+    /// A field that conditions of patterns and joins know by this name, and that rows can show.
+    pub fn field<F: Field + ?Sized>(
+        self,
+        name: &str,
+        field: impl Fn(&T) -> &F + Send + Sync + 'static,
+    ) -> Self {
+        let Keyed { stream, key, mut fields } = self;
+        let (stream, column) = stream.column(name, F::KIND, move |value, column, decoded| {
+            decoded.set(column, field(value).value());
+        });
+        fields.push(column);
+        Keyed { stream, key, fields }
+    }
+
     /// Windows over the events of each key.
     pub fn window(self, window: impl Into<window::Window>) -> WindowStream<T> {
         WindowStream::new(self, window.into())
     }
 
-    /// Source and filter steps; the last step the window reads from.
-    fn into_parts(self) -> (Box<str>, Source, Vec<Step>, From) {
-        let Keyed { stream, key } = self;
+    /// Events of each key that fit these stages one after the other.
+    ///
+    /// Conditions are CEL, over the fields that were named by [`Keyed::field`]; `small.amount` is that of the last event which
+    /// the stage `small` took. With [`Stream::dedupe_by`] copies are refused.
+    ///
+    /// ```
+    /// use granary_core::time::{hours, mins};
+    /// use granary_streams::builder::{Stage, Stream};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Payment { id: String, card: String, at: i64, amount: f64, country: String }
+    ///
+    /// let plan = Stream::<Payment>::topic("payments")
+    ///     .event_time(|p| p.at)
+    ///     .dedupe_by(|p| p.id.clone())
+    ///     .out_of_orderness(mins(1))
+    ///     .idle_after(mins(1))
+    ///     .key_by(|p| &p.card)
+    ///     .field("amount", |p| &p.amount)
+    ///     .field("country", |p| &p.country)
+    ///     .pattern([
+    ///         Stage::new("small").when("amount < 5.0").times(1..=3),
+    ///         Stage::absent().when("country != small.country"),
+    ///         Stage::new("large").when("amount > small.amount * 100.0"),
+    ///     ])
+    ///     .named("escalation")
+    ///     .within(hours(1))
+    ///     .skip_past_last()
+    ///     .timeouts()
+    ///     .show(["amount"])
+    ///     .to_topic("escalations")
+    ///     .plan()
+    ///     .unwrap();
+    /// assert_eq!(plan.streams()[0], "escalations");
+    /// ```
+    pub fn pattern(self, stages: impl IntoIterator<Item = Stage>) -> Follow<Sequence> {
+        Follow::sequence(self, stages.into_iter().collect())
+    }
+
+    /// Pairs of an event of this stream, the left one, and one of the other with the same key. `over` says which match: an
+    /// [`Interval`], [`SameWindow`] or [`Versions`]. With [`Stream::dedupe_by`] copies of that side are refused.
+    ///
+    /// ```
+    /// use granary_core::time::mins;
+    /// use granary_streams::builder::{Interval, JoinKind, Stream};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Order { id: String, order: String, at: i64, amount: f64 }
+    /// #[derive(serde::Deserialize)]
+    /// struct Shipment { no: String, of: String, at: i64, carrier: String }
+    ///
+    /// let orders = Stream::<Order>::topic("orders")
+    ///     .event_time(|o| o.at)
+    ///     .dedupe_by(|o| o.id.clone())
+    ///     .idle_after(mins(1))
+    ///     .key_by(|o| &o.order)
+    ///     .field("amount", |o| &o.amount);
+    /// let shipments = Stream::<Shipment>::topic("shipments")
+    ///     .event_time(|s| s.at)
+    ///     .dedupe_by(|s| s.no.clone())
+    ///     .idle_after(mins(1))
+    ///     .key_by(|s| &s.of)
+    ///     .field("carrier", |s| &s.carrier);
+    /// let plan = orders
+    ///     .join(shipments, Interval::between_ms(0, 86_400_000)) // at most a day after the order
+    ///     .named("shipped")
+    ///     .kind(JoinKind::Left) // an order without a shipment gives a row, too
+    ///     .to_topic("orders-shipped")
+    ///     .plan()
+    ///     .unwrap();
+    /// assert_eq!(plan.streams()[0], "orders-shipped");
+    /// ```
+    pub fn join<U: 'static>(self, right: Keyed<U>, over: impl Into<window::join::Over>) -> Follow<Pairs> {
+        Follow::pairs(self, right, over.into())
+    }
+
+    /// Adds source and filters to the parts of a plan; what is read after the last filter.
+    fn read_into(self, parts: &mut Parts) -> From {
+        let Keyed { stream, key, fields } = self;
         let Stream { topic, pipeline, start, read, decode, columns, filters, id, time, watermark } = stream;
-        let name = name_of(&topic);
-        let mut steps: Vec<Step> = Vec::new();
-        let mut from = From::Source(0);
+        let mut name = name_of(&topic);
+        if parts.sources.iter().any(|source| source.name == name) {
+            name = format!("{name}-right").into(); // a join of a topic with itself
+        }
+        let source = parts.sources.len();
+        let mut from = From::Source(source);
         for (i, column) in filters.into_iter().enumerate() {
-            steps.push(Step {
+            parts.steps.push(Step {
                 name: format!("{name}-filter-{}", i + 1).into(),
                 from,
-                source: 0,
+                source,
                 does: Does::Filter(Filter::Column(column)),
                 columns: columns.clone(),
             });
-            from = From::Step(i);
+            from = From::Step(parts.steps.len() - 1);
         }
         let decode = move |raw: &[u8], decoded: &mut Decoded| decode(raw, decoded).map(drop);
         let decoder = crate::plan::Decoder::Closure(Box::new(decode));
-        let pipeline = pipeline.unwrap_or_else(|| name.clone());
-        let source = Source { name, topic, start, read, decoder, columns, id, key, time, watermark };
-        (pipeline, source, steps, from)
+        parts.pipelines.extend(pipeline);
+        parts.fields.push(fields);
+        parts.sources.push(Source { name, topic, start, read, decoder, columns, id, key, time, watermark });
+        from
+    }
+}
+
+/// What a plan reads, with the filters.
+#[derive(Debug, Default)]
+struct Parts {
+    /// The names that were said for the pipeline.
+    pipelines: Vec<Box<str>>,
+    sources: Vec<Source>,
+    /// The columns of [`Keyed::field`], by source.
+    fields: Vec<Vec<usize>>,
+    steps: Vec<Step>,
+}
+
+impl Parts {
+    /// The plan with one more step, which its sinks read.
+    fn plan(self, last: Step, sinks: Sinks) -> Plan {
+        let Parts { pipelines, sources, mut steps, .. } = self;
+        let name = pipelines.into_iter().next().unwrap_or_else(|| sources[0].name.clone());
+        let from = From::Step(steps.len());
+        steps.push(last);
+        Plan::assemble(&name, sources, steps, sinks.reading(from))
     }
 }
 

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use granary_core::{Call, Method, Timestamp, Unbound};
 use granary_window::{Op, Reason, Row};
 
+use super::sinks::Sinks;
 use super::value::Shown;
 use super::windows::WindowStream;
-use super::{Keyed, Of, name_of};
+use super::{Keyed, Of, Parts};
 use crate::file::{Mistakes, is_name};
 use crate::plan::{
-    Column, ColumnKind, Delivery, Does, From, MakeCall, Plan, SET_ASIDE, Sink, Step, Target, Tell, VERDICTS,
-    WindowStep, prefix,
+    Column, ColumnKind, Delivery, Does, MakeCall, Plan, Step, Target, Tell, WindowStep, prefix,
 };
 
 /// A window's value, as a grain gets it.
@@ -36,25 +36,25 @@ pub struct Windowed<V> {
 #[must_use = "a stream does nothing until its plan is run"]
 pub struct Results<T, V> {
     windows: WindowStream<T>,
-    sinks: Vec<(Box<str>, Target, Delivery)>,
+    sinks: Sinks,
     value: Of<V>,
 }
 
 impl<T: 'static, V: Shown> Results<T, V> {
     pub(super) fn new(windows: WindowStream<T>) -> Results<T, V> {
-        Results { windows, sinks: Vec::new(), value: PhantomData }
+        Results { windows, sinks: Sinks::default(), value: PhantomData }
     }
 
     /// Writes every row to a topic, exactly once.
     pub fn to_topic(mut self, topic: &str) -> Self {
-        self.sinks.push((name_of(topic), Target::Topic(topic.into()), Delivery::ExactlyOnce));
+        self.sinks.topic(topic, Delivery::ExactlyOnce);
         self
     }
 
     /// Writes every row to a topic before its commit: sooner, and again with the same identity when a commit is made
     /// again. On the embedded log a row is visible with its commit, exactly once.
     pub fn to_topic_eagerly(mut self, topic: &str) -> Self {
-        self.sinks.push((name_of(topic), Target::Topic(topic.into()), Delivery::Eager));
+        self.sinks.topic(topic, Delivery::Eager);
         self
     }
 
@@ -81,8 +81,7 @@ impl<T: 'static, V: Shown> Results<T, V> {
             }
             Ok(Some(Tell { grain, method: method.into(), arguments }))
         });
-        let name = format!("grain-{}", self.sinks.len() + 1).into();
-        self.sinks.push((name, Target::Call(make), Delivery::ExactlyOnce));
+        self.sinks.grain(Target::Call(make));
         self
     }
 
@@ -94,13 +93,12 @@ impl<T: 'static, V: Shown> Results<T, V> {
         for mistake in spec.check() {
             mistakes.add(None, format!("step `{name}`: {}: {}", mistake.field, mistake.message));
         }
-        if self.sinks.is_empty() {
-            mistakes.add(None, "the pipeline has no sink: say `to_topic` or `to_grain`".to_owned());
-        }
-        names(&name, &self.sinks, &by, &mut mistakes);
+        names(&name, &by, &mut mistakes);
+        self.sinks.check(&mut mistakes);
         let id = stream.id.into_iter().collect();
-        let (pipeline, source, mut steps, from) = Keyed { stream, key }.into_parts();
-        let columns = source.columns.clone();
+        let mut parts = Parts::default();
+        let from = Keyed { stream, key, fields: Vec::new() }.read_into(&mut parts);
+        let columns = parts.sources[0].columns.clone();
         let window = WindowStep {
             by,
             spec: Arc::new(spec),
@@ -111,33 +109,23 @@ impl<T: 'static, V: Shown> Results<T, V> {
             prefix: prefix(&name, drops),
         };
         let does = Does::Window(Box::new(window));
-        steps.push(Step { name, from, source: 0, does, columns });
-        let from = From::Step(steps.len() - 1);
-        let sinks = self.sinks.into_iter();
-        let sinks = sinks.map(|(name, to, delivery)| Sink { name, from, to, delivery }).collect();
-        if mistakes.is_empty() {
-            Ok(Plan::assemble(&pipeline, vec![source], steps, sinks))
-        } else {
-            Err(mistakes)
-        }
+        let step = Step { name, from, source: 0, does, columns };
+        if mistakes.is_empty() { Ok(parts.plan(step, self.sinks)) } else { Err(mistakes) }
     }
 }
 
-fn names(step: &str, sinks: &[(Box<str>, Target, Delivery)], by: &[Column], mistakes: &mut Mistakes) {
-    if !is_name(step) {
-        mistakes.add(None, format!("step `{step}`: a letter, then letters, digits, `_` or `-` expected"));
-    }
-    for (i, (name, ..)) in sinks.iter().enumerate() {
-        if sinks[..i].iter().any(|(other, ..)| other == name) {
-            mistakes.add(None, format!("sink `{name}` stands twice"));
-        }
-        if SET_ASIDE.contains(&&**name) || **name == *VERDICTS {
-            mistakes.add(None, format!("`{name}` names a stream every pipeline has: choose another topic"));
-        }
-    }
+fn names(step: &str, by: &[Column], mistakes: &mut Mistakes) {
+    check_name(step, mistakes);
     for column in by.iter().filter(|column| column.kind != ColumnKind::Any || !is_name(&column.name)) {
         mistakes
             .add(None, format!("by `{}`: a letter, then letters, digits, `_` or `-` expected", column.name));
+    }
+}
+
+/// Whether a step can have this name.
+pub(super) fn check_name(step: &str, mistakes: &mut Mistakes) {
+    if !is_name(step) {
+        mistakes.add(None, format!("step `{step}`: a letter, then letters, digits, `_` or `-` expected"));
     }
 }
 

@@ -3,8 +3,13 @@
 use granary_core::Timestamp;
 use granary_window::{Computed, Value};
 
+use crate::plan::ColumnKind;
+
 /// A key, an id, or a part of one.
 pub trait Segment {
+    /// What is known of its values: keys of two streams that are joined have to be alike in that.
+    const KIND: ColumnKind = ColumnKind::Any;
+
     /// As a value of an event.
     fn value(&self) -> Value<'_>;
 }
@@ -21,6 +26,15 @@ pub trait Number: Shown {
     fn number(self) -> Value<'static>;
 }
 
+/// What conditions of patterns and joins look at, and rows show. Unsigned 64-bit numbers are none: conditions compare signed ones.
+pub trait Field {
+    /// What its values are: conditions are tried with it before anything runs.
+    const KIND: ColumnKind;
+
+    /// As a value of an event.
+    fn value(&self) -> Value<'_>;
+}
+
 /// What an aggregate's value is shown as.
 pub trait Shown: Sized {
     /// The value, or what stands for none: zero, empty.
@@ -28,12 +42,16 @@ pub trait Shown: Sized {
 }
 
 impl Segment for str {
+    const KIND: ColumnKind = ColumnKind::Text;
+
     fn value(&self) -> Value<'_> {
         Value::Text(self.as_bytes())
     }
 }
 
 impl Segment for String {
+    const KIND: ColumnKind = ColumnKind::Text;
+
     fn value(&self) -> Value<'_> {
         Value::Text(self.as_bytes())
     }
@@ -46,6 +64,8 @@ impl Segment for bool {
 }
 
 impl<S: Segment + ?Sized> Segment for &S {
+    const KIND: ColumnKind = S::KIND;
+
     fn value(&self) -> Value<'_> {
         (**self).value()
     }
@@ -54,6 +74,14 @@ impl<S: Segment + ?Sized> Segment for &S {
 macro_rules! small_integers {
     ($($integer:ty),*) => {$(
         impl Segment for $integer {
+            fn value(&self) -> Value<'_> {
+                Value::Int(i64::from(*self))
+            }
+        }
+
+        impl Field for $integer {
+            const KIND: ColumnKind = ColumnKind::Int;
+
             fn value(&self) -> Value<'_> {
                 Value::Int(i64::from(*self))
             }
@@ -86,6 +114,56 @@ impl Segment for u64 {
 impl Shown for u64 {
     fn shown(computed: &Computed<'_>) -> Self {
         u64::try_from(whole(computed).max(0)).unwrap_or(u64::MAX)
+    }
+}
+
+impl Field for f64 {
+    const KIND: ColumnKind = ColumnKind::Double;
+
+    fn value(&self) -> Value<'_> {
+        Value::Double(*self)
+    }
+}
+
+impl Field for bool {
+    const KIND: ColumnKind = ColumnKind::Bool;
+
+    fn value(&self) -> Value<'_> {
+        Value::Bool(*self)
+    }
+}
+
+impl Field for str {
+    const KIND: ColumnKind = ColumnKind::Text;
+
+    fn value(&self) -> Value<'_> {
+        Value::Text(self.as_bytes())
+    }
+}
+
+impl Field for String {
+    const KIND: ColumnKind = ColumnKind::Text;
+
+    fn value(&self) -> Value<'_> {
+        Value::Text(self.as_bytes())
+    }
+}
+
+/// In ms since 1970.
+impl Field for Timestamp {
+    const KIND: ColumnKind = ColumnKind::Int;
+
+    fn value(&self) -> Value<'_> {
+        Value::Int(self.ms())
+    }
+}
+
+/// What is not there is null: a condition that compares it does not hold.
+impl<F: Field> Field for Option<F> {
+    const KIND: ColumnKind = F::KIND;
+
+    fn value(&self) -> Value<'_> {
+        self.as_ref().map_or(Value::Null, F::value)
     }
 }
 

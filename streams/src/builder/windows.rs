@@ -147,7 +147,7 @@ pub struct WindowStream<T> {
 
 impl<T: 'static> WindowStream<T> {
     pub(super) fn new(keyed: Keyed<T>, window: Window) -> WindowStream<T> {
-        let Keyed { stream, key } = keyed;
+        let Keyed { stream, key, fields: _ } = keyed;
         let mut spec = Spec::new(window, Vec::new());
         spec.watermark = stream.watermark;
         spec.withdraw = matches!(window, Window::Session { .. });

@@ -67,6 +67,13 @@ impl Mistakes {
         self.add(place, format!("unknown {what} `{word}`;{nearest} {allowed}"));
     }
 
+    /// Those of a part: what has no place is said to be of that part.
+    pub(crate) fn add_part(&mut self, part: &str, mistakes: Mistakes) {
+        for Mistake { place, message } in mistakes.list {
+            self.add(place, if place.is_some() { message } else { format!("{part}: {message}") });
+        }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()

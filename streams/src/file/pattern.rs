@@ -1,27 +1,14 @@
 //! The words of a pattern step.
 
-use std::sync::Arc;
-
-use granary_window::pattern::{Contiguity, Pattern, Skip, Stage};
+use granary_window::pattern::{Contiguity, Skip, Stage};
 
 use super::mistake::Mistakes;
 use super::read::{self, Map};
-use super::step::{compile_beside, dedup_columns, drops};
-use super::window::column;
+use super::step::{dedup_columns, drops};
 use super::yaml::{Node, Value};
-use crate::plan::expression::{Expression, Group};
-use crate::plan::{
-    Column, ColumnKind, Does, PatternStep, SPAN_MAX, Source, State, column_of, columns_of_stage,
-};
+use crate::asked::{AskedPattern, AskedSkip, AskedStage, TIMES_MAX};
+use crate::plan::{Column, Does, Source, State};
 
-/// Stages of a pattern.
-pub const STAGES_MAX: usize = 32;
-/// The largest number of events that a stage asks for.
-const TIMES_MAX: u32 = 1_000;
-/// Names that rows have for themselves.
-const RESERVED: [&str; 5] = ["pattern", "start", "end", "match", "reason"];
-/// Names that rows have for each event.
-const OF_EVENT: [&str; 2] = ["id", "time"];
 const CONTIGUITIES: [&str; 3] = ["next", "followed_by", "followed_by_any"];
 
 /// The pattern step in `map`. `source` and `columns` are missing when what it reads from could not be read.
@@ -32,109 +19,33 @@ pub(super) fn read(
     columns: Option<&[Column]>,
     mistakes: &mut Mistakes,
 ) -> Option<Does> {
-    let pattern_node = map.need("pattern", mistakes)?;
+    let node = map.need("pattern", mistakes)?;
     let drops = drops(map, mistakes);
     let dedup = map.get("dedup").map(|node| dedup_columns(node, columns, mistakes)).unwrap_or_default();
-    let mut map = Map::new(pattern_node, "pattern", mistakes);
-    let within = map.get("within").and_then(|node| {
-        let within = read::span(node, "within", mistakes)?;
-        if within.ms() == 0 || within > SPAN_MAX {
-            mistakes.add(node.place, format!("within: more than nothing, and {SPAN_MAX} at most, expected"));
-        }
-        Some(within)
-    });
-    let timeouts = map.get("timeouts").and_then(|node| read::boolean(node, "timeouts", mistakes));
-    if let (Some(true), None, Some(node)) = (timeouts, within, map.get("timeouts")) {
-        mistakes.add(node.place, "timeouts: without `within` no time runs out".to_owned());
-    }
-    let fields = map.get("fields");
-    let skip = map.get("skip");
-    let stages_node = map.need("stages", mistakes);
-    let read = stages_node.map(|node| stages(node, columns, mistakes)).unwrap_or_default();
-    let names: Vec<&str> = read.iter().filter(|s| !s.stage.is_absent).map(|s| &*s.stage.name).collect();
-    let skip = match skip {
-        Some(node) => self::skip(node, &read, &names, mistakes),
-        None => Some(Skip::None),
+    let mut map = Map::new(node, "pattern", mistakes);
+    let within =
+        map.get("within").and_then(|node| Some((read::span(node, "within", mistakes)?, Some(node.place))));
+    let timeouts = map
+        .get("timeouts")
+        .and_then(|node| Some((read::boolean(node, "timeouts", mistakes)?, Some(node.place))));
+    let fields = map.get("fields").map(read::items).unwrap_or_default();
+    let fields =
+        fields.into_iter().filter_map(|item| read::written(item, "a field's name", mistakes)).collect();
+    let skip = match map.get("skip") {
+        Some(node) => self::skip(node, mistakes),
+        None => Some(AskedSkip::Plain(Skip::None)),
     };
-    let mut kept: Vec<Column> = Vec::new();
-    for node in fields.map(read::items).unwrap_or_default() {
-        let Some(found) = column(node, columns, mistakes) else { continue };
-        if kept.contains(&found) {
-            mistakes.add(node.place, format!("`{}` stands twice", found.name));
-        } else if OF_EVENT.contains(&&*found.name) && !is_shown_anyway(source, &found) {
-            mistakes.add(node.place, format!("`{}` is a name every event of a row has", found.name));
-        } else if !OF_EVENT.contains(&&*found.name) {
-            kept.push(found);
-        }
-    }
+    let stages_node = map.need("stages", mistakes);
+    let stages = stages_node.map(read::items).unwrap_or_default();
+    let stages = stages.into_iter().map(|item| stage(item, mistakes)).collect();
     map.finish(mistakes);
-    let key = source.and_then(|source| source.columns.iter().find(|column| column.index == source.key));
-    if let Some(key) = key.filter(|key| RESERVED.contains(&&*key.name)) {
-        let message = format!(
-            "the key `{}` has a name that every row of a pattern has: name the field otherwise",
-            key.name
-        );
-        mistakes.add(pattern_node.place, message);
-    }
-    let (stages, conditions): (Vec<Stage>, Vec<_>) = read.into_iter().map(|s| (s.stage, s.when)).unzip();
-    let pattern = Pattern { stages, within, skip: skip?, timeouts: timeouts.unwrap_or(false) };
-    for mistake in pattern.check() {
-        let place = stages_node.unwrap_or(pattern_node).place;
-        mistakes.add(place, format!("{}: {}", mistake.field, mistake.message));
-    }
-    let shown = kept.len();
-    keep(&mut kept, &conditions, columns?);
-    let state = State::new(name, drops);
-    Some(Does::Pattern(Box::new(PatternStep {
-        pattern: Arc::new(pattern),
-        conditions,
-        kept,
-        shown,
-        state,
-        dedup,
-    })))
+    let (place, stages_place) = (Some(node.place), Some(stages_node.unwrap_or(node).place));
+    let asked = AskedPattern { place, stages_place, stages, within, skip, timeouts, fields, dedup };
+    let step = asked.step(State::new(name, drops), source, columns, mistakes)?;
+    Some(Does::Pattern(Box::new(step)))
 }
 
-/// Whether rows show this column of every event anyway.
-fn is_shown_anyway(source: Option<&Source>, column: &Column) -> bool {
-    source.is_some_and(|source| {
-        source.id == Some(column.index) || source.time == crate::plan::EventTime::Column(column.index)
-    })
-}
-
-/// What conditions need when they look at two events is kept, too.
-fn keep(kept: &mut Vec<Column>, conditions: &[Option<Expression>], columns: &[Column]) {
-    for expression in conditions.iter().flatten().filter(|expression| expression.reads_groups()) {
-        for index in expression.reads() {
-            let (_, index) = column_of(index);
-            let known = columns.iter().find(|column| column.index == index);
-            if let Some(column) = known.filter(|column| !kept.iter().any(|kept| kept.index == column.index)) {
-                kept.push(column.clone());
-            }
-        }
-    }
-}
-
-/// A stage and its condition.
-struct Read {
-    stage: Stage,
-    when: Option<Expression>,
-}
-
-fn stages(node: &Node, columns: Option<&[Column]>, mistakes: &mut Mistakes) -> Vec<Read> {
-    let items = read::items(node);
-    if items.len() > STAGES_MAX {
-        mistakes.add(node.place, format!("stages: {STAGES_MAX} at most"));
-    }
-    let mut stages: Vec<Read> = Vec::new();
-    for item in items.into_iter().take(STAGES_MAX) {
-        let stage = stage(item, &stages, columns, mistakes);
-        stages.push(stage);
-    }
-    stages
-}
-
-fn stage(node: &Node, before: &[Read], columns: Option<&[Column]>, mistakes: &mut Mistakes) -> Read {
+fn stage<'n>(node: &'n Node, mistakes: &mut Mistakes) -> AskedStage<'n> {
     let mut map = Map::new(node, "a stage", mistakes);
     let mut stage = Stage::new("");
     let is_set = |name, map: &mut Map<'_>, mistakes: &mut Mistakes| {
@@ -150,23 +61,10 @@ fn stage(node: &Node, before: &[Read], columns: Option<&[Column]>, mistakes: &mu
         }
     };
     stage.contiguity = words("contiguity", &mut map, mistakes);
-    if stage.is_absent {
-        if let Some(node) = map.get("name") {
-            mistakes.add(node.place, "an absent stage takes no event and has no name".to_owned());
-        }
-    } else {
-        if let Some(node) = map.need("name", mistakes) {
-            let name = read::text(node, "the name of a stage", mistakes).unwrap_or_default();
-            if !read::is_name(name) || name.contains('-') {
-                let message = format!("stage `{name}`: a letter, then letters, digits or `_` expected");
-                mistakes.add(node.place, message);
-            }
-            if columns.is_some_and(|columns| columns.iter().any(|column| *column.name == *name)) {
-                mistakes
-                    .add(node.place, format!("`{name}` is the name of a field: call the stage otherwise"));
-            }
-            stage.name = name.into();
-        }
+    let name_node = if stage.is_absent { map.get("name") } else { map.need("name", mistakes) };
+    let name = name_node.and_then(|node| read::written(node, "the name of a stage", mistakes));
+    stage.name = name.map_or("", |name| name.text).into();
+    if !stage.is_absent {
         stage.inner = words("inner", &mut map, mistakes);
         stage.is_optional = is_set("optional", &mut map, mistakes);
         stage.is_greedy = is_set("greedy", &mut map, mistakes);
@@ -174,9 +72,9 @@ fn stage(node: &Node, before: &[Read], columns: Option<&[Column]>, mistakes: &mu
             (stage.times_min, stage.times_max) = (least, most);
         }
     }
-    let when = map.get("when").zip(columns).and_then(|(node, columns)| when(node, before, columns, mistakes));
+    let when = map.get("when").and_then(|node| read::written(node, "a CEL expression", mistakes));
     map.finish(mistakes);
-    Read { stage, when }
+    AskedStage { stage, name, when }
 }
 
 /// `2`, `1..3`, `1..`.
@@ -197,43 +95,23 @@ fn times(node: &Node, mistakes: &mut Mistakes) -> Option<(u32, Option<u32>)> {
     found
 }
 
-/// A condition on an event, beside the events that the stages before have taken.
-fn when(node: &Node, before: &[Read], columns: &[Column], mistakes: &mut Mistakes) -> Option<Expression> {
-    let named = before.iter().enumerate().filter(|(_, read)| !read.stage.is_absent);
-    let taken: Vec<(&str, Vec<Column>)> =
-        named.map(|(i, read)| (&*read.stage.name, columns_of_stage(i, columns))).collect();
-    let groups: Vec<Group<'_>> = taken.iter().map(|(name, columns)| Group { name, columns }).collect();
-    let (expression, kind) = compile_beside(node, columns, &groups, mistakes)?;
-    if !matches!(kind, ColumnKind::Bool | ColumnKind::Any) {
-        let kind = format!("{kind:?}").to_lowercase();
-        mistakes.add(node.place, format!("when: true or false expected, the expression gives {kind}"));
-    }
-    Some(expression)
-}
-
 /// `none`, `to_next`, `past_last`, `{to_first: STAGE}`, `{to_last: STAGE}`.
-fn skip(node: &Node, stages: &[Read], names: &[&str], mistakes: &mut Mistakes) -> Option<Skip> {
+fn skip<'n>(node: &'n Node, mistakes: &mut Mistakes) -> Option<AskedSkip<'n>> {
     if !matches!(node.value, Value::Map(_)) {
-        return match read::word(node, "skip", &["none", "to_next", "past_last"], mistakes)? {
-            "to_next" => Some(Skip::ToNext),
-            "past_last" => Some(Skip::PastLast),
-            _ => Some(Skip::None),
+        let skip = match read::word(node, "skip", &["none", "to_next", "past_last"], mistakes)? {
+            "to_next" => Skip::ToNext,
+            "past_last" => Skip::PastLast,
+            _ => Skip::None,
         };
+        return Some(AskedSkip::Plain(skip));
     }
     let mut map = Map::new(node, "skip", mistakes);
     let (first, last) = (map.get("to_first"), map.get("to_last"));
     map.finish(mistakes);
-    let mut stage = |node: &Node| {
-        let name = read::text(node, "the name of a stage", mistakes)?;
-        let found = stages.iter().position(|read| !read.stage.is_absent && *read.stage.name == *name);
-        if found.is_none() {
-            mistakes.unknown(node.place, "stage", name, names);
-        }
-        found
-    };
+    let mut stage = |node: &'n Node| read::written(node, "the name of a stage", mistakes);
     match (first, last) {
-        (Some(node), None) => stage(node).map(Skip::ToFirst),
-        (None, Some(node)) => stage(node).map(Skip::ToLast),
+        (Some(node), None) => stage(node).map(AskedSkip::ToFirst),
+        (None, Some(node)) => stage(node).map(AskedSkip::ToLast),
         _ => {
             mistakes
                 .add(node.place, "skip: one of `to_first` and `to_last`, with a stage, expected".to_owned());

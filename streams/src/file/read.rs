@@ -6,6 +6,7 @@ use granary_core::Span;
 
 use super::mistake::{Mistakes, Place};
 use super::yaml::{Name, Node, Value};
+use crate::asked::Written;
 
 /// A map being read: every member must be taken by someone.
 pub(crate) struct Map<'n> {
@@ -87,6 +88,12 @@ pub(crate) fn text<'n>(node: &'n Node, what: &str, mistakes: &mut Mistakes) -> O
             None
         }
     }
+}
+
+/// The scalar's text with its place, or a noted mistake.
+pub(crate) fn written<'n>(node: &'n Node, what: &str, mistakes: &mut Mistakes) -> Option<Written<'n>> {
+    let is_quoted = matches!(&node.value, Value::Scalar { is_quoted: true, .. });
+    Some(Written { text: text(node, what, mistakes)?, place: Some(node.place), is_quoted })
 }
 
 /// One of these words.

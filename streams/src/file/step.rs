@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::mistake::{Mistakes, Place};
+use super::mistake::Mistakes;
 use super::read::{self, Map};
-use super::yaml::{Node, Value};
+use super::yaml::Node;
 use super::{join, pattern, rollup, window};
-use crate::plan::expression::{Expression, Group, Unfit};
+use crate::asked;
+use crate::plan::expression::Expression;
 use crate::plan::{Bundle, Column, ColumnKind, Does, EventTime, Filter, From, Rows, RulesStep, Source, Step};
 use granary_window::Window;
 use granary_window::rollup::Told;
@@ -259,38 +260,7 @@ fn map(
 }
 
 fn compile(node: &Node, columns: &[Column], mistakes: &mut Mistakes) -> Option<(Expression, ColumnKind)> {
-    compile_beside(node, columns, &[], mistakes)
-}
-
-/// A CEL expression over columns, and over those of groups beside them.
-pub(super) fn compile_beside(
-    node: &Node,
-    columns: &[Column],
-    groups: &[Group<'_>],
-    mistakes: &mut Mistakes,
-) -> Option<(Expression, ColumnKind)> {
-    let text = read::text(node, "a CEL expression", mistakes)?;
-    match Expression::compile_beside(text, columns, groups) {
-        Ok(compiled) => Some(compiled),
-        Err(Unfit { unknown: Some(name), group, .. }) => {
-            let of_group = groups.iter().find(|known| group.as_deref() == Some(known.name));
-            let names = of_group.map_or(columns, |group| group.columns).iter().map(|column| &*column.name);
-            let groups = groups.iter().filter(|_| of_group.is_none()).map(|group| group.name);
-            let names: Vec<&str> = names.chain(groups).collect();
-            let at = match &group {
-                Some(group) => text.find(&format!("{group}.{name}")).map(|at| at + group.len() + 1),
-                None => text.find(&*name),
-            };
-            let place = within(node, at.map(|at| (1, text[..at].chars().count() + 1)));
-            let what = group.map_or("field".to_owned(), |group| format!("field of `{group}`:"));
-            mistakes.unknown(place, &what, &name, &names);
-            None
-        }
-        Err(unfit) => {
-            mistakes.add(within(node, unfit.at), unfit.message);
-            None
-        }
-    }
+    asked::compile(read::written(node, "a CEL expression", mistakes)?, columns, &[], mistakes)
 }
 
 /// How often a person has decided to drop the step's state.
@@ -306,15 +276,4 @@ pub(super) fn dedup_columns(node: &Node, columns: Option<&[Column]>, mistakes: &
     let by = map.need("by", mistakes).map(read::items).unwrap_or_default();
     map.finish(mistakes);
     by.iter().filter_map(|item| window::column(item, columns, mistakes)).map(|column| column.index).collect()
-}
-
-/// A place inside a scalar of one line; the scalar's own place otherwise.
-fn within(node: &Node, at: Option<(usize, usize)>) -> Place {
-    let is_quoted = matches!(&node.value, Value::Scalar { is_quoted: true, .. });
-    match at {
-        Some((1, column)) => {
-            Place { line: node.place.line, column: node.place.column + column - 1 + usize::from(is_quoted) }
-        }
-        _ => node.place,
-    }
 }

@@ -11,6 +11,7 @@ use super::mistake::Mistakes;
 use super::read::{self, Map};
 use super::step::drops;
 use super::yaml::{Node, Value};
+use crate::asked::{self, Written};
 use crate::plan::{Column, ColumnKind, Does, SPAN_MAX, Source, WindowStep, prefix};
 use crate::run::INPUTS_MAX;
 
@@ -111,18 +112,8 @@ fn key(source: Option<&Source>) -> impl Iterator<Item = &str> {
 }
 
 pub(super) fn column(node: &Node, columns: Option<&[Column]>, mistakes: &mut Mistakes) -> Option<Column> {
-    let name = read::text(node, "a field's name", mistakes)?;
-    find(name, node, columns, mistakes)
-}
-
-fn find(name: &str, node: &Node, columns: Option<&[Column]>, mistakes: &mut Mistakes) -> Option<Column> {
-    let columns = columns?;
-    let found = columns.iter().find(|column| &*column.name == name).cloned();
-    if found.is_none() {
-        let names: Vec<&str> = columns.iter().map(|column| &*column.name).collect();
-        mistakes.unknown(node.place, "field", name, &names);
-    }
-    found
+    let written = read::written(node, "a field's name", mistakes)?;
+    asked::column(written, columns?, mistakes)
 }
 
 fn by(
@@ -319,7 +310,10 @@ fn aggregate(
         return None;
     }
     let column = match arguments.first() {
-        Some(name) => Some(find(name, node, columns, mistakes)?),
+        Some(text) => {
+            let written = Written { text, place: Some(node.place), is_quoted: false };
+            Some(asked::column(written, columns?, mistakes)?)
+        }
         None => None,
     };
     let function_of = match function {

@@ -1,7 +1,7 @@
 //! What patterns and joins find in the records of a slot.
 
 use granary_cluster::{Effects, Record, StreamId};
-use granary_core::{Span, Timestamp, codec};
+use granary_core::{SlotId, Span, Timestamp, codec};
 use granary_window::join::{Joiner, Paired, Side};
 use granary_window::noted::Noted;
 use granary_window::pattern::{Found, Judge, Matcher, Selection};
@@ -36,16 +36,21 @@ macro_rules! either {
 }
 
 impl Follower {
-    fn new(prepared: &Prepared, follow: &Follow) -> Follower {
+    fn new(prepared: &Prepared, follow: &Follow, slot: SlotId) -> Follower {
         let plan = &prepared.plan;
         let step = &plan.steps[follow.step];
-        if let Some(join) = step.join() {
+        let mut follower = if let Some(join) = step.join() {
             let paces = join.sides.each_ref().map(|side| plan.pace(side.source));
-            return Follower::Join(Tracks::new(join.join.clone(), &paces, &join.state.prefix));
+            Follower::Join(Tracks::new(join.join.clone(), &paces, &join.state.prefix))
+        } else {
+            let pattern = step.pattern().expect("prepared steps are patterns or joins");
+            let pace = plan.pace(step.source);
+            Follower::Pattern(Tracks::new(pattern.pattern.clone(), &[pace], &pattern.state.prefix))
+        };
+        for (side, (source, _)) in follow.sides.iter().enumerate() {
+            either!(&mut follower, tracks => tracks.reads(side, prepared.partitions_read(*source, slot)));
         }
-        let pattern = step.pattern().expect("prepared steps are patterns or joins");
-        let pace = plan.pace(step.source);
-        Follower::Pattern(Tracks::new(pattern.pattern.clone(), &[pace], &pattern.state.prefix))
+        follower
     }
 
     pub fn missing_root(&self, cells: &mut Vec<Vec<u8>>) {
@@ -234,8 +239,8 @@ impl<'a> Coming<'a> {
 
 impl Slot {
     /// The patterns and joins of a plan.
-    pub fn followers(prepared: &Prepared) -> Vec<Follower> {
-        prepared.follows.iter().map(|follow| Follower::new(prepared, follow)).collect()
+    pub fn followers(prepared: &Prepared, slot: SlotId) -> Vec<Follower> {
+        prepared.follows.iter().map(|follow| Follower::new(prepared, follow, slot)).collect()
     }
 
     /// Names the cells that patterns and joins lack for the record.

@@ -36,7 +36,9 @@ mod text;
 
 use std::sync::Arc;
 
-use granary_cluster::{Applied, Cause, Cells, CommitNo, Effects, Failure, Foreseen, Pipeline, Record};
+use granary_cluster::{
+    Applied, Cause, Cells, CommitNo, Effects, Failure, Foreseen, Pipeline, Record, SourceId,
+};
 use granary_core::{Error, ErrorKind, GrainId, Result, SlotId, Timestamp};
 
 pub use ask::{DEVICE, GET, WINDOW};
@@ -123,7 +125,7 @@ impl Slots {
     }
 }
 
-/// The slot's memory, empty when it has none yet.
+/// A slot, with empty memory if it has none.
 fn in_memory<'s>(slots: &'s mut [Option<Box<Slot>>], prepared: &Prepared, slot: SlotId) -> &'s mut Slot {
     slots[usize::from(slot.0)].get_or_insert_with(|| Box::new(Slot::new(prepared, slot)))
 }
@@ -133,6 +135,12 @@ fn sinks(prepared: &Prepared) -> impl Iterator<Item = &str> {
 }
 
 impl Pipeline for Slots {
+    fn fed_by(&mut self, source: SourceId, partitions: u32, in_place: bool) {
+        if let Some(fed_by) = self.prepared.fed_by.get_mut(usize::from(source.0)) {
+            *fed_by = (partitions, in_place);
+        }
+    }
+
     fn route(&mut self, record: &Record<'_>) -> SlotId {
         self.route_at(0, record)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use granary_cluster::{Record, StreamId};
-use granary_core::Timestamp;
+use granary_core::{SlotId, Timestamp};
 
 use super::found::Frame;
 use super::rolled::{Rolled, homes, rolling};
@@ -38,6 +38,8 @@ pub(crate) struct Prepared {
     pub strays: Vec<String>,
     /// The topic in which rows come to each roll-up.
     pub rolled_topics: Vec<String>,
+    /// The partitions of each source, and whether each of them feeds only the slots congruent to it. None where nobody has said.
+    pub fed_by: Vec<(u32, bool)>,
 }
 
 /// A window step, prepared.
@@ -127,6 +129,7 @@ impl Prepared {
             verdicts: of(crate::plan::VERDICTS),
             strays: Vec::new(),
             rolled_topics: Vec::new(),
+            fed_by: vec![(0, false); plan.sources.len()],
             plan,
         }
     }
@@ -153,6 +156,14 @@ impl Prepared {
     pub fn partition_of(&self, record: &Record<'_>) -> u64 {
         let is_stray = usize::from(record.source.0) >= self.plan.sources.len();
         u64::from(record.partition) << 1 | u64::from(is_stray)
+    }
+
+    /// The partitions of a source that a slot reads, as [`Prepared::partition_of`] numbers them; those of strays are not among
+    /// them, since there may never be any.
+    pub fn partitions_read(&self, source: usize, slot: SlotId) -> Vec<u64> {
+        let (partitions, in_place) = self.fed_by[source];
+        let is_read = |partition: &u32| !in_place || u32::from(slot.0) % partitions == *partition;
+        (0..partitions).filter(is_read).map(|partition| u64::from(partition) << 1).collect()
     }
 
     /// Where a record came from.

@@ -69,7 +69,7 @@ impl Slot {
             operators: prepared.windows.iter().enumerate().map(operator).collect(),
             seats: Slot::seats(prepared),
             waiting: WaitingRows::default(),
-            followers: Slot::followers(prepared),
+            followers: Slot::followers(prepared, id),
             rollups: Slot::rollups(prepared),
             tally: Tally::new(prepared.plan.counted().count()),
             ticked_at: None,

@@ -1,10 +1,11 @@
 //! How far the partitions have come that a step has heard of.
 //!
 //! A slot reads its partitions one after the other, and often far apart when it has something to catch up with. So its clock follows
-//! the one that is behind, and a join hears of both its sides first: else what is still unread would be late. Once the slot stands
-//! at the end of all of them nothing is unread, and the one that is ahead counts.
+//! the one that is behind, and a join hears of both its sides first: else what is still unread would be late. A partition that
+//! nothing was heard of yet is behind all others. Once the slot stands at the end of all of them nothing is unread, and the one that
+//! is ahead counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use granary_core::Timestamp;
 
@@ -14,18 +15,30 @@ use crate::encode::{Reader, put_i64, put_u64};
 /// Partitions that are told apart; of more the others do not count.
 pub const PARTITIONS_MAX: usize = 1_024;
 
-/// The greatest event time of each partition, by sides.
+/// What was heard.
 #[derive(Debug)]
-pub(crate) struct Heard(Vec<BTreeMap<u64, i64>>);
+pub(crate) struct Heard {
+    /// The greatest event time of each partition, by sides.
+    newest: Vec<BTreeMap<u64, i64>>,
+    /// The partitions that are read and that nothing was heard of, by sides, as far as it is known what is read.
+    silent: Vec<BTreeSet<u64>>,
+}
 
 impl Heard {
     pub fn new(sides: usize) -> Heard {
-        Heard(vec![BTreeMap::new(); sides])
+        Heard { newest: vec![BTreeMap::new(); sides], silent: vec![BTreeSet::new(); sides] }
+    }
+
+    /// These partitions are read for a side, others may be, too.
+    pub fn reads(&mut self, side: usize, partitions: impl IntoIterator<Item = u64>) {
+        let newest = &self.newest[side];
+        self.silent[side] = partitions.into_iter().filter(|p| !newest.contains_key(p)).collect();
     }
 
     /// An event of this time; whether that changes anything.
     pub fn see(&mut self, side: usize, partition: u64, ms: i64) -> bool {
-        let partitions = &mut self.0[side];
+        self.silent[side].remove(&partition);
+        let partitions = &mut self.newest[side];
         if partitions.len() >= PARTITIONS_MAX && !partitions.contains_key(&partition) {
             return false;
         }
@@ -37,17 +50,20 @@ impl Heard {
 
     /// Where the one is that is behind.
     pub fn level(&self) -> Timestamp {
+        if self.silent.iter().any(|side| !side.is_empty()) {
+            return Timestamp::MIN;
+        }
         let least = |side: &BTreeMap<u64, i64>| side.values().copied().min().unwrap_or(i64::MIN);
-        Timestamp(self.0.iter().map(least).min().unwrap_or(i64::MIN))
+        Timestamp(self.newest.iter().map(least).min().unwrap_or(i64::MIN))
     }
 
     /// Where the one is that is ahead.
     pub fn newest(&self) -> Option<Timestamp> {
-        self.0.iter().flat_map(BTreeMap::values).copied().max().map(Timestamp)
+        self.newest.iter().flat_map(BTreeMap::values).copied().max().map(Timestamp)
     }
 
     pub fn put(&self, out: &mut Vec<u8>) {
-        for side in &self.0 {
+        for side in &self.newest {
             put_u64(out, side.len() as u64);
             for (partition, ms) in side {
                 put_u64(out, *partition);
@@ -57,9 +73,11 @@ impl Heard {
     }
 
     pub fn read(&mut self, reader: &mut Reader<'_>) -> Result<(), Corrupt> {
-        for side in &mut self.0 {
+        for (side, silent) in self.newest.iter_mut().zip(&mut self.silent) {
             for _ in 0..reader.count()? {
-                side.insert(reader.u64()?, reader.i64()?);
+                let partition = reader.u64()?;
+                side.insert(partition, reader.i64()?);
+                silent.remove(&partition);
             }
         }
         Ok(())

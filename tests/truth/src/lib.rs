@@ -85,11 +85,21 @@ impl Driver {
         self.record_of(0, offset, input);
     }
 
+    /// A source has so many partitions, which feed all slots: said before the first record.
+    pub fn fed_by(&mut self, source: u16, partitions: u32) {
+        self.slots.fed_by(SourceId(source), partitions, false);
+    }
+
     /// Applies one record of a source.
     pub fn record_of(&mut self, source: u16, offset: u64, input: &Input) {
+        self.record_in(source, 0, offset, input);
+    }
+
+    /// Applies one record of a partition.
+    pub fn record_in(&mut self, source: u16, partition: u32, offset: u64, input: &Input) {
         let record = Record {
             source: SourceId(source),
-            partition: 0,
+            partition,
             offset,
             appended_at: Timestamp(input.appended_at),
             key: None,
@@ -335,6 +345,37 @@ pub fn run(plan: Plan, records: &[Input], seed: u64) -> Driver {
                 committed = at;
             }
             9 => driver.evict(),
+            _ => {}
+        }
+    }
+    driver.end();
+    driver.commit();
+    driver
+}
+
+/// Runs a plan over records of its sources, in the order in which they are read: commits, crashes and evictions come as the seed
+/// says, none with seed 0.
+pub fn run_sources(plan: Plan, records: &[(u16, Input)], seed: u64) -> Driver {
+    let mut driver = Driver::new(plan);
+    let mut draw = Draw(seed);
+    let offset = |at: usize| records[..at].iter().filter(|(of, _)| *of == records[at].0).count() as u64;
+    let (mut at, mut committed, mut crashes) = (0, 0, 0);
+    while at < records.len() {
+        driver.record_of(records[at].0, offset(at), &records[at].1);
+        at += 1;
+        if seed == 0 {
+            continue;
+        }
+        match draw.below(40) {
+            0 if crashes < 20 => {
+                driver.crash();
+                (at, crashes) = (committed, crashes + 1);
+            }
+            1..=6 => {
+                driver.commit();
+                committed = at;
+            }
+            7..=9 => (0..2).for_each(|_| driver.evict()),
             _ => {}
         }
     }

@@ -80,6 +80,7 @@ impl Lane {
     pub(super) fn open_feeds(&self) {
         let mut feeds = Vec::new();
         for (source, spec) in self.config.sources.iter().enumerate() {
+            self.pipeline.borrow_mut().fed_by(SourceId(source as u16), spec.partitions, spec.in_place);
             for partition in 0..spec.partitions {
                 let reader = match (spec.open)(partition) {
                     Ok(reader) => reader,

@@ -189,6 +189,11 @@ impl<M: Machine> Tracks<M> {
         }
     }
 
+    /// These partitions are read for a side: the slot's clock stands until something was heard of each of them.
+    pub fn reads(&mut self, side: usize, partitions: impl IntoIterator<Item = u64>) {
+        self.heard.reads(side, partitions);
+    }
+
     /// An event arrives, and `enter` has it enter the state of its key; without that only its time passes. Nothing may be missing
     /// for its key.
     pub fn event<H: Host<M>>(
