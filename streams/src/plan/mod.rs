@@ -4,6 +4,7 @@
 //! Invariant: a [`Plan`] that exists can be run; everything that may be wrong with it was said when it was made.
 
 pub mod expression;
+mod fill;
 mod follow;
 mod revision;
 mod rules;
@@ -17,6 +18,7 @@ use granary_window as window;
 
 use crate::decode::{Decoded, Reject, Schema};
 use expression::Expression;
+pub use fill::{Fill, Mark, Round, Wanted};
 pub use follow::{JoinSide, JoinStep, PatternStep, State};
 pub(crate) use follow::{column_of, columns_of_stage};
 pub use revision::{Bundle, REVISION_BYTES_MAX};
@@ -346,11 +348,14 @@ impl Plan {
     }
 
     /// The place of the source that a record is of. Behind the sources of the plan come the same ones again: their strays,
-    /// re-keyed, in topics of their own.
+    /// re-keyed, in topics of their own; and behind those what steps of rules read a second time.
     #[inline]
     pub fn source_of(&self, source: SourceId) -> usize {
-        let place = usize::from(source.0);
-        place.checked_sub(self.sources.len()).unwrap_or(place)
+        let (place, many) = (usize::from(source.0), self.sources.len());
+        if place < 2 * many {
+            return place.checked_sub(many).unwrap_or(place);
+        }
+        self.again().nth(place - 2 * many).map_or(place, |step| step.source)
     }
 
     /// The place of a source.
