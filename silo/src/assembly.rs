@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use granary_alerts::endpoint::{DEAD, Endpoint};
 use granary_alerts::endpoints::Endpoints;
-use granary_cluster::{Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
+use granary_cluster::{Log, Pipeline, SourceId, Store, StreamId, slots::SLOTS_DEFAULT};
 use granary_core::{Clock, Error, Grain as _, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream};
-use granary_streams::plan::{Read, SET_ASIDE, Start, Target, alerts_topic};
+use granary_streams::plan::{Read, SET_ASIDE, Start, Step, Target, alerts_topic};
 use granary_streams::run::counts::{self, Counts};
 use granary_streams::subscribed::{Subscribed, Subscriptions};
 use granary_streams::{Plan, Slots};
 
+use crate::backfill::Again;
 use crate::backing::Backing;
 use crate::backing::topics::{self, Needed, Role};
 use crate::clock::SystemClock;
@@ -136,7 +137,10 @@ impl Assembly {
             numbers.streams = (0..numbers.streams.len() as u16).map(StreamId).collect();
         }
         renumber(&mut config, numbers);
-        let read = config.sources.iter().map(|source| source.topic.clone()).collect();
+        // The first reading shows how far a topic is read: the second one has offsets of its own.
+        let shown =
+            |source: &SourceSpec| if source.again_of.is_some() { "" } else { &source.topic }.to_owned();
+        let read = config.sources.iter().map(shown).collect();
         config.producer = backing.producer(runs.streams.clone(), read);
         Ok((config, runs))
     }
@@ -149,6 +153,7 @@ impl Assembly {
         planned()
             .map(|source| format!("source {} {}", source.name, source.topic))
             .chain(strays.map(|(topic, source)| format!("strays {} {topic}", source.name)))
+            .chain(self.again().map(|(step, topic)| format!("again {} {topic}", step.name)))
             .chain(listened.topics().map(|topic| format!("listened {topic}")))
             .collect()
     }
@@ -273,9 +278,15 @@ impl Assembly {
         Ok(())
     }
 
-    /// Sources of the plan and the topics their strays go to.
+    /// Sources of the plan, the topics their strays go to, and what rules read a second time.
     fn planned_sources(&self) -> u16 {
-        self.plan.as_ref().map_or(0, |plan| 2 * plan.sources.len() as u16)
+        self.plan.as_ref().map_or(0, |plan| 2 * plan.sources.len() as u16) + self.again().count() as u16
+    }
+
+    /// The steps of rules that may read their topics a second time.
+    fn again(&self) -> impl Iterator<Item = (&Step, &str)> {
+        let plan = self.plan.iter();
+        plan.flat_map(|plan| plan.again().map(|step| (step, &*plan.sources[step.source].topic)))
     }
 
     fn outputs(&self) -> Outputs {
@@ -329,11 +340,32 @@ impl Assembly {
         for topic in self.stray_topics() {
             specs.push(self.log_source(backing, &topic, Start::Earliest)?);
         }
+        for place in 0..self.again().count() {
+            specs.extend(self.again_source(backing, place, &specs));
+        }
         for topic in Subscriptions::of(&self.kinds).topics() {
             specs.push(self.log_source(backing, topic, Start::Earliest)?);
         }
         topics::check_positions(self.slots, specs.iter().map(|spec| (spec.partitions, spec.in_place)))?;
         Ok(specs)
+    }
+
+    /// What a step of rules reads a second time. A topic that is not read in place has no second reading.
+    fn again_source(&self, backing: &Backing, place: usize, specs: &[SourceSpec]) -> Option<SourceSpec> {
+        let (plan, (step, topic)) = (self.plan.as_ref()?, self.again().nth(place)?);
+        let first = &specs[step.source];
+        let partitions = if first.in_place { first.partitions } else { 0 };
+        let open = backing.again(topic, partitions);
+        Some(SourceSpec {
+            topic: format!("{topic} (again)"),
+            partitions,
+            in_place: first.in_place,
+            strays: None,
+            starts: Vec::new(),
+            rewound: Vec::new(),
+            again_of: Some(SourceId(step.source as u16)),
+            open: Again::opener(plan.clone(), place, open, partitions.max(1), self.slots),
+        })
     }
 
     fn log_source(&self, backing: &Backing, topic: &str, start: Start) -> Result<SourceSpec> {
@@ -357,6 +389,7 @@ impl Assembly {
             strays: None,
             starts,
             rewound: Vec::new(),
+            again_of: None,
             open: backing.source(topic, partitions),
         })
     }

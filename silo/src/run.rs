@@ -100,6 +100,7 @@ pub async fn run(options: Options, mut progress: impl FnMut(Progress)) -> Result
             in_place: false,
             starts: Vec::new(),
             rewound: Vec::new(),
+            again_of: None,
             strays: None,
             open: FileSource::opener(files.clone()),
         })

@@ -122,6 +122,7 @@ impl Parts {
             strays: None,
             starts: Vec::new(),
             rewound: Vec::new(),
+            again_of: None,
             open: LogSource::opener(log.clone(), topic.to_owned()),
         })
     }

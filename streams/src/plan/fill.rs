@@ -10,7 +10,7 @@ use granary_core::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::revision::Bundle;
-use super::{Plan, RulesStep, Step};
+use super::{Plan, Read, RulesStep, Step};
 use crate::rules::Backfill;
 
 /// A back-fill of rules, as a revision has it.
@@ -89,8 +89,19 @@ pub struct Wanted {
     pub length: Span,
     /// The rules that are filled, each with its version.
     pub rules: Vec<String>,
-    /// The steps that read again, and the topic of each.
-    pub steps: Vec<(String, String)>,
+    /// The steps that read again.
+    pub steps: Vec<WantedStep>,
+}
+
+/// A step that reads its topic again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedStep {
+    /// Its name.
+    pub name: String,
+    /// The topic of its source.
+    pub topic: String,
+    /// Whether the source may be read in place.
+    pub in_place: bool,
 }
 
 impl Plan {
@@ -104,6 +115,18 @@ impl Plan {
         let newest = step.rules()?.newest();
         let fill = newest.bundle.fill.as_ref()?;
         Some((fill.number, fill.from.get(&*step.name)?.clone()))
+    }
+
+    /// Whether the newest revision of the rules on a stream has a back-fill.
+    pub fn is_filling(&self, stream: &str) -> bool {
+        self.rules_of(stream).is_some_and(|newest| newest.bundle.fill.is_some())
+    }
+
+    /// How many slots of this process have ended a back-fill, in every step that reads again.
+    pub fn slots_filled(&self, stream: &str, number: u64) -> u64 {
+        let reads = self.again().filter(|step| self.fill_of(step).is_some_and(|(known, _)| known == number));
+        let steps = reads.filter_map(Step::rules).filter(|step| step.rules.stream() == stream);
+        steps.map(|step| step.newest.filled(number)).min().unwrap_or(0)
     }
 
     /// What a bundle asks for that follows another one on a stream: rules that were not there, and those of a back-fill that may not
@@ -136,7 +159,8 @@ impl Plan {
             }
             if wanted.rules.len() > many {
                 let source = &self.sources[step.source];
-                wanted.steps.push((step.name.to_string(), source.topic.to_string()));
+                let (name, topic) = (step.name.to_string(), source.topic.to_string());
+                wanted.steps.push(WantedStep { name, topic, in_place: source.read == Read::InPlace });
             }
         }
         if let Some(under_way) = under_way {

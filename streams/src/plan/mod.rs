@@ -18,7 +18,7 @@ use granary_window as window;
 
 use crate::decode::{Decoded, Reject, Schema};
 use expression::Expression;
-pub use fill::{Fill, Mark, Round, Wanted};
+pub use fill::{Fill, Mark, Round, Wanted, WantedStep};
 pub use follow::{JoinSide, JoinStep, PatternStep, State};
 pub(crate) use follow::{column_of, columns_of_stage};
 pub use revision::{Bundle, REVISION_BYTES_MAX};

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use granary_core::time::days;
 use granary_core::{Result, Span, Timestamp, codec};
@@ -101,6 +101,8 @@ fn parse(
 pub(crate) struct Newest {
     number: AtomicU64,
     step: RwLock<Option<Arc<RulesStep>>>,
+    /// The last back-fill that slots have ended here, and how many.
+    filled: Mutex<(u64, u64)>,
 }
 
 impl Newest {
@@ -115,6 +117,19 @@ impl Newest {
             return None;
         }
         self.step.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A slot has ended this back-fill.
+    pub fn note_filled(&self, number: u64) {
+        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, slots) = *filled;
+        *filled = if known == number { (number, slots + 1) } else { (number, 1) };
+    }
+
+    /// How many slots have ended it.
+    pub fn filled(&self, number: u64) -> u64 {
+        let (known, slots) = *self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        if known == number { slots } else { 0 }
     }
 
     fn announce(&self, step: Arc<RulesStep>) {

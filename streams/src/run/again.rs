@@ -80,14 +80,17 @@ impl Seat {
     }
 
     fn end_fill(&mut self, mark: Mark, read_to: u64) {
-        if !self.backfills.is_on(mark.number) {
+        if self.backfills.number != mark.number {
             return;
         }
-        let short =
-            self.step.bundle.fill.as_ref().is_some_and(|fill| fill.short.contains(&self.name.to_string()));
-        self.backfills.end(!short && read_to >= self.backfills.until);
-        self.is_changed = true;
-        self.tell_fill();
+        self.step.newest.note_filled(mark.number);
+        if self.backfills.is_on(mark.number) {
+            let short =
+                self.step.bundle.fill.iter().any(|fill| fill.short.iter().any(|step| **step == *self.name));
+            self.backfills.end(!short && read_to >= self.backfills.until);
+            self.is_changed = true;
+            self.tell_fill();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use granary_cluster::{
     Applied, ByClock, Cause, Cells, CommitNo, Effects, Pipeline, Record, SourceId, StreamId,
 };
 use granary_core::{GrainId, SlotId, Timestamp, id::slot_of};
+use granary_streams::plan::{Bundle, Mark};
 use granary_streams::{Plan, Slots, run::Counts};
 
 /// Slots of the cluster that tests pretend to be.
@@ -86,6 +87,31 @@ impl Driver {
         let slot = self.slots.route(&record);
         let key = self.slots.routed_key(&record);
         assert!(key.is_empty() || slot_of(&key, SLOTS) == slot, "a stray record finds its slot by its key");
+        self.until_done(slot, |slots, effects| {
+            slots.apply(slot, &record, effects).expect("no handler fails")
+        });
+    }
+
+    /// Judges by another revision of its rules from now on.
+    pub fn revise(&mut self, stream: &str, revision: u64, bundle: &Bundle) {
+        let plan = self.slots.plan();
+        let revised = plan.revise(stream, revision, bundle).expect("rules that fit");
+        plan.announce(&revised);
+    }
+
+    /// Hands a record over a second time, or a word of a second reading; the slots stand at `stood` in the first one.
+    pub fn again(&mut self, mark: Mark, input: &Input, stood: u64) {
+        let sources = self.slots.plan().sources.len() as u16;
+        let record = Record {
+            source: SourceId(2 * sources),
+            partition: 0,
+            offset: mark.offset(),
+            appended_at: Timestamp(input.appended_at),
+            key: None,
+            value: &input.value,
+        };
+        let slot = self.slots.route(&record);
+        self.slots.stands(slot, stood);
         self.until_done(slot, |slots, effects| {
             slots.apply(slot, &record, effects).expect("no handler fails")
         });
