@@ -155,3 +155,132 @@ impl Source for Again {
         self.first.rest();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use granary_core::Error;
+    use granary_streams::plan::{Bundle, Fill};
+
+    use super::*;
+
+    const PIPELINE: &str = "pipeline: cards
+sources:
+  payments:
+    topic: payments
+    decode: {format: json, fields: {id: {type: text}, card: {type: text}, ts: {type: time_ms}}}
+    id: id
+    key: card
+    event_time: ts
+    watermark: {per: key, out_of_orderness: 60s}
+steps:
+  cards: {from: payments, rules: rules.yaml}
+";
+    const RULES: &str = "schema: fraud-rules/v1
+stream: payments
+event: {id: id, time: ts, fields: {card: text}}
+rules:
+  - {id: many, kind: velocity, per: card, window: 1h, measure: count, limit: '> 3'}
+";
+
+    /// A topic of so many records, some at a time; those before the first are gone.
+    struct Topic {
+        first: u64,
+        end: u64,
+    }
+
+    impl Source for Topic {
+        fn read(&mut self, from: u64, _: usize, batch: &mut Batch) -> Result<()> {
+            if from < self.first {
+                return Err(Error::new(ErrorKind::NotFound, "retention removed it"));
+            }
+            for offset in from..self.end.min(from + 3) {
+                batch.push(offset, Timestamp(offset as i64), None, b"a record");
+            }
+            Ok(())
+        }
+    }
+
+    /// Partition 1 of 2, that feeds the slots 1 and 3 of 4, in a topic with these records.
+    fn again(first: u64, end: u64) -> (Box<dyn Source>, Arc<Plan>) {
+        let plan = granary_streams::file::parse_beside(PIPELINE, &|_| Ok(RULES.to_owned()));
+        let plan = Arc::new(plan.unwrap_or_else(|mistakes| panic!("{mistakes}")));
+        let open: OpenSource = Arc::new(move |_| Ok(Box::new(Topic { first, end })));
+        (Again::opener(plan.clone(), 0, open, 2, 4)(1).unwrap(), plan)
+    }
+
+    fn announce(plan: &Plan, number: u64, from: u64) {
+        let from = BTreeMap::from([("cards".to_owned(), vec![0, from])]);
+        let fill = Fill { number, from, ..Fill::default() };
+        let bundle = Bundle { text: RULES.to_owned(), fill: Some(fill), ..Bundle::default() };
+        plan.announce(&plan.revise("payments", number, &bundle).unwrap());
+    }
+
+    /// Reads on from a place until nothing comes any more, while the slots go on.
+    fn read_on(source: &mut dyn Source, mut at: u64, stood: &mut u64) -> Vec<Mark> {
+        let mut marks = Vec::new();
+        loop {
+            let mut batch = Batch::default();
+            source.stands(*stood);
+            source.read(at, 1_000, &mut batch).unwrap();
+            if batch.is_empty() {
+                assert!(source.is_at_end());
+                return marks;
+            }
+            for record in batch.iter(SourceId(0), 1) {
+                let mark = Mark::of(record.offset);
+                if mark.round == Round::End {
+                    assert_eq!(record.value, 12u64.to_be_bytes(), "where it ended");
+                }
+                at = record.offset + 1;
+                marks.push(mark);
+            }
+            *stood += 1;
+        }
+    }
+
+    fn marks(number: u64, from: u64, end: u64) -> Vec<Mark> {
+        let of = |round, places: Vec<u64>| places.into_iter().map(move |at| Mark { number, round, at });
+        let records = |round| of(round, (from..end).collect());
+        let words = |round| of(round, vec![1, 3]);
+        let begins = words(Round::Begin).chain(records(Round::Remember));
+        begins.chain(records(Round::Settle)).chain(words(Round::End)).collect()
+    }
+
+    #[test]
+    fn it_ends_where_the_slots_stood_when_all_had_begun() {
+        let (mut source, plan) = again(0, 100);
+        assert_eq!(read_on(&mut *source, 0, &mut 10), [], "nothing is to be read again");
+        announce(&plan, 2, 5);
+        let mut stood = 11; // 12 when the words were taken
+        let all = marks(2, 5, 12);
+        assert_eq!(read_on(&mut *source, 0, &mut stood), all);
+        let last = all[all.len() - 1].offset() + 1;
+        assert_eq!(read_on(&mut *source, last, &mut stood), [], "it is over");
+        // Another silo goes on in the middle, and ends where its slots stand.
+        let middle = all[4].offset();
+        let (mut other, plan) = again(0, 100);
+        announce(&plan, 2, 5);
+        assert_eq!(read_on(&mut *other, middle, &mut 12), all[4..]);
+        // The next one begins further back, and yet behind it.
+        announce(&plan, 3, 1);
+        assert_eq!(read_on(&mut *other, last, &mut 11), marks(3, 1, 12));
+    }
+
+    #[test]
+    fn what_retention_has_removed_ends_it_without_success() {
+        let (mut source, plan) = again(50, 100);
+        announce(&plan, 1, 5);
+        let mut batch = Batch::default();
+        let words: Vec<u64> = [1, 3].map(|at| Mark { number: 1, round: Round::Begin, at }.offset()).to_vec();
+        source.stands(80);
+        source.read(0, 1_000, &mut batch).unwrap();
+        assert_eq!(batch.iter(SourceId(0), 1).map(|record| record.offset).collect::<Vec<_>>(), words);
+        batch.clear();
+        source.read(words[1] + 1, 1_000, &mut batch).unwrap();
+        let ends: Vec<(Round, &[u8])> =
+            batch.iter(SourceId(0), 1).map(|record| (Mark::of(record.offset).round, record.value)).collect();
+        assert_eq!(ends, [(Round::End, &[0; 8][..]); 2], "nothing was read: the rules are not filled");
+    }
+}

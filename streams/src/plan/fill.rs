@@ -185,6 +185,83 @@ impl RulesStep {
 mod tests {
     use super::*;
 
+    const PIPELINE: &str = "pipeline: cards
+sources:
+  payments:
+    topic: payments
+    decode: {format: json, fields: {id: {type: text}, card: {type: text}, ts: {type: time_ms}}}
+    id: id
+    key: card
+    event_time: ts
+    watermark: {per: key, out_of_orderness: 60s}
+steps:
+  cards: {from: payments, rules: rules.yaml}
+";
+
+    /// A file with these rules: window, whether it is filled, and anything else.
+    fn bundle(rules: &[(&str, &str)]) -> Bundle {
+        let rule = |(id, rest): &(&str, &str)| {
+            format!(
+                "  - {{id: {id}, kind: velocity, per: card, measure: count, limit: '> 3', cooldown: 1m, {rest}}}\n"
+            )
+        };
+        let text = format!(
+            "schema: fraud-rules/v1\nstream: payments\nevent: {{id: id, time: ts, fields: {{card: text}}}}\n\
+             defaults: {{lateness: 10s}}\nrules:\n{}",
+            rules.iter().map(rule).collect::<String>()
+        );
+        Bundle { text, ..Bundle::default() }
+    }
+
+    /// How far back in seconds, and for which rules.
+    fn wanted(before: &Bundle, next: &Bundle, now_ms: i64) -> Option<(u64, Vec<String>)> {
+        let plan = crate::file::parse_beside(PIPELINE, &|_| Ok(before.text.clone()));
+        let plan = plan.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let wanted = plan.wants_fill("payments", before, next, Timestamp(now_ms)).unwrap()?;
+        let steps: Vec<(&str, &str, bool)> =
+            wanted.steps.iter().map(|step| (&*step.name, &*step.topic, step.in_place)).collect();
+        assert_eq!(steps, [("cards", "payments", true)]);
+        let id = |rule: &String| rule.split('@').next().unwrap_or_default().to_owned();
+        Some((wanted.length.ms() / 1_000, wanted.rules.iter().map(id).collect()))
+    }
+
+    #[test]
+    fn rules_that_are_new_are_filled_over_all_they_look_back_on() {
+        let (hour, day) = (("hour", "window: 1h"), ("day", "window: 1d"));
+        let before = bundle(&[hour]);
+        assert_eq!(
+            wanted(&before, &bundle(&[hour, day]), 0),
+            Some((86_400 + 60 + 10, vec!["day".to_owned()]))
+        );
+        assert_eq!(wanted(&before, &bundle(&[hour]), 0), None);
+        assert_eq!(wanted(&before, &bundle(&[("hour", "window: 2h")]), 0).unwrap().0, 7_200 + 60 + 10);
+        // What it is called, and where its alerts go, makes no other rule; nor that it was to be filled.
+        for rest in ["window: 1h, title: One", "window: 1h, mode: live", "window: 1h, backfill: no"] {
+            assert_eq!(wanted(&before, &bundle(&[("hour", rest)]), 0), None, "{rest}");
+        }
+        assert_eq!(wanted(&before, &bundle(&[hour, ("day", "window: 1d, backfill: no")]), 0), None);
+        let off = bundle(&[("hour", "window: 1h, mode: off")]);
+        assert_eq!(wanted(&off, &before, 0), Some((3_600 + 60 + 10, vec!["hour".to_owned()])));
+    }
+
+    #[test]
+    fn a_back_fill_that_may_be_under_way_is_part_of_the_next_one() {
+        let (hour, day, week) = (("hour", "window: 1h"), ("day", "window: 1d"), ("week", "window: 7d"));
+        let mut before = bundle(&[hour, day]);
+        let plan = crate::file::parse_beside(PIPELINE, &|_| Ok(before.text.clone()))
+            .unwrap_or_else(|_| unreachable!());
+        let rules =
+            plan.wants_fill("payments", &bundle(&[hour]), &before, Timestamp(0)).unwrap().unwrap().rules;
+        before.fill =
+            Some(Fill { number: 4, began_ms: 1_000, length_ms: 86_470_000, rules, ..Fill::default() });
+        let next = bundle(&[hour, day, week]);
+        let both = vec!["day".to_owned(), "week".to_owned()];
+        assert_eq!(wanted(&before, &next, 5_000), Some((7 * 86_400 + 70, both)));
+        assert_eq!(wanted(&before, &next, 100_000_000).unwrap().1, ["week"], "by now it had seen all anyway");
+        assert_eq!(wanted(&before, &bundle(&[hour, day]), 5_000), None, "nothing is new");
+        assert_eq!(wanted(&before, &bundle(&[hour, day, ("two", "window: 2h")]), 5_000).unwrap().0, 86_470);
+    }
+
     #[test]
     fn places_rise_from_one_back_fill_to_the_next() {
         let rounds = [Round::Begin, Round::Remember, Round::Settle, Round::End];

@@ -177,12 +177,14 @@ pub(crate) fn status(arguments: StatusArguments, json: bool) -> Result<u8> {
                 }
                 if let Some(fill) = stream["backfill"].as_object() {
                     let rules: Vec<&str> = fill["rules"].as_array().into_iter().flatten().map(text).collect();
+                    let is_short = fill["short"].as_array().is_some_and(|short| !short.is_empty());
                     say!(
-                        "  backfill of revision {}, over {}: {}; {} slots of this silo are filled",
+                        "  backfill of revision {}, over {}: {}; {} slots of this silo have done{}",
                         fill["revision"],
                         text(&fill["looks_back"]),
                         rules.join(", "),
-                        fill["slots_filled"]
+                        fill["slots_filled"],
+                        if is_short { ", but the topic does not reach back as far" } else { "" }
                     );
                 }
                 for mute in stream["mutes"].as_array().into_iter().flatten() {

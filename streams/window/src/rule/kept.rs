@@ -186,11 +186,20 @@ pub(super) struct Kept {
     pub count: usize,
     /// Bytes of ids and texts.
     pub text_bytes: usize,
+    /// Some chunks have a column of rules that nobody is told by.
+    has_silents: bool,
 }
 
 impl Kept {
     pub fn new(set: &Set) -> Kept {
-        Kept { layout: set.layout, first: 0, chunks: VecDeque::new(), count: 0, text_bytes: 0 }
+        Kept {
+            layout: set.layout,
+            first: 0,
+            chunks: VecDeque::new(),
+            count: 0,
+            text_bytes: 0,
+            has_silents: false,
+        }
     }
 
     pub fn start(&self) -> Place {
@@ -322,6 +331,7 @@ impl Kept {
     pub fn hush(&mut self, place: Place, sees: impl Fn(usize) -> bool) {
         let Layout { rules, .. } = self.layout;
         let (words, at) = (self.layout.rule_words(), place.at as usize);
+        self.has_silents = true;
         let chunk = self.chunk_mut(place.chunk);
         chunk.silents.resize(chunk.times.len() * words, 0);
         for rule in 0..rules {
@@ -396,13 +406,15 @@ impl Kept {
     pub fn of(layout: Layout, first: u32, chunks: VecDeque<Chunk>) -> Kept {
         let count = chunks.iter().map(Chunk::len).sum();
         let text_bytes = chunks.iter().map(Chunk::text_bytes).sum();
-        Kept { layout, first, chunks, count, text_bytes }
+        let has_silents = chunks.iter().any(|chunk| !chunk.silents.is_empty());
+        Kept { layout, first, chunks, count, text_bytes, has_silents }
     }
 
     /// Memory, about: found without looking at the events.
     pub fn memory_bytes(&self) -> usize {
         let Layout { numbers, texts, .. } = self.layout;
-        let event_bytes = 8 * (1 + numbers + self.layout.words() + 1 + texts);
+        let silents = if self.has_silents { self.layout.rule_words() } else { 0 };
+        let event_bytes = 8 * (1 + numbers + self.layout.words() + silents + 1 + texts);
         self.count * event_bytes + self.text_bytes + self.chunks.len() * size_of::<Chunk>()
     }
 
