@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use granary_alerts::endpoint::{DEAD, Endpoint};
 use granary_alerts::endpoints::Endpoints;
-use granary_cluster::{Log, Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
+use granary_cluster::{Log, Pipeline, SourceId, Store, StreamId, slots::SLOTS_DEFAULT};
 use granary_core::{Clock, Error, Grain as _, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream};
-use granary_streams::plan::{Read, SET_ASIDE, Start, Target, alerts_topic};
+use granary_streams::plan::{Read, SET_ASIDE, Start, Step, Target, alerts_topic};
 use granary_streams::run::counts::{self, Counts};
 use granary_streams::subscribed::{Subscribed, Subscriptions};
 use granary_streams::{Plan, Slots};
 
+use crate::backfill::Again;
 use crate::backing::Backing;
 use crate::backing::topics::{self, Needed, Role};
 use crate::clock::SystemClock;
@@ -139,7 +140,10 @@ impl Assembly {
             numbers.streams = (0..numbers.streams.len() as u16).map(StreamId).collect();
         }
         renumber(&mut config, numbers);
-        let read = config.sources.iter().map(|source| source.topic.clone()).collect();
+        // The first reading shows how far a topic is read: the second one has offsets of its own.
+        let shown =
+            |source: &SourceSpec| if source.again_of.is_some() { "" } else { &source.topic }.to_owned();
+        let read = config.sources.iter().map(shown).collect();
         config.producer = backing.producer(runs.streams.clone(), read);
         Ok((config, runs))
     }
@@ -152,6 +156,7 @@ impl Assembly {
         planned()
             .map(|source| format!("source {} {}", source.name, source.topic))
             .chain(strays.map(|(topic, source)| format!("strays {} {topic}", source.name)))
+            .chain(self.again().map(|(step, topic)| format!("again {} {topic}", step.name)))
             .chain(self.rolled_topics().into_iter().map(|topic| format!("rolled {topic}")))
             .chain(listened.topics().map(|topic| format!("listened {topic}")))
             .collect()
@@ -279,9 +284,15 @@ impl Assembly {
         Ok(())
     }
 
-    /// Sources of the plan, the topics their strays go to, and those of its roll-ups.
+    /// How many sources the plan reads.
     fn planned_sources(&self) -> u16 {
         self.plan.as_ref().map_or(0, |plan| plan.source_count())
+    }
+
+    /// The steps of rules that may read their topics a second time.
+    fn again(&self) -> impl Iterator<Item = (&Step, &str)> {
+        let plan = self.plan.iter();
+        plan.flat_map(|plan| plan.again().map(|step| (step, &*plan.sources[step.source].topic)))
     }
 
     fn outputs(&self) -> Outputs {
@@ -329,8 +340,8 @@ impl Assembly {
         self.plan.as_ref().map_or_else(Vec::new, topics)
     }
 
-    /// Each source of the plan, then for each the topic of its strays, then what comes to roll-ups, of both of which one slot reads
-    /// a partition, then what grains listen to.
+    /// Each source of the plan, then for each the topic of its strays, of which one slot reads a partition, then what rules read a
+    /// second time, then what comes to roll-ups, again a partition for each slot, then what grains listen to.
     fn sources(&self, backing: &Backing) -> Result<Vec<SourceSpec>> {
         let outputs = self.outputs();
         let mut specs = Vec::new();
@@ -340,7 +351,13 @@ impl Assembly {
             spec.strays = Some(outputs.strays[i]);
             specs.push(spec);
         }
-        for topic in self.stray_topics().into_iter().chain(self.rolled_topics()) {
+        for topic in self.stray_topics() {
+            specs.push(self.log_source(backing, &topic, Start::Earliest)?);
+        }
+        for place in 0..self.again().count() {
+            specs.extend(self.again_source(backing, place, &specs));
+        }
+        for topic in self.rolled_topics() {
             specs.push(self.log_source(backing, &topic, Start::Earliest)?);
         }
         for topic in Subscriptions::of(&self.kinds).topics() {
@@ -348,6 +365,24 @@ impl Assembly {
         }
         topics::check_positions(self.slots, specs.iter().map(|spec| (spec.partitions, spec.in_place)))?;
         Ok(specs)
+    }
+
+    /// What a step of rules reads a second time. A topic that is not read in place has no second reading.
+    fn again_source(&self, backing: &Backing, place: usize, specs: &[SourceSpec]) -> Option<SourceSpec> {
+        let (plan, (step, topic)) = (self.plan.as_ref()?, self.again().nth(place)?);
+        let first = &specs[step.source];
+        let partitions = if first.in_place { first.partitions } else { 0 };
+        let open = backing.again(topic, partitions);
+        Some(SourceSpec {
+            topic: format!("{topic} (again)"),
+            partitions,
+            in_place: first.in_place,
+            strays: None,
+            starts: Vec::new(),
+            rewound: Vec::new(),
+            again_of: Some(SourceId(step.source as u16)),
+            open: Again::opener(plan.clone(), place, open, partitions.max(1), self.slots),
+        })
     }
 
     fn log_source(&self, backing: &Backing, topic: &str, start: Start) -> Result<SourceSpec> {
@@ -371,6 +406,7 @@ impl Assembly {
             strays: None,
             starts,
             rewound: Vec::new(),
+            again_of: None,
             open: backing.source(topic, partitions),
         })
     }

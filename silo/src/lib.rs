@@ -17,9 +17,11 @@
 //! | `life` | one life after the other, each a member of the cluster |
 //! | `placing` | what a silo tells of its cluster's members; slots placed by hand |
 //! | `service` | what a silo does for those who connect |
+//! | `backfill` | what rules read a second time when they are new |
 //! | `files`, `results`, `clock` | files as sources, files of results, real time |
 
 pub mod assembly;
+mod backfill;
 pub mod backing;
 pub mod bench;
 pub mod cli;

@@ -120,6 +120,7 @@ pub(crate) fn renumber(config: &mut Config, numbers: Numbers) {
     let mut sources = vec![nobodys(); end];
     for (mut source, number) in std::mem::take(&mut config.sources).into_iter().zip(&numbers.sources) {
         source.strays = source.strays.map(|stream| numbers.stream(stream));
+        source.again_of = source.again_of.map(|first| numbers.sources[usize::from(first.0)]);
         sources[usize::from(number.0)] = source;
     }
     config.sources = sources;
@@ -136,6 +137,7 @@ pub(crate) fn nobodys() -> SourceSpec {
         strays: None,
         starts: Vec::new(),
         rewound: Vec::new(),
+        again_of: None,
         open: Arc::new(|_| Err(Error::new(ErrorKind::NotFound, "this revision does not read the source"))),
     }
 }

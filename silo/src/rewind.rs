@@ -138,7 +138,8 @@ fn check_alone(redis: &Redis, lease: Span) -> Result<()> {
 fn check_range(log: &dyn Log, sources: &[SourceSpec], wanted: &Rewind) -> Result<()> {
     let Rewind { topic, partition, to } = wanted;
     let Some(source) = sources.iter().find(|source| source.topic == *topic) else {
-        let read: Vec<&str> = sources.iter().map(|source| source.topic.as_str()).collect();
+        let first = sources.iter().filter(|source| source.again_of.is_none());
+        let read: Vec<&str> = first.map(|source| source.topic.as_str()).collect();
         let message = format!("topic `{topic}` is not read by this silo; it reads: {}", read.join(", "));
         return Err(Error::invalid(message));
     };

@@ -11,13 +11,15 @@ use granary_core::{Cx, Error, ErrorKind, Grain, Ran, Result, Span, Timestamp};
 use granary_engine::Handle;
 use granary_macros::grain;
 use granary_streams::Plan;
-use granary_streams::plan::Bundle;
+use granary_streams::plan::{Bundle, Fill, Wanted};
 use granary_streams::rules::Mode;
 use granary_streams::rules::mutes::Mute;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::backfill;
+use crate::backing::Backing;
 use crate::life::Current;
 
 /// How often a silo asks whether there is a later revision.
@@ -186,6 +188,9 @@ impl Follower {
             loop {
                 for stream in plan.rules_streams() {
                     let Ok(lanes) = current.lanes() else { continue };
+                    if plan.is_filling(stream) {
+                        lanes.look(); // a slot that has come here may have told of it first
+                    }
                     if let Err(error) = follow(&plan, stream, &lanes, &mut refused).await {
                         tracing::debug!(stream, %error, "the revision of rules cannot be asked for at present");
                     }
@@ -216,6 +221,7 @@ async fn follow(
     match plan.revise(stream, revision, &bundle) {
         Ok(revised) => {
             plan.announce(&revised);
+            lanes.look(); // there may be something to be read again
             tracing::info!(
                 stream,
                 revision,
@@ -270,7 +276,7 @@ async fn count(plan: &Plan, stream: &str, lanes: &Handle, counted: &mut Counted)
 pub(crate) async fn answer(
     ask: Ask,
     plan: Option<Arc<Plan>>,
-    lanes: Result<Handle>,
+    current: &Current,
     now: Timestamp,
 ) -> Result<Value> {
     let plan = plan.filter(|plan| !plan.rules_streams().is_empty()).ok_or_else(|| {
@@ -282,7 +288,7 @@ pub(crate) async fn answer(
         ),
         Ask::Reload(mut bundle) => {
             let rules = bundle.rules().map_err(|wrong| refused(ErrorKind::Invalid, wrong.join("\n")))?;
-            let page = Page::open(&plan, &lanes?, Some(rules.stream().to_owned())).await?;
+            let page = Page::open(&plan, current, Some(rules.stream().to_owned()), now).await?;
             let forgotten: Vec<&String> = page.bundle.modes.keys().collect();
             let dropped = bundle.keep_mutes(page.bundle.mutes.clone(), &rules);
             let dropped: Vec<String> = dropped.iter().map(ToString::to_string).collect();
@@ -292,7 +298,7 @@ pub(crate) async fn answer(
             Ok(answer)
         }
         Ask::Mode { stream, rule, mode } => {
-            let page = Page::open(&plan, &lanes?, stream).await?;
+            let page = Page::open(&plan, current, stream, now).await?;
             let mut bundle = page.bundle.clone();
             let known = bundle.rules().map_err(|wrong| refused(ErrorKind::Invalid, wrong.join("\n")))?;
             let info = known.infos().iter().find(|info| *info.id == *rule).ok_or_else(|| {
@@ -310,7 +316,7 @@ pub(crate) async fn answer(
             Ok(answer)
         }
         Ask::Mute { stream, rule, key, length, reason } => {
-            let page = Page::open(&plan, &lanes?, stream).await?;
+            let page = Page::open(&plan, current, stream, now).await?;
             let mut bundle = page.bundle.clone();
             let mute = Mute { rule, key, until: (now + length).to_rfc3339(), reason };
             bundle.mute(mute.clone(), now);
@@ -321,7 +327,7 @@ pub(crate) async fn answer(
             Ok(answer)
         }
         Ask::Unmute { stream, rule, key } => {
-            let page = Page::open(&plan, &lanes?, stream).await?;
+            let page = Page::open(&plan, current, stream, now).await?;
             let mut bundle = page.bundle.clone();
             let wanted = Mute { rule, key, until: String::new(), reason: String::new() };
             let Some(place) = bundle.mutes.iter().position(|mute| mute.is_on(&wanted)) else {
@@ -344,10 +350,15 @@ struct Page {
     revision: u64,
     /// What it is made of; of the pipeline's file, should there be no revision yet.
     bundle: Bundle,
+    /// What a back-fill is found with.
+    backing: Backing,
+    slots: u16,
+    now: Timestamp,
 }
 
 impl Page {
-    async fn open(plan: &Plan, lanes: &Handle, stream: Option<String>) -> Result<Page> {
+    async fn open(plan: &Plan, current: &Current, stream: Option<String>, now: Timestamp) -> Result<Page> {
+        let (lanes, backing) = (current.lanes()?, current.backing()?);
         let streams = plan.rules_streams();
         let stream = match (stream, streams.as_slice()) {
             (Some(stream), _) => stream,
@@ -369,15 +380,32 @@ impl Page {
         if revision == 0 {
             bundle = step.bundle.clone();
         }
-        Ok(Page { stream, book, revision, bundle })
+        Ok(Page { stream, book, revision, bundle, backing, slots: lanes.slots(), now })
     }
 
     /// Makes these rules the next revision, if they fit.
-    async fn turn(&self, plan: &Plan, bundle: Bundle) -> Result<Value> {
-        let fits = plan.revise(&self.stream, self.revision + 1, &bundle);
-        fits.map_err(|wrong| refused(ErrorKind::Invalid, wrong.join("\n")))?;
-        let revision = self.book.publish(bundle, self.revision).await?;
-        Ok(json!({"stream": self.stream, "revision": revision}))
+    async fn turn(&self, plan: &Plan, mut bundle: Bundle) -> Result<Value> {
+        let invalid = |wrong: Vec<String>| refused(ErrorKind::Invalid, wrong.join("\n"));
+        bundle.fill.clone_from(&self.bundle.fill); // it goes on, unless there is another one
+        plan.revise(&self.stream, self.revision + 1, &bundle).map_err(invalid)?;
+        let wanted = plan.wants_fill(&self.stream, &self.bundle, &bundle, self.now).map_err(invalid)?;
+        let mut answer = json!({"stream": self.stream});
+        if let Some(wanted) = wanted {
+            let (fill, notices) = self.find(wanted).await?;
+            (answer["backfill"], answer["notices"]) = (said_of(&fill), json!(notices));
+            if !fill.from.is_empty() {
+                bundle.fill = Some(fill);
+            }
+        }
+        answer["revision"] = json!(self.book.publish(bundle, self.revision).await?);
+        Ok(answer)
+    }
+
+    /// Finds where a back-fill begins: brokers are asked about every partition.
+    async fn find(&self, wanted: Wanted) -> Result<(Fill, Vec<String>)> {
+        let (backing, slots, number, now) = (self.backing.clone(), self.slots, self.revision + 1, self.now);
+        let found = tokio::task::spawn_blocking(move || backfill::find(&backing, slots, wanted, number, now));
+        found.await.map_err(|error| refused(ErrorKind::Closed, error.to_string()))?
     }
 }
 
@@ -391,7 +419,22 @@ fn status(plan: &Plan, stream: &str) -> Value {
         })
     });
     let (rules, mutes): (Vec<Value>, Vec<&Mute>) = (rules.collect(), step.rules.mutes().collect());
-    json!({"stream": stream, "revision": step.revision, "rules": rules, "mutes": mutes})
+    let mut status = json!({"stream": stream, "revision": step.revision, "rules": rules, "mutes": mutes});
+    if let Some(fill) = &step.bundle.fill {
+        status["backfill"] = said_of(fill);
+        status["backfill"]["slots_filled"] = json!(plan.slots_filled(stream, fill.number));
+    }
+    status
+}
+
+/// A back-fill, for a person.
+fn said_of(fill: &Fill) -> Value {
+    let rules: Vec<&str> =
+        fill.rules.iter().map(|rule| rule.split_once('@').map_or(&**rule, |(id, _)| id)).collect();
+    json!({
+        "revision": fill.number, "rules": rules, "looks_back": backfill::in_words(Span(fill.length_ms)),
+        "steps": fill.from.keys().collect::<Vec<_>>(), "short": fill.short,
+    })
 }
 
 fn refused(kind: ErrorKind, message: String) -> Error {

@@ -123,11 +123,12 @@ fn sources(
         in_place: false,
         starts: Vec::new(),
         rewound: Vec::new(),
+        again_of: None,
         strays: None,
         open: FileSource::opener(files.clone()),
     });
-    // a file has no strays
-    let strays = plan.sources.iter().map(|_| nobodys());
+    // a file has no strays, and nothing of it is read again
+    let none = (0..plan.sources.len() + plan.again().count()).map(|_| nobodys());
     let rolled = plan.rollups().zip(plan.rolled()).map(|((_, rollup), stream)| {
         if rollup.level > level {
             return Ok(nobodys());
@@ -144,7 +145,7 @@ fn sources(
             ..nobodys()
         })
     });
-    of_files.chain(strays).map(Ok).chain(rolled).collect()
+    of_files.chain(none).map(Ok).chain(rolled).collect()
 }
 
 /// A topic as far as it was written when the run came to it.

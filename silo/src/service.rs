@@ -154,9 +154,9 @@ impl SiloService {
             Ok(ask) => ask,
             Err(error) => return reply.send(Err(error)),
         };
-        let (plan, lanes, now) = (self.plan.clone(), self.current.lanes(), self.clock.now());
+        let (plan, current, now) = (self.plan.clone(), self.current.clone(), self.clock.now());
         drop(tokio::spawn(async move {
-            let answer = rulebook::answer(ask, plan, lanes, now).await;
+            let answer = rulebook::answer(ask, plan, &current, now).await;
             reply.send(answer.and_then(|answer| codec::to_bytes(&answer)));
         }));
     }

@@ -124,6 +124,10 @@ impl Pipeline for Numbered {
         self.decide(true, effects, |inner, effects| inner.apply(slot, &record, effects))
     }
 
+    fn stands(&mut self, slot: SlotId, at: u64) {
+        self.inner.stands(slot, at);
+    }
+
     fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
         let record = self.to_plan(record);
         self.inner.foresee(place, slot, &record, foreseen);

@@ -149,6 +149,12 @@ impl Pipeline for Subscribed {
         Ok(Applied::Done)
     }
 
+    fn stands(&mut self, slot: SlotId, at: u64) {
+        if let Some(inner) = &mut self.inner {
+            inner.stands(slot, at);
+        }
+    }
+
     fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {
         let Some((_, listeners)) = self.topic(record.source) else {
             return self.planned("a record").foresee(place, slot, record, foreseen);

@@ -362,6 +362,11 @@ pub trait Pipeline {
     fn apply(&mut self, slot: SlotId, record: &Record<'_>, effects: &mut Effects)
     -> Result<Applied, Failure>;
 
+    /// The record to be applied next is read a second time: its slot stands at this offset in the first reading.
+    fn stands(&mut self, slot: SlotId, at: u64) {
+        let _ = (slot, at);
+    }
+
     /// Names what a record at a place of the present chunk will surely need, so that it can be looked up together with what
     /// others need. Changes nothing; what is not named is asked for when the record is applied.
     fn foresee(&mut self, place: usize, slot: SlotId, record: &Record<'_>, foreseen: &mut Foreseen) {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use granary_cluster::{Batch, Incarnation, Log, Pipeline, Producer, Program, Store, StreamId, TxId};
+use granary_cluster::{
+    Batch, Incarnation, Log, Pipeline, Producer, Program, SourceId, Store, StreamId, TxId,
+};
 use granary_core::{Clock, KindInfo, Result, Span};
 
 use crate::cluster::Cluster;
@@ -24,6 +26,11 @@ pub trait Source: Send {
 
     /// It will not be read for a while: what it holds for that may go.
     fn rest(&mut self) {}
+
+    /// A second reading is about to be read: the slots it feeds have read the first one up to here, the furthest of them.
+    fn stands(&mut self, at: u64) {
+        let _ = at;
+    }
 
     /// Whether nothing will ever come at or after this offset: the end of a file.
     fn has_ended(&mut self, at: u64) -> Result<bool> {
@@ -52,6 +59,9 @@ pub struct SourceSpec {
     pub starts: Vec<u64>,
     /// A person's decision to go on further ahead: partitions, each with the first offset that any slot still reads.
     pub rewound: Vec<(u32, u64)>,
+    /// The source that this one reads a second time, on demand: it makes way for the others, its strays went their way the first
+    /// time, and nobody waits for its end.
+    pub again_of: Option<SourceId>,
     /// Opens a partition.
     pub open: OpenSource,
 }

@@ -234,7 +234,8 @@ impl Handle {
                 *next = stand.next.min(*next);
             }
         }
-        readings
+        let of_first = readings.into_iter().zip(&self.config.sources);
+        of_first.filter(|(_, source)| source.again_of.is_none()).map(|(reading, _)| reading).collect()
     }
 
     /// Turns and records so far, of each slot that runs here; nothing in a silo that has no others beside it.
@@ -245,7 +246,8 @@ impl Handle {
 
     /// The topics of its sources.
     pub fn topics(&self) -> Vec<String> {
-        self.config.sources.iter().map(|source| source.topic.clone()).collect()
+        let first = self.config.sources.iter().filter(|source| source.again_of.is_none());
+        first.map(|source| source.topic.clone()).collect()
     }
 
     /// The cluster has changed: lanes take and give slots by this view.

@@ -41,13 +41,7 @@ impl External {
         kafka.is_reachable(LOOK_WAIT)?;
         kafka.create_internal(assembly.slots)?;
         let bell: Arc<OnceLock<WakeUp>> = Arc::default();
-        let rung = bell.clone();
-        let wake: WakeUp = Arc::new(move || {
-            if let Some(ring) = rung.get() {
-                ring();
-            }
-        });
-        let sources = Sources::new(kafka.settings().clone(), Some(wake));
+        let sources = Sources::new(kafka.settings().clone(), Some(rings(&bell)));
         Ok(External { redis, kafka, member_options, sources, bell })
     }
 
@@ -59,6 +53,12 @@ impl External {
 
     pub(super) fn source(&self, topic: &str, partitions: u32) -> OpenSource {
         self.sources.opener(topic.to_owned(), partitions)
+    }
+
+    /// A partition is assigned once to a consumer, so this one has consumers of its own.
+    pub(super) fn again(&self, topic: &str, partitions: u32) -> OpenSource {
+        let sources = Sources::new(self.kafka.settings().clone(), Some(rings(&self.bell)));
+        sources.opener(topic.to_owned(), partitions)
     }
 
     pub(super) fn reader(
@@ -84,6 +84,16 @@ impl External {
             Box::new(producer.expect("a client like the one the log was opened with, and a thread"))
         })
     }
+}
+
+/// Rings the bell, once there is one.
+fn rings(bell: &Arc<OnceLock<WakeUp>>) -> WakeUp {
+    let rung = bell.clone();
+    Arc::new(move || {
+        if let Some(ring) = rung.get() {
+            ring();
+        }
+    })
 }
 
 /// How to reach Kafka, by the settings.

@@ -83,6 +83,14 @@ impl Backing {
         }
     }
 
+    /// Opens the partitions of a topic for a second reading beside that of [`Backing::source`], by the same lanes.
+    pub fn again(&self, topic: &str, partitions: u32) -> OpenSource {
+        match &self.on {
+            On::Embedded(_) => self.source(topic, partitions),
+            On::External(external) => external.again(topic, partitions),
+        }
+    }
+
     /// Has a bell rung whenever one of the topics may have more, for as long as what this returns is kept.
     pub fn watch(
         &self,

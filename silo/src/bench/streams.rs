@@ -120,6 +120,7 @@ pub(super) fn source(input: &Arc<Embedded>) -> SourceSpec {
         in_place: true,
         starts: Vec::new(),
         rewound: Vec::new(),
+        again_of: None,
         strays: None,
         open: Arc::new(move |partition| {
             let (_, end) = end.bounds("measurements", partition)?;

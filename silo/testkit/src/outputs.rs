@@ -115,7 +115,17 @@ impl Parts {
             spec.strays = Some(outputs.strays[i]);
             specs.push(spec);
         }
-        for topic in self.stray_topics().into_iter().chain(self.rolled_topics()) {
+        for topic in self.stray_topics() {
+            specs.push(self.source(log, &topic)?);
+        }
+        // Nothing is read a second time here: in its place is a source without partitions.
+        for step in self.plan.iter().flat_map(|plan| plan.again()) {
+            let mut spec =
+                self.source(log, &self.plan.as_ref().expect("a step has a plan").sources[step.source].topic)?;
+            (spec.partitions, spec.in_place) = (0, false);
+            specs.push(spec);
+        }
+        for topic in self.rolled_topics() {
             specs.push(self.source(log, &topic)?);
         }
         for topic in subscriptions.topics() {
@@ -133,6 +143,7 @@ impl Parts {
             strays: None,
             starts: Vec::new(),
             rewound: Vec::new(),
+            again_of: None,
             open: LogSource::opener(log.clone(), topic.to_owned()),
         })
     }

@@ -4,6 +4,7 @@
 //! Invariant: a [`Plan`] that exists can be run; everything that may be wrong with it was said when it was made.
 
 pub mod expression;
+mod fill;
 mod follow;
 mod revision;
 mod rollup;
@@ -18,6 +19,7 @@ use granary_window as window;
 
 use crate::decode::{Decoded, Reject, Schema};
 use expression::Expression;
+pub use fill::{Fill, Mark, Round, Wanted, WantedStep};
 pub use follow::{JoinSide, JoinStep, PatternStep, State};
 pub(crate) use follow::{column_of, columns_of_stage};
 pub use revision::{Bundle, REVISION_BYTES_MAX};
@@ -52,6 +54,8 @@ pub struct Plan {
     /// Where results go.
     pub sinks: Vec<Sink>,
     streams: Vec<String>,
+    /// The number of the first source whose records are rows for a roll-up.
+    rolled_from: usize,
 }
 
 /// A topic and how its records are read.
@@ -305,7 +309,9 @@ impl Plan {
         let names = sinks.iter().map(|sink| &*sink.name).chain(SET_ASIDE).chain(alerts.iter().copied());
         let rolled = steps.iter().filter(|step| step.rollup().is_some()).map(|step| stream_of(&step.name));
         let streams = names.map(str::to_owned).chain(rolled).collect();
-        Plan { name: name.into(), sources, steps, sinks, streams }
+        let mut plan = Plan { name: name.into(), sources, steps, sinks, streams, rolled_from: 0 };
+        plan.rolled_from = 2 * plan.sources.len() + plan.again().count();
+        plan
     }
 
     /// The same plan with one more output stream, [`VERDICTS`]: for each record `line,verdict,rule,field`, where the
@@ -353,11 +359,14 @@ impl Plan {
     }
 
     /// The place of the source that a record is of. Behind the sources of the plan come the same ones again: their strays,
-    /// re-keyed, in topics of their own.
+    /// re-keyed, in topics of their own; and behind those what steps of rules read a second time.
     #[inline]
     pub fn source_of(&self, source: SourceId) -> usize {
-        let place = usize::from(source.0);
-        place.checked_sub(self.sources.len()).unwrap_or(place)
+        let (place, many) = (usize::from(source.0), self.sources.len());
+        if place < 2 * many {
+            return place.checked_sub(many).unwrap_or(place);
+        }
+        self.again().nth(place - 2 * many).map_or(place, |step| step.source)
     }
 
     /// The place of a source.

@@ -6,15 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use granary_core::time::days;
 use granary_core::{Result, Span, Timestamp, codec};
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, RulesStep, Step};
+use super::{Fill, Plan, RulesStep, Step};
 use crate::rules::mutes::Mute;
 use crate::rules::{self, Mode, Rules};
+use crate::run::Backfills;
 
 /// The bytes of a revision: every slot stores the one it judges by.
 pub const REVISION_BYTES_MAX: usize = 1 << 20;
@@ -34,6 +35,9 @@ pub struct Bundle {
     /// Alerts that nobody is told of for a while.
     #[serde(default)]
     pub mutes: Vec<Mute>,
+    /// The last back-fill: it goes on through revisions that ask for none.
+    #[serde(default)]
+    pub fill: Option<Fill>,
 }
 
 impl Bundle {
@@ -97,6 +101,8 @@ fn parse(
 pub(crate) struct Newest {
     number: AtomicU64,
     step: RwLock<Option<Arc<RulesStep>>>,
+    /// The last back-fill that slots have ended here, and how many.
+    filled: Mutex<(u64, u64)>,
 }
 
 impl Newest {
@@ -111,6 +117,19 @@ impl Newest {
             return None;
         }
         self.step.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A slot has ended this back-fill.
+    pub fn note_filled(&self, number: u64) {
+        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, slots) = *filled;
+        *filled = if known == number { (number, slots + 1) } else { (number, 1) };
+    }
+
+    /// How many slots have ended it.
+    pub fn filled(&self, number: u64) -> u64 {
+        let (known, slots) = *self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        if known == number { slots } else { 0 }
     }
 
     fn announce(&self, step: Arc<RulesStep>) {
@@ -130,11 +149,13 @@ const REVISION: &[u8] = b"V";
 struct Stored {
     revision: u64,
     bundle: Bundle,
+    #[serde(default)]
+    backfills: Backfills,
 }
 
 impl RulesStep {
     /// The newest revision of this step; itself when there was none.
-    fn newest(self: &Arc<RulesStep>) -> Arc<RulesStep> {
+    pub(crate) fn newest(self: &Arc<RulesStep>) -> Arc<RulesStep> {
         self.newest.after(0).unwrap_or_else(|| self.clone())
     }
 
@@ -149,22 +170,22 @@ impl RulesStep {
     }
 
     /// What stands there, for this one.
-    pub(crate) fn to_cell(&self) -> Result<Vec<u8>> {
-        codec::to_bytes(&Stored { revision: self.revision, bundle: self.bundle.clone() })
+    pub(crate) fn to_cell(&self, backfills: Backfills) -> Result<Vec<u8>> {
+        codec::to_bytes(&Stored { revision: self.revision, bundle: self.bundle.clone(), backfills })
     }
 
-    /// The revision that stands there.
-    pub(crate) fn of_cell(&self, value: &[u8]) -> std::result::Result<Arc<RulesStep>, String> {
+    /// The revision that stands there, and what the slot knows of back-fills.
+    pub(crate) fn of_cell(&self, value: &[u8]) -> std::result::Result<(Arc<RulesStep>, Backfills), String> {
         let stored: Stored = codec::from_bytes(value).map_err(|error| error.message().to_owned())?;
         let newest = self.newest.step.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(newest) = newest.filter(|newest| newest.revision == stored.revision) {
-            return Ok(newest);
+            return Ok((newest, stored.backfills));
         }
         let revised = self.revised(stored.revision, &stored.bundle).map_err(|wrong| {
             format!("the rules of revision {} do not fit the pipeline: {}", stored.revision, wrong.join("; "))
         })?;
         self.newest.announce(revised.clone()); // other slots were there, too
-        Ok(revised)
+        Ok((revised, stored.backfills))
     }
 }
 
@@ -302,8 +323,9 @@ steps:
         let plan = crate::file::parse_beside(PIPELINE, &read);
         let plan = plan.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let bundle = Bundle { text: rules(4), ..Bundle::default() };
-        let stored = plan.revise("payments", 5, &bundle).unwrap()[0].to_cell().unwrap();
-        assert_eq!(plan.rules_steps().next().unwrap().of_cell(&stored).unwrap().revision, 5);
+        let stored = plan.revise("payments", 5, &bundle).unwrap()[0];
+        let stored = stored.to_cell(Backfills::default()).unwrap();
+        assert_eq!(plan.rules_steps().next().unwrap().of_cell(&stored).unwrap().0.revision, 5);
         assert_eq!(plan.revision_of("payments"), 0, "the second step has not heard of it");
         plan.announce(&plan.revise("payments", 5, &bundle).unwrap());
         assert_eq!(plan.revision_of("payments"), 5);

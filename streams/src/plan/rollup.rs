@@ -198,7 +198,7 @@ impl RollupStep {
 }
 
 impl Plan {
-    /// The roll-ups, with their places among the steps. Their topics are sources behind those of the plan and their strays.
+    /// The roll-ups, with their places among the steps. Their topics are sources behind all others of the plan.
     pub fn rollups(&self) -> impl Iterator<Item = (usize, &RollupStep)> {
         self.steps.iter().enumerate().filter_map(|(place, step)| Some((place, step.rollup()?)))
     }
@@ -216,15 +216,20 @@ impl Plan {
         streams.filter(move |(id, _)| !rolled.contains(id)).map(|(_, name)| name.as_str())
     }
 
-    /// How many sources a slot reads for this plan: those it names, their strays, the rows of roll-ups.
+    /// How many sources a slot reads for this plan: those it names, their strays, what rules read again, the rows of roll-ups.
     pub fn source_count(&self) -> u16 {
-        (2 * self.sources.len() + self.rollups().count()) as u16
+        (self.rolled_from + self.rollups().count()) as u16
     }
 
     /// The roll-up, by its place among them, that a record of this source comes to.
     #[inline]
     pub(crate) fn rollup_of(&self, source: granary_cluster::SourceId) -> Option<usize> {
-        usize::from(source.0).checked_sub(2 * self.sources.len())
+        usize::from(source.0).checked_sub(self.rolled_from)
+    }
+
+    /// The source of a roll-up's rows, by its place among them.
+    pub fn rollup_source(&self, place: usize) -> granary_cluster::SourceId {
+        granary_cluster::SourceId((self.rolled_from + place) as u16)
     }
 
     /// The highest level of its roll-ups.

@@ -9,7 +9,7 @@ use super::{Column, Plan, Step, WindowStep};
 impl Plan {
     /// The plan as a text for people, equal for equal plans. What a closure of the Rust builder does is not in it.
     pub fn text(&self) -> String {
-        let Plan { name, sources, steps, sinks, streams: _ } = self;
+        let Plan { name, sources, steps, sinks, streams: _, rolled_from: _ } = self;
         let mut text = format!("pipeline {name}\n");
         let mut part = |what: &str, of: &dyn std::fmt::Debug| {
             writeln!(text, "{what} {of:?}").expect("writing to a string cannot fail");

@@ -33,6 +33,7 @@ pub(crate) struct Defaults {
     pub lateness: Span,
     pub dedup: Span,
     pub pace: Pace,
+    pub backfill: bool,
 }
 
 impl Default for Defaults {
@@ -44,6 +45,7 @@ impl Default for Defaults {
             lateness: granary_core::time::mins(1),
             dedup: granary_core::time::hours(24),
             pace: Pace::OnArrival,
+            backfill: true,
         }
     }
 }
@@ -178,6 +180,9 @@ fn defaults(node: &Node, mistakes: &mut Mistakes, problems: &mut Problems) -> (D
     }
     if let Some(pace) = map.get("judge").and_then(|node| rule::pace(node, mistakes)) {
         defaults.pace = pace;
+    }
+    if let Some(backfill) = map.get("backfill").and_then(|node| rule::backfill(node, mistakes)) {
+        defaults.backfill = backfill;
     }
     let case = map.get("case").and_then(|node| cases::read("defaults", node, mistakes, problems));
     map.finish(mistakes);

@@ -12,7 +12,7 @@ use super::file::Defaults;
 use super::mutes::Muted;
 use super::rule::Read;
 use super::words::in_words;
-use super::{Info, Mode, cases};
+use super::{Backfill, Info, Mode, cases};
 
 /// The rules of a file, ready to judge.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ pub(crate) fn rules_of(
     lists: &Lists,
     read: Vec<Read>,
 ) -> Rules {
-    let infos = read.iter().map(info).collect();
+    let infos = read.iter().map(|rule| info(rule, defaults)).collect();
     let lists = lists.iter().map(|(name, entries)| {
         let mut sorted: Vec<&[u8]> = entries.iter().map(|entry| &**entry).collect();
         sorted.sort_unstable();
@@ -141,7 +141,23 @@ fn version(meaning: &[u8]) -> Box<str> {
     digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
-fn info(rule: &Read) -> Info {
+/// What is read again for a rule that is new: all it looks back on, and the alerts after which it would be silent. A rule that
+/// looks back on a number of events has those that are kept for the sake of their ids.
+fn backfill(rule: &Read, defaults: Defaults) -> Backfill {
+    let length = match &rule.kind {
+        Kind::Velocity { window, .. } => *window,
+        Kind::Sequence { within, .. } => *within,
+        Kind::FirstSeen { forget, .. } => *forget,
+        Kind::Geo { gap_max, .. } => *gap_max,
+        Kind::Silence { gap, .. } => *gap,
+        Kind::Deviation { .. } | Kind::ZScore { .. } => defaults.dedup,
+        Kind::Match { .. } => return Backfill::No,
+    };
+    let all_ms = length.ms().saturating_add(rule.cooldown.ms()).saturating_add(defaults.lateness.ms());
+    if rule.backfill { Backfill::Over(Span(all_ms)) } else { Backfill::No }
+}
+
+fn info(rule: &Read, defaults: Defaults) -> Info {
     let length = match &rule.kind {
         Kind::Velocity { window, .. } => Some(*window),
         Kind::Sequence { within, .. } => Some(*within),
@@ -166,6 +182,7 @@ fn info(rule: &Read) -> Info {
         per: rule.per.clone(),
         length,
         is_timed: matches!(rule.kind, Kind::Silence { is_timed: true, .. }),
+        backfill: backfill(rule, defaults),
     }
 }
 

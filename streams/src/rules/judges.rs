@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use granary_core::Timestamp;
-use granary_window::rule::{ABSENT, DEGREE_UNITS, Decision, Fact, Judge, NUMBER_MAX, Outcome, Truth};
+use granary_window::rule::{ABSENT, DEGREE_UNITS, Decision, Fact, Fill, Judge, NUMBER_MAX, Outcome, Truth};
 use serde::Serialize;
 
 use super::Rules;
@@ -36,6 +36,17 @@ pub struct Counts {
     pub duplicates: u64,
     /// They came after the lateness; for one of their keys at least.
     pub late: u64,
+}
+
+/// An event at one of the sets; without a fact when it lacks the set's key.
+struct Reached<'a> {
+    rules: &'a Rules,
+    group: &'a Group,
+    judge: &'a mut Judge,
+    cases: &'a mut Cases,
+    key: &'a [u8],
+    fact: Option<&'a Fact<'a>>,
+    keyless: &'a mut [u64],
 }
 
 /// The judges of all sets, or of some.
@@ -149,8 +160,17 @@ impl Judges {
 
     /// Names the cells that must be supplied before an event can be judged.
     pub(crate) fn missing(&mut self, event: &Event, cells: &mut Vec<Vec<u8>>) {
+        self.missing_where(event, cells, |_| true);
+    }
+
+    /// Names those that must be supplied before an event can be remembered.
+    pub(crate) fn missing_to_remember(&mut self, event: &Event, cells: &mut Vec<Vec<u8>>) {
+        self.missing_where(event, cells, |judge| judge.fill().is_on());
+    }
+
+    fn missing_where(&mut self, event: &Event, cells: &mut Vec<Vec<u8>>, which: impl Fn(&Judge) -> bool) {
         let Judges { rules, judges, cases, key, .. } = self;
-        for (group, judge) in judges {
+        for (group, judge) in judges.iter_mut().filter(|(_, judge)| which(judge)) {
             key.clear();
             if write_key(&rules.groups[*group], event, key) {
                 judge.missing(key, cells);
@@ -172,15 +192,69 @@ impl Judges {
 
     /// Judges an event; what became of it.
     pub fn event(&mut self, event: &Event, out: &mut impl FnMut(Said<'_>)) -> Outcome {
+        let (mut is_duplicate, mut late) = (false, None);
+        self.each_fact(event, &mut |reached| {
+            let Reached { rules, group, judge, cases, key, fact, keyless } = reached;
+            let Some(fact) = fact else {
+                group.rules.iter().for_each(|rule| keyless[*rule] += 1);
+                return;
+            };
+            let outcome = judge.event(key, fact, &mut |decision| {
+                out(Said::new(rules, cases, group.rules[decision.rule], decision, Some(event)));
+            });
+            is_duplicate |= outcome == Outcome::Duplicate;
+            if let Outcome::Late(clock) = outcome {
+                late = Some(clock);
+            }
+        });
+        let (count, outcome) = match (is_duplicate, late) {
+            (true, _) => (&mut self.counts.duplicates, Outcome::Duplicate),
+            (false, Some(clock)) => (&mut self.counts.late, Outcome::Late(clock)),
+            (false, None) => (&mut self.counts.accepted, Outcome::Accepted),
+        };
+        *count += 1;
+        outcome
+    }
+
+    /// Has an event remembered that came before the rules did that are filled.
+    pub(crate) fn remember(&mut self, event: &Event) {
+        self.each_fact(event, &mut |reached| {
+            if let Some(fact) = reached.fact {
+                reached.judge.remember(reached.key, fact);
+            }
+        });
+    }
+
+    /// Has filled rules judge the keys of an event anew, where events of them were remembered.
+    pub(crate) fn settle(&mut self, event: &Event, out: &mut impl FnMut(Said<'_>)) {
+        self.each_fact(event, &mut |reached| {
+            let Reached { rules, group, judge, cases, key, fact, .. } = reached;
+            if fact.is_some() {
+                judge.settle(key, &mut |decision| {
+                    out(Said::new(rules, cases, group.rules[decision.rule], decision, None));
+                });
+            }
+        });
+    }
+
+    /// Says which rules are filled: for each rule of the file the back-fill that it is of, 0 for none.
+    pub(crate) fn set_fill(&mut self, number: u64, over: u64, of_rules: &[u64]) {
+        for (group, judge) in &mut self.judges {
+            let of_rules = self.rules.groups[*group].rules.iter().map(|rule| of_rules[*rule]).collect();
+            judge.set_fill(Fill { number, over, of_rules });
+        }
+    }
+
+    /// Hands the event to each set as it sees it.
+    fn each_fact(&mut self, event: &Event, each: &mut dyn FnMut(Reached<'_>)) {
         let Judges { rules, judges, cases, keyless, truths, key, numbers, own_truths, .. } = self;
         truths.clear();
         truths.extend(rules.conditions.iter().map(|condition| condition.holds(event)));
-        let (mut is_duplicate, mut late) = (false, None);
         for (group, judge) in judges.iter_mut() {
             let group = &rules.groups[*group];
             key.clear();
             if !write_key(group, event, key) {
-                group.rules.iter().for_each(|rule| keyless[*rule] += 1);
+                each(Reached { rules, group, judge, cases, key, fact: None, keyless });
                 continue;
             }
             numbers.clear();
@@ -190,21 +264,8 @@ impl Judges {
             let texts: Vec<Option<&[u8]>> = group.texts.iter().map(|field| event.text(*field)).collect();
             let (id, time, partition) = (&event.id[..], event.time, event.partition);
             let fact = Fact { id, time, partition, numbers, texts: &texts, truths: own_truths };
-            let outcome = judge.event(key, &fact, &mut |decision| {
-                out(Said::new(rules, cases, group.rules[decision.rule], decision, Some(event)));
-            });
-            is_duplicate |= outcome == Outcome::Duplicate;
-            if let Outcome::Late(clock) = outcome {
-                late = Some(clock);
-            }
+            each(Reached { rules, group, judge, cases, key, fact: Some(&fact), keyless });
         }
-        let (count, outcome) = match (is_duplicate, late) {
-            (true, _) => (&mut self.counts.duplicates, Outcome::Duplicate),
-            (false, Some(clock)) => (&mut self.counts.late, Outcome::Late(clock)),
-            (false, None) => (&mut self.counts.accepted, Outcome::Accepted),
-        };
-        *count += 1;
-        outcome
     }
 
     /// Does all that is due, without a store.

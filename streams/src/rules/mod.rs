@@ -183,6 +183,15 @@ pub struct Rate {
     pub per: Span,
 }
 
+/// Whether events that came before a rule did are read for it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backfill {
+    /// They are not: nobody wants it, or the rule does not look back.
+    No,
+    /// Those of this length, so that it has seen all that it looks back on.
+    Over(Span),
+}
+
 /// A rule as people see it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Info {
@@ -218,4 +227,6 @@ pub struct Info {
     pub(crate) length: Option<Span>,
     /// Its alerts come by a timer.
     pub(crate) is_timed: bool,
+    /// Whether it is filled from its topic when it is new.
+    pub backfill: Backfill,
 }

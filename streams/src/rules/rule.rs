@@ -53,6 +53,8 @@ pub(crate) struct Read {
     pub include: Vec<usize>,
     /// How its alerts are put into cases, and where that is written.
     pub case: Option<(CaseOf, Place)>,
+    /// Whether it is filled from the topic when it is new.
+    pub backfill: bool,
     pub pace: Pace,
     /// The fields of its key.
     pub per: Vec<usize>,
@@ -118,9 +120,8 @@ pub(crate) fn read(
     let pace = pace.unwrap_or(context.defaults.pace);
     let include =
         map.get("include").map(|node| include::fields(id, node, (context.spec, pace), mistakes, problems));
-    for name in ["backfill", "resolution"] {
-        map.not_yet(name, mistakes);
-    }
+    let backfill = map.get("backfill").and_then(|node| self::backfill(node, mistakes));
+    map.not_yet("resolution", mistakes);
     let conditions = Vec::new();
     let (limit, subject) = (String::new(), String::new());
     let mut reading = Reading {
@@ -173,6 +174,7 @@ pub(crate) fn read(
         alerts_max,
         include: include.unwrap_or_default(),
         case,
+        backfill: backfill.unwrap_or(context.defaults.backfill),
         pace,
         per: per?,
         limit,
@@ -180,6 +182,11 @@ pub(crate) fn read(
         of,
         meaning: meaning(node, context),
     })
+}
+
+/// Whether a new rule is filled from its topic.
+pub(super) fn backfill(node: &Node, mistakes: &mut Mistakes) -> Option<bool> {
+    read::word(node, "backfill", &["yes", "no"], mistakes).map(|word| word == "yes")
 }
 
 /// So many in so long, as `100/min`.
@@ -226,7 +233,8 @@ fn names_of(kind: &str) -> &'static [&'static str] {
 
 /// What a rule means in one line, whatever it is called and however it is laid out.
 fn meaning(node: &Node, context: &Context<'_>) -> String {
-    const NAMES_ONLY: [&str; 6] = ["title", "severity", "mode", "max_alert_rate", "case", "include"];
+    const NAMES_ONLY: [&str; 7] =
+        ["title", "severity", "mode", "max_alert_rate", "case", "include", "backfill"];
     fn write(node: &Node, out: &mut String) {
         match &node.value {
             Value::Scalar { text, .. } => match read::parse_span(text) {

@@ -7,6 +7,7 @@ use granary_cluster::{Effects, Record};
 use granary_core::{Span, Timestamp};
 use granary_window::rule::{Change, Judge, Outcome};
 
+use super::again::Backfills;
 use super::counts::{Tally, Verdict};
 use super::emit::Causes;
 use super::prepared::Prepared;
@@ -22,9 +23,9 @@ use crate::rules::{Event, Judges, Mode, Said};
 /// A record as a step of rules sees it.
 #[derive(Debug, Default)]
 pub(crate) struct Filled {
-    event: Event,
+    pub event: Event,
     /// Whether it could be filled in.
-    is_fit: bool,
+    pub is_fit: bool,
 }
 
 /// A slot's judges of a step of rules, and the revision they judge by.
@@ -37,27 +38,43 @@ pub(crate) struct Seat {
     /// The store was asked which revision the slot judged by last.
     is_known: bool,
     /// It is another one than is stored.
-    is_changed: bool,
+    pub is_changed: bool,
+    pub backfills: Backfills,
 }
 
 impl Seat {
     fn new(name: &str, step: &Arc<RulesStep>) -> Seat {
         let judges = Judges::of(step.rules.clone(), &step.groups, &step.prefix);
-        Seat { name: name.into(), step: step.clone(), judges, is_known: false, is_changed: false }
+        Seat {
+            name: name.into(),
+            step: step.clone(),
+            judges,
+            is_known: false,
+            is_changed: false,
+            backfills: Backfills::default(),
+        }
     }
 
     fn revise(&mut self, step: Arc<RulesStep>) {
         self.judges.revise(step.rules.clone(), &step.groups, &step.prefix);
         self.step = step;
+        self.tell_fill();
+    }
+
+    /// Whether it is known which revision the slot judged by last.
+    pub fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// Hands over what the store knows of the revision.
     fn supply(&mut self, value: Option<&[u8]>) -> Result<(), String> {
         if let Some(value) = value {
-            let step = self.step.of_cell(value)?;
+            let (step, backfills) = self.step.of_cell(value)?;
+            self.backfills = backfills;
             if step.revision > self.step.revision {
                 self.revise(step);
             }
+            self.tell_fill();
         }
         self.is_known = true;
         Ok(())
@@ -75,7 +92,7 @@ impl Seat {
     /// The cell that says which revision it is, when that changed.
     pub fn seal(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
         std::mem::take(&mut self.is_changed).then(|| {
-            let value = self.step.to_cell().expect("texts and numbers can be encoded");
+            let value = self.step.to_cell(self.backfills.clone()).expect("texts and numbers can be encoded");
             (self.step.revision_cell(), value)
         })
     }
@@ -95,6 +112,7 @@ impl Slot {
     pub fn take_over_rules(&mut self) {
         for seat in self.seats.iter_mut().filter(|seat| seat.is_known) {
             if let Some(step) = seat.step.newest.after(seat.step.revision) {
+                seat.backfills.revise(&seat.name, &seat.step, &step);
                 seat.revise(step);
                 seat.is_changed = true;
             }

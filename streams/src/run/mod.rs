@@ -7,6 +7,7 @@
 //! | `ahead` | memory of the records to come is waited for together |
 //! | `clock` | what the passing of time does to a slot |
 //! | `emit` | rows on their way to the sinks |
+//! | `again` | what is read a second time for rules that are new |
 //! | `judged`, `judged_rows` | what rules say of a record, and of the row of a window |
 //! | `follow`, `found` | what patterns and joins find, and its rows |
 //! | `rolled` | totals over the rows of windows |
@@ -16,6 +17,7 @@
 //!
 //! Invariant: what a record does depends on the record and the slot's cells alone, so a replay does the same.
 
+mod again;
 mod ahead;
 mod ask;
 mod clock;
@@ -47,7 +49,8 @@ pub use counts::{Counts, Verdict};
 use granary_window::Operator;
 use granary_window::rollup::Rollup;
 
-use crate::plan::Plan;
+use crate::plan::{Mark, Plan, Round};
+pub(crate) use again::Backfills;
 use follow::Follower;
 use judged::Seat;
 use prepared::Prepared;
@@ -68,6 +71,8 @@ pub struct Slots {
     chunk: Chunk,
     /// The place of the record that was routed or recalled last.
     at: usize,
+    /// Where a slot stands in the first reading of what it is to read a second time.
+    stood: (SlotId, u64),
     buffers: Buffers,
 }
 
@@ -79,6 +84,7 @@ impl Slots {
             slots: (0..slots).map(|_| None).collect(),
             chunk: Chunk::default(),
             at: 0,
+            stood: (SlotId(0), 0),
             buffers: Buffers::default(),
         }
     }
@@ -148,8 +154,13 @@ impl Pipeline for Slots {
     fn route_at(&mut self, place: usize, record: &Record<'_>) -> SlotId {
         self.at = place;
         if self.prepared.plan.rollup_of(record.source).is_some() {
-            self.chunk.pass_over(place);
+            self.chunk.pass(place);
             return rolled::slot(record, self.slots.len() as u16);
+        }
+        let is_again = self.prepared.again(record).is_some();
+        if is_again && matches!(Mark::of(record.offset).round, Round::Begin | Round::End) {
+            self.chunk.pass(place);
+            return SlotId(Mark::of(record.offset).at as u16); // a word for a slot
         }
         self.chunk.read(place, &self.prepared.plan, record);
         self.chunk.at(place).slot(record, self.slots.len() as u16)
@@ -181,9 +192,14 @@ impl Pipeline for Slots {
             let (slot, prepared, ..) = self.slot(slot);
             return slot.roll(prepared, place, record, effects);
         }
-        debug_assert!(self.chunk.holds(self.at, record), "the record applied is the one routed last");
-        let Slots { prepared, slots, chunk, at, buffers } = self;
+        let Slots { prepared, slots, chunk, at, stood, buffers } = self;
+        let id = slot;
         let slot = in_memory(slots, prepared, slot);
+        if prepared.again(record).is_some() {
+            let stood = if stood.0 == id { stood.1 } else { 0 };
+            return Ok(slot.read_again(prepared, chunk.at(*at), record, stood, buffers, effects));
+        }
+        debug_assert!(chunk.holds(*at, record), "the record applied is the one routed last");
         slot.apply(prepared, chunk.at(*at), record, buffers, effects)
     }
 
@@ -195,7 +211,11 @@ impl Pipeline for Slots {
             foreseen.cells.extend(effects.missing.into_iter().map(|cell| (slot, cell)));
         } else if chunk.holds(place, record) && !chunk.at(place).is_refused() {
             let memory = in_memory(slots, prepared, slot);
-            memory.lacks_cells(prepared, chunk.at(place), record, buffers, &mut effects);
+            if prepared.again(record).is_some() {
+                memory.again_lacks_cells(prepared, chunk.at(place), record, buffers, &mut effects);
+            } else {
+                memory.lacks_cells(prepared, chunk.at(place), record, buffers, &mut effects);
+            }
             foreseen.cells.extend(effects.missing.into_iter().map(|cell| (slot, cell)));
         }
     }
@@ -228,7 +248,14 @@ impl Pipeline for Slots {
         Err(Error::new(ErrorKind::NotFound, format!("the cell `{cell}` belongs to no step of the plan")))
     }
 
+    fn stands(&mut self, slot: SlotId, at: u64) {
+        self.stood = (slot, at);
+    }
+
     fn poison(&mut self, slot: SlotId, record: &Record<'_>, reason: &str, effects: &mut Effects) {
+        if self.prepared.again(record).is_some() {
+            return; // the first reading has dealt with it: it is not remembered
+        }
         let (slot, prepared, ..) = self.slot(slot);
         match prepared.plan.rollup_of(record.source) {
             Some(place) => rolled::poison(prepared, place, record, reason, effects),

@@ -18,6 +18,8 @@ pub(crate) struct Prepared {
     pub windows: Vec<Window>,
     /// The steps of rules.
     pub rules: Vec<usize>,
+    /// Those that may read their sources again: the place among the steps of rules, and in the plan.
+    again: Vec<(usize, usize)>,
     /// The patterns and joins.
     pub follows: Vec<Follow>,
     /// The roll-ups.
@@ -109,9 +111,13 @@ impl Prepared {
         let of = |name| plan.stream(name);
         let always = "every plan has the set-aside streams";
         let rules = plan.steps.iter().enumerate().filter(|(_, step)| step.rules().is_some());
+        let rules: Vec<usize> = rules.map(|(i, _)| i).collect();
+        let reads_events = |step: &usize| plan.steps[*step].rules().is_some_and(|rules| !rules.reads_rows());
+        let again = rules.iter().copied().enumerate().filter(|(_, step)| reads_events(step)).collect();
         Prepared {
             windows,
-            rules: rules.map(|(i, _)| i).collect(),
+            rules,
+            again,
             follows: plan
                 .steps
                 .iter()
@@ -150,6 +156,13 @@ impl Prepared {
     pub fn is_future(&self, record: &Record<'_>, time: Timestamp) -> bool {
         let guard = self.source(record).watermark.future_guard;
         guard.is_some_and(|guard| time > record.appended_at + guard)
+    }
+
+    /// The step of rules that reads this record a second time: its place among them, and in the plan.
+    #[inline]
+    pub fn again(&self, record: &Record<'_>) -> Option<(usize, usize)> {
+        let place = usize::from(record.source.0).checked_sub(2 * self.plan.sources.len())?;
+        self.again.get(place).copied()
     }
 
     /// The partition that a record is of; strays come in partitions of another topic.

@@ -59,13 +59,7 @@ impl Chunk {
     /// Reads the record at a place: decodes it and evaluates what needs no state. The first place begins a new chunk,
     /// places go up.
     pub fn read(&mut self, place: usize, plan: &Plan, record: &Record<'_>) {
-        if self.heads.len() > place {
-            self.heads.clear();
-            self.items.clear();
-            self.scratch.clear();
-            self.passes.clear();
-        }
-        self.heads.resize_with(place, Head::default);
+        self.begin(place);
         let mut head = Head {
             offset: record.offset,
             partition: record.partition,
@@ -85,12 +79,20 @@ impl Chunk {
         self.heads.push(head);
     }
 
-    /// The record at this place is none of a source: there is nothing to decode.
-    pub fn pass_over(&mut self, place: usize) {
+    fn begin(&mut self, place: usize) {
         if self.heads.len() > place {
-            *self = Chunk::default();
+            self.heads.clear();
+            self.items.clear();
+            self.scratch.clear();
+            self.passes.clear();
         }
-        self.heads.resize_with(place + 1, Head::default);
+        self.heads.resize_with(place, Head::default);
+    }
+
+    /// Nothing is read at a place.
+    pub fn pass(&mut self, place: usize) {
+        self.begin(place);
+        self.heads.push(Head::default());
     }
 
     /// The record at a place, which was read.

@@ -74,6 +74,7 @@ impl Rig {
             in_place: true,
             starts: Vec::new(),
             rewound: Vec::new(),
+            again_of: None,
             strays: None,
             open: LogSource::opener(self.log(), "in".into()),
         }

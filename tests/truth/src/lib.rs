@@ -9,6 +9,7 @@ use granary_cluster::{
     Applied, ByClock, Cause, Cells, CommitNo, Effects, Pipeline, Record, SourceId, StreamId,
 };
 use granary_core::{GrainId, SlotId, Timestamp, id::slot_of};
+use granary_streams::plan::{Bundle, Mark};
 use granary_streams::{Plan, Slots, run::Counts};
 
 /// Slots of the cluster that tests pretend to be.
@@ -115,13 +116,13 @@ impl Driver {
 
     /// Applies what came to a roll-up in a slot, so many records at most; how many there were.
     pub fn roll(&mut self, rollup: usize, slot: u16, max: usize) -> usize {
-        let sources = self.slots.plan().sources.len();
+        let source = self.slots.plan().rollup_source(rollup);
         let from = self.read[rollup][usize::from(slot)];
         let records: Topic =
             self.rolled[rollup][usize::from(slot)].iter().skip(from).take(max).cloned().collect();
         for (offset, (key, value)) in (from as u64..).zip(&records) {
             let record = Record {
-                source: SourceId((2 * sources + rollup) as u16),
+                source,
                 partition: u32::from(slot),
                 offset,
                 appended_at: Timestamp(0),
@@ -135,6 +136,31 @@ impl Driver {
         }
         self.read[rollup][usize::from(slot)] += records.len();
         records.len()
+    }
+
+    /// Judges by another revision of its rules from now on.
+    pub fn revise(&mut self, stream: &str, revision: u64, bundle: &Bundle) {
+        let plan = self.slots.plan();
+        let revised = plan.revise(stream, revision, bundle).expect("rules that fit");
+        plan.announce(&revised);
+    }
+
+    /// Hands a record over a second time, or a word of a second reading; the slots stand at `stood` in the first one.
+    pub fn again(&mut self, mark: Mark, input: &Input, stood: u64) {
+        let sources = self.slots.plan().sources.len() as u16;
+        let record = Record {
+            source: SourceId(2 * sources),
+            partition: 0,
+            offset: mark.offset(),
+            appended_at: Timestamp(input.appended_at),
+            key: None,
+            value: &input.value,
+        };
+        let slot = self.slots.route(&record);
+        self.slots.stands(slot, stood);
+        self.until_done(slot, |slots, effects| {
+            slots.apply(slot, &record, effects).expect("no handler fails")
+        });
     }
 
     /// Sets one record aside.

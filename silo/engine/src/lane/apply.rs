@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::slot::{Blame, Inner, SlotHost};
 
+use super::feed::offset;
 use super::{Lane, panic_message};
 
 /// Why a record, or the clock, could not be applied.
@@ -29,8 +30,12 @@ impl Lane {
         host: &Rc<SlotHost>,
         inner: &mut Inner,
         record: &Record<'_>,
-        _: Position,
+        at: Position,
     ) -> Result<(), Fault> {
+        if let Some(first) = self.config.sources[usize::from(at.source.0)].again_of {
+            let stood = offset(&inner.positions, first, at.partition);
+            self.pipeline.borrow_mut().stands(host.id, stood);
+        }
         let applied = self.until_done(host, inner, b"pipeline/a record.apply ", |pipeline, inner| {
             pipeline.apply(host.id, record, &mut inner.effects)
         })?;

@@ -18,6 +18,8 @@ use super::feed::{Fed, Feed};
 const RECORDS_MAX: usize = 4_096;
 /// So many records' memory is waited for at once.
 const LOOK_AHEAD_RECORDS: usize = 16;
+/// Records of a second reading in one round: those that come for the first time wait for no more than these.
+const AGAIN_RECORDS_MAX: usize = 256;
 /// So few when slots make the lane wait.
 const RECORDS_MIN: usize = 16;
 
@@ -45,7 +47,8 @@ impl Lane {
         if feed.at == feed.batch.len() && (feed.is_at_end || !self.refill(feed, next)) {
             return false;
         }
-        let end = feed.batch.len().min(feed.at + feed.chunk.records);
+        let most = if feed.again_of.is_some() { AGAIN_RECORDS_MAX } else { RECORDS_MAX };
+        let end = feed.batch.len().min(feed.at + feed.chunk.records.min(most));
         self.route_chunk(feed, end);
         let waits = self.apply_chunk(feed);
         self.fetched.borrow_mut().clear();

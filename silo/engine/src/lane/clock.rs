@@ -109,7 +109,10 @@ impl Lane {
         }
         let now = self.now.get();
         for host in self.slots.iter().flatten() {
-            let at_end = self.feeds.borrow().iter().filter(|f| f.feeds(host.id)).all(|f| f.is_idle());
+            let feeds = self.feeds.borrow();
+            let at_end =
+                feeds.iter().filter(|f| f.feeds(host.id)).all(|f| f.again_of.is_some() || f.is_idle());
+            drop(feeds);
             let at_end = at_end && host.kept.borrow().is_empty();
             let mut inner = host.inner.borrow_mut();
             let is_free = host.is_running.get() && host.here.get() == Here::Yes && !host.is_closing.get();

@@ -23,6 +23,8 @@ use super::moving::Here;
 pub(crate) struct Feed {
     pub(super) source: SourceId,
     pub(super) partition: u32,
+    /// The source that it reads a second time.
+    pub(super) again_of: Option<SourceId>,
     partitions: u32,
     in_place: bool,
     reader: Box<dyn Source>,
@@ -92,6 +94,7 @@ impl Lane {
                 let feed = Feed {
                     source: SourceId(source as u16),
                     partition,
+                    again_of: spec.again_of,
                     partitions: spec.partitions,
                     in_place: spec.in_place,
                     reader,
@@ -182,6 +185,9 @@ impl Lane {
         let _ = fail::point("fetch.before");
         feed.batch.clear();
         feed.at = 0;
+        if let Some(first) = feed.again_of {
+            feed.reader.stands(self.furthest(feed, first));
+        }
         match feed.reader.read(next, READ_BYTES_MAX, &mut feed.batch) {
             Ok(()) => {}
             Err(error) => {
@@ -201,11 +207,18 @@ impl Lane {
         true
     }
 
+    /// Where the furthest of the slots stands that a second reading feeds, in the first one.
+    fn furthest(&self, feed: &Feed, first: SourceId) -> u64 {
+        let fed = self.slots.iter().flatten().filter(|host| feed.feeds(host.id));
+        let stands = fed.map(|host| offset(&host.inner.borrow().positions, first, feed.partition));
+        stands.max().unwrap_or(0)
+    }
+
     /// Hands a record that was routed to `slot` to whoever takes it.
     pub(super) fn feed_one(&self, feed: &Feed, slot: SlotId, record: &Record<'_>) -> Fed {
         let at = Position { source: feed.source, partition: feed.partition, offset: record.offset };
         if !feed.feeds(slot) {
-            return self.stray(feed, record, at);
+            return if feed.again_of.is_some() { Fed::Passed } else { self.stray(feed, record, at) };
         }
         match self.slots.get(usize::from(slot.0)).and_then(Option::as_ref) {
             Some(host) if !host.kept.borrow().is_empty() => self.keep(host, record),
@@ -378,7 +391,7 @@ fn outputs_of(inner: &Inner, at: Position) -> u32 {
 }
 
 /// The next offset of a partition in a sorted list; 0 when it has never been read.
-fn offset(positions: &[Position], source: SourceId, partition: u32) -> u64 {
+pub(super) fn offset(positions: &[Position], source: SourceId, partition: u32) -> u64 {
     find(positions, source, partition).map_or(0, |i| positions[i].offset)
 }
 

@@ -36,12 +36,15 @@ impl Lane {
         self.show_work();
         let now = self.now.get();
         let feeds = self.feeds.borrow();
-        let delay = feeds.iter().filter_map(|feed| feed.reading_since()).map(|at| now.since(at).ms()).max();
+        let first = feeds.iter().filter(|feed| feed.again_of.is_none());
+        let delay = first.filter_map(|feed| feed.reading_since()).map(|at| now.since(at).ms()).max();
         LaneStats::set(&stats.clock_delay_ms, delay.unwrap_or(0));
         let mut stands = self.mailbox.stands.lock().unwrap_or_else(PoisonError::into_inner);
         stands.clear();
         let keeping: Vec<_> = self.slots_keeping().into_iter().filter_map(|slot| self.slot(slot)).collect();
-        stands.extend(feeds.iter().filter_map(|feed| {
+        // Second readings have offsets of their own, which say nothing of a topic.
+        let first = feeds.iter().filter(|feed| feed.again_of.is_none());
+        stands.extend(first.filter_map(|feed| {
             let kept = keeping.iter().filter_map(|host| self.passed(host, feed));
             let next = kept.chain(feed.next).min()?;
             Some(Stand { source: feed.source.0, partition: feed.partition, next })

@@ -175,6 +175,18 @@ pub(crate) fn status(arguments: StatusArguments, json: bool) -> Result<u8> {
                         (of("mode"), of("hash"), of("id"), of("kind"), of("title"));
                     say!("  {mode:<7} {hash}  {id}  {kind}  {title}{suppressed}");
                 }
+                if let Some(fill) = stream["backfill"].as_object() {
+                    let rules: Vec<&str> = fill["rules"].as_array().into_iter().flatten().map(text).collect();
+                    let is_short = fill["short"].as_array().is_some_and(|short| !short.is_empty());
+                    say!(
+                        "  backfill of revision {}, over {}: {}; {} slots of this silo have done{}",
+                        fill["revision"],
+                        text(&fill["looks_back"]),
+                        rules.join(", "),
+                        fill["slots_filled"],
+                        if is_short { ", but the topic does not reach back as far" } else { "" }
+                    );
+                }
                 for mute in stream["mutes"].as_array().into_iter().flatten() {
                     let Ok(mute) = serde_json::from_value::<Mute>(mute.clone()) else { continue };
                     say!("  muted   {mute} until {}: {}", mute.until, mute.reason);
@@ -244,6 +256,13 @@ async fn tell(client: &Client, answer: &Value, json: bool) -> Result<u8> {
             None => {
                 say!("stream {stream}: judged by revision {revision} from the next record of each slot on")
             }
+        }
+        if let Some(fill) = answer["backfill"].as_object() {
+            let rules: Vec<&str> = fill["rules"].as_array().into_iter().flatten().map(text).collect();
+            say!("read again over {}: {}", text(&fill["looks_back"]), rules.join(", "));
+        }
+        for notice in answer["notices"].as_array().into_iter().flatten() {
+            say!("notice: {}", text(notice));
         }
         for rule in answer["modes_forgotten"].as_array().into_iter().flatten() {
             say!("rule {} has the mode that the file says again: it had been set by hand", text(rule));

@@ -20,7 +20,7 @@ use super::judge::{Judge, Key, Loading};
 use super::kept::{Chunk, Kept, Layout, Place};
 use super::set::{Carries, Names, Set};
 use super::sliding::Sliding;
-use super::written::{put_chunk, put_key, put_root, read_carries, read_chunk, read_root};
+use super::written::{put_chunk, put_key, put_root, read_carries, read_chunk, read_filling, read_root};
 use super::{ABSENT, KEPT_MAX};
 use crate::Corrupt;
 use crate::encode::{Reader, VERSION};
@@ -195,6 +195,9 @@ impl Judge {
         let mut last = if last.is_empty() { None } else { Some(read_chunk(last, names)?) };
         if reader.left() > 0 {
             key.listed = reader.i64()?;
+        }
+        if reader.left() > 0 {
+            key.filling = read_filling(&mut reader)?;
         }
         reader.finish()?;
         if last.is_some() != (count > 0) {
@@ -393,6 +396,27 @@ impl Chunk {
             copy(hits + old.rule_words(), now_hits + now.rule_words(), &mapping.rules);
             moved.bits.extend(words);
         }
+        moved.silents = self.silents_moved(mapping, now);
         moved
+    }
+
+    /// Which rules nobody is told of its events by: as before, and new rules.
+    fn silents_moved(&self, mapping: &Mapping, now: Layout) -> Vec<u64> {
+        if self.silents.is_empty() && mapping.rules.iter().all(Option::is_some) {
+            return Vec::new();
+        }
+        let mut silents = vec![0u64; self.len() * now.rule_words()];
+        let was_silent = |at: usize, rule: usize| {
+            let word = self.silents.get(at * mapping.old.rule_words() + rule / 64);
+            word.is_some_and(|word| word >> (rule % 64) & 1 == 1)
+        };
+        for at in 0..self.len() {
+            for (rule, known) in mapping.rules.iter().enumerate() {
+                if known.is_none_or(|known| was_silent(at, known)) {
+                    silents[at * now.rule_words() + rule / 64] |= 1 << (rule % 64);
+                }
+            }
+        }
+        silents
     }
 }

@@ -119,7 +119,7 @@ impl Judge {
     /// Looks at a key that was listed under this date.
     fn look_at(&mut self, name: &[u8], date: i64, out: &mut impl FnMut(Decision<'_>)) {
         let Some(clock) = self.clock() else { return };
-        let Judge { set, agenda, keys, hits, dirty, .. } = self;
+        let Judge { set, fill, agenda, keys, hits, dirty, .. } = self;
         let (Some(agenda), Some(key)) = (agenda.as_mut(), keys.get_mut(name)) else { return };
         if key.listed != date {
             return;
@@ -129,7 +129,8 @@ impl Judge {
             dirty.push(name.into());
         }
         let is_over = agenda.clock() == Timestamp::MAX;
-        let mut court = Court { set, key: name, hits, out };
+        let mut court = Court { set, fill, key: name, hits, out };
+        key.renew(&mut court);
         if set.pace == Pace::OnWatermark {
             key.advance(&mut court, agenda.clock().ms().saturating_sub(set.lateness_ms));
         }
@@ -167,8 +168,8 @@ impl Key {
         let of_rule = |(i, rule): (usize, &Rule)| {
             let gap_ms = rule.silence_ms()?;
             let last = self.kept.last_before(self.kept.end(), rule.when)?;
-            let (is_known, _) = self.kept.verdict(last, i);
-            (!is_known).then(|| due_after(self.kept.time(last), gap_ms, set))
+            (self.kept.verdict(last, i) == (false, false))
+                .then(|| due_after(self.kept.time(last), gap_ms, set))
         };
         set.rules.iter().enumerate().filter_map(of_rule).min()
     }
@@ -198,7 +199,7 @@ impl Key {
         is_repair: bool,
     ) {
         let rule = &court.set.rules[i];
-        let Some((before, gap_ms)) = self.silence(rule, place) else { return };
+        let Some((before, gap_ms)) = self.silence(i, rule, place) else { return };
         let took = self.kept.time(place) - self.kept.time(before);
         self.say_silence(court, i, before, took > gap_ms, is_repair);
         self.remember_silence(court.set, i, place);
@@ -212,7 +213,7 @@ impl Key {
 
     /// What is carried after an event whose verdicts stand.
     pub(super) fn remember_silence(&mut self, set: &Set, i: usize, place: Place) {
-        let Some((before, gap_ms)) = self.silence(&set.rules[i], place) else { return };
+        let Some((before, gap_ms)) = self.silence(i, &set.rules[i], place) else { return };
         let (is_hit, is_alert) = self.kept.verdict(before, i);
         if is_alert {
             let carry = self.carries.of(i);
@@ -223,12 +224,13 @@ impl Key {
     }
 
     /// The event of the rule before this one, and what a silence is; `None` when this one is not of the rule.
-    fn silence(&self, rule: &Rule, place: Place) -> Option<(Place, i64)> {
+    fn silence(&self, i: usize, rule: &Rule, place: Place) -> Option<(Place, i64)> {
         let gap_ms = rule.silence_ms()?;
         if rule.when.is_some_and(|when| !self.kept.holds(place, when)) {
             return None;
         }
-        Some((self.kept.last_before(place, rule.when)?, gap_ms))
+        let before = self.kept.last_before(place, rule.when)?;
+        (!self.kept.is_unseen(before, i)).then_some((before, gap_ms))
     }
 
     /// Says what is new about the silence after an event.
@@ -250,11 +252,13 @@ impl Key {
         });
         let suppressed = before.map_or(0, |carry| carry.suppressed);
         let is_alert = is_hit && !is_quiet;
-        court.hits[i] += i64::from(is_hit) - i64::from(was_hit);
+        if !self.kept.is_silent(last, i) {
+            court.hits[i] += i64::from(is_hit) - i64::from(was_hit);
+        }
         self.kept.set_verdict(last, i, is_hit, is_alert);
         match (was_alert, is_alert) {
             (false, true) => {
-                let is_warming = self.is_warming(i, begin);
+                let is_warming = self.is_warming(court.fill, i, begin);
                 let hit = Hit {
                     measured: Measured::Silent(Span(alert_at.abs_diff(begin))),
                     from: Some(Timestamp(begin)),
@@ -273,6 +277,9 @@ impl Key {
 
     /// Tells something of the silence after an event.
     fn tell<O: FnMut(Decision<'_>)>(&self, court: &mut Court<'_, O>, i: usize, last: Place, change: Change) {
+        if self.kept.is_silent(last, i) {
+            return; // the rule was not there when the event came
+        }
         let gap_ms = court.set.rules[i].silence_ms().unwrap_or(0);
         let time = match &change {
             Change::Resolved { by, .. } => by.time,

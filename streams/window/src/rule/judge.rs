@@ -7,12 +7,13 @@ use granary_core::{Span, Timestamp};
 use hashbrown::{HashMap, HashSet};
 
 use super::cells::Mapping;
+use super::fill::{Fill, Filling};
 use super::kept::{Kept, Place};
 use super::set::{Bound, Carries, Names, Set};
 use super::sliding::Sliding;
 use super::steps::{count, follow};
 use super::verdict::{Found, Hit, Look, applies};
-use super::{Fact, KEPT_MAX, Kind, Pace, Piece};
+use super::{Fact, Kind, Pace, Piece};
 use crate::agenda::{Agenda, NOT_LISTED};
 use crate::heard::Heard;
 use crate::ids::{Id, id_of};
@@ -83,6 +84,8 @@ pub(super) struct Key {
     pub bytes: usize,
     /// Where the agenda has it.
     pub listed: i64,
+    /// What a back-fill has done to it.
+    pub filling: Filling,
     /// It changed since it was sealed last, with this commit.
     pub is_changed: bool,
     pub sealed: u64,
@@ -126,11 +129,15 @@ pub struct Judge {
     skipped: Vec<u64>,
     /// For each rule the hits that stand, silenced ones among them.
     pub(super) hits: Vec<i64>,
+    /// Which rules are filled, and for each condition whether those alone look at it.
+    pub(super) fill: Fill,
+    pub(super) fresh: Vec<bool>,
 }
 
 /// What a key is judged by, and who hears of it.
 pub(super) struct Court<'a, O> {
     pub set: &'a Set,
+    pub fill: &'a Fill,
     pub key: &'a [u8],
     pub hits: &'a mut [i64],
     pub out: &'a mut O,
@@ -156,6 +163,8 @@ impl Judge {
             acknowledged: 0,
             skipped,
             hits,
+            fill: Fill::default(),
+            fresh: Vec::new(),
             set,
         }
     }
@@ -209,8 +218,10 @@ impl Judge {
         if !std::mem::replace(&mut state.is_changed, true) {
             self.dirty.push(key.into());
         }
+        let mut court = Court { set, fill: &self.fill, key, hits: &mut self.hits, out };
+        state.renew(&mut court);
+        state.filling.is_open &= self.fill.is_on(); // else it is over, whatever was left out
         let place = state.insert(set, fact);
-        let mut court = Court { set, key, hits: &mut self.hits, out };
         match set.pace {
             Pace::OnArrival => {
                 let mut is_first = true;
@@ -266,6 +277,7 @@ impl Key {
             stored_last: None,
             bytes: 0,
             listed: NOT_LISTED,
+            filling: Filling::default(),
             is_changed: false,
             sealed: 0,
             kept,
@@ -293,7 +305,7 @@ impl Key {
     }
 
     /// Finds what rules knew before the second half of a chunk that was split; judging may begin behind that.
-    fn carry_into(&mut self, set: &Set, split: Place) {
+    pub(super) fn carry_into(&mut self, set: &Set, split: Place) {
         let carries = self.kept.chunk(split.chunk).carries.clone();
         let now = std::mem::replace(&mut self.carries, carries);
         for at in 0..split.at {
@@ -317,6 +329,9 @@ impl Key {
     /// What rules know after an event whose verdicts stand.
     fn replay(&mut self, set: &Set, place: Place) {
         for (i, rule) in set.rules.iter().enumerate() {
+            if self.kept.is_unseen(place, i) {
+                continue;
+            }
             if rule.silence_ms().is_some() {
                 self.remember_silence(set, i, place);
                 continue;
@@ -349,26 +364,47 @@ impl Key {
         }
         self.step(set, |bound| matches!(bound, Bound::Time(_)));
         for i in 0..set.rules.len() {
-            if set.rules[i].silence_ms().is_some() {
-                self.end_silence(court, i, place, is_repair);
-            } else if let Some(change) = self.judge_by(set, i, place, is_repair, &mut court.hits[i]) {
-                let (id, time) = (self.kept.id(place), Timestamp(self.kept.time(place)));
-                (court.out)(Decision { rule: i, key: court.key, id, time, change });
-            }
+            self.judge_rule(court, i, place, is_repair);
         }
         self.step(set, |bound| matches!(bound, Bound::Count(_)));
         self.judged = self.kept.after(place);
     }
 
-    /// What a rule says of the event, if that is another thing than before.
-    fn judge_by(
+    /// Judges the event at a place by one rule, of which the totals are there.
+    pub(super) fn judge_rule<O: FnMut(Decision<'_>)>(
         &mut self,
-        set: &Set,
+        court: &mut Court<'_, O>,
         i: usize,
         place: Place,
         is_repair: bool,
-        hits: &mut i64,
-    ) -> Option<Change> {
+    ) {
+        let is_silent = self.kept.is_silent(place, i);
+        if is_silent && self.kept.is_unseen(place, i) {
+            return;
+        }
+        if court.set.rules[i].silence_ms().is_some() {
+            return self.end_silence(court, i, place, is_repair);
+        }
+        let (hits, change) = self.judge_by(court, i, place, is_repair);
+        if is_silent {
+            return; // the rule was not there when the event came
+        }
+        court.hits[i] += hits;
+        if let Some(change) = change {
+            let (id, time) = (self.kept.id(place), Timestamp(self.kept.time(place)));
+            (court.out)(Decision { rule: i, key: court.key, id, time, change });
+        }
+    }
+
+    /// How many hits of a rule are added, and what it says of the event, if that is another thing than before.
+    fn judge_by<O>(
+        &mut self,
+        court: &Court<'_, O>,
+        i: usize,
+        place: Place,
+        is_repair: bool,
+    ) -> (i64, Option<Change>) {
+        let set = court.set;
         let rule = &set.rules[i];
         let counts = matches!(rule.kind, Kind::FirstSeen { .. });
         let events = self.carries.get(i).filter(|_| counts).map_or(0, |carry| carry.events);
@@ -380,7 +416,7 @@ impl Key {
             if counts {
                 count(set, &self.kept, &mut self.carries, place, i);
             }
-            return None;
+            return (0, None);
         }
         let is_hit = found.is_some();
         let before = self.carries.get(i).filter(|carry| carry.alert_at != i64::MIN);
@@ -389,11 +425,10 @@ impl Key {
         });
         let is_alert = is_hit && !is_quiet;
         let (was_hit, was_alert) = self.kept.verdict(place, i);
-        *hits += i64::from(is_hit) - i64::from(was_hit);
         let suppressed = before.map_or(0, |carry| carry.suppressed);
         let change = match (was_alert, is_alert, found) {
             (false, true, Some(found)) => {
-                let is_warming = self.is_warming(i, self.kept.time(place));
+                let is_warming = self.is_warming(court.fill, i, self.kept.time(place));
                 Some(Change::Raised(Hit { suppressed, is_repair, is_warming, ..look.explain(found) }))
             }
             (true, false, _) => Some(Change::Withdrawn),
@@ -401,13 +436,13 @@ impl Key {
         };
         self.remember(set, i, place, is_hit, is_alert);
         self.kept.set_verdict(place, i, is_hit, is_alert);
-        change
+        (i64::from(is_hit) - i64::from(was_hit), change)
     }
 
     /// Whether a rule may not have seen all that it looks back on from then.
-    pub(super) fn is_warming(&self, i: usize, time_ms: i64) -> bool {
+    pub(super) fn is_warming(&self, fill: &Fill, i: usize, time_ms: i64) -> bool {
         let mut of_rule = self.warming.iter().filter(|(of, _)| usize::from(*of) == i);
-        of_rule.any(|(_, until)| time_ms < *until)
+        fill.is_warming(i).unwrap_or_else(|| of_rule.any(|(_, until)| time_ms < *until))
     }
 
     /// What a rule knows after a verdict.
@@ -421,49 +456,12 @@ impl Key {
         }
     }
 
-    fn step(&mut self, set: &Set, which: impl Fn(Bound) -> bool) {
+    pub(super) fn step(&mut self, set: &Set, which: impl Fn(Bound) -> bool) {
         for (sliding, window) in self.slidings.iter_mut().zip(&set.windows) {
             if which(window.bound) {
                 sliding.step(window, &self.kept);
             }
         }
-    }
-
-    /// Drops what no verdict can need any more.
-    fn forget(&mut self, set: &Set) {
-        while self.kept.chunks.len() > 1 && (self.kept.count > KEPT_MAX || self.may_drop_first(set)) {
-            if self.kept.first == self.judged.chunk {
-                return; // not judged yet
-            }
-            if !self.may_drop_first(set) {
-                self.overflows += self.kept.chunks[0].len() as u64;
-            }
-            for (sliding, window) in self.slidings.iter_mut().zip(&set.windows) {
-                sliding.forget_first(window, &self.kept);
-            }
-            let first = self.kept.first;
-            for at in 0..self.kept.chunks[0].len() as u32 {
-                self.ids.remove(&id_of(self.kept.id(Place { chunk: first, at })));
-            }
-            self.dropped.push(first);
-            self.kept.drop_first();
-        }
-    }
-
-    fn may_drop_first(&self, set: &Set) -> bool {
-        let newest = self.kept.chunks[0].times.last().copied().unwrap_or(i64::MIN);
-        if newest > self.clock.saturating_sub(set.retention_ms) {
-            return false;
-        }
-        // Events of these chunks stand for ever before all that may still be judged.
-        let settled = self.clock.saturating_sub(set.lateness_ms);
-        let next = Place { chunk: self.kept.first + 1, at: 0 };
-        set.at_least.iter().all(|(track, least)| {
-            let places = self.kept.between(next, self.kept.end());
-            let settled = places.take_while(|place| self.kept.time(*place) < settled);
-            settled.filter(|place| track.has(&self.kept, *place)).take(*least as usize).count()
-                == *least as usize
-        })
     }
 
     /// Counts its memory anew.

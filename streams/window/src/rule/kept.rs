@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use super::set::{Carries, Set};
-use super::{Condition, Fact, Number, Text, Truth};
+use super::{ABSENT, Condition, Fact, Number, Text, Truth};
 
 /// Events that are appended to a chunk; what comes out of order may make it twice as long.
 pub(super) const CHUNK_EVENTS: usize = 32;
@@ -26,6 +26,8 @@ pub(super) struct Chunk {
     pub numbers: Vec<i64>,
     /// For each event the bits of: conditions that hold, rules that hit, rules that alerted.
     pub bits: Vec<u64>,
+    /// For each event the bits of the rules that nobody is told of it by: it came before they did. Empty without any.
+    pub silents: Vec<u64>,
     /// For each event its id and its texts: where they begin and end in `bytes`. Absent: `(1, 0)`.
     pub spans: Vec<(u32, u32)>,
     pub bytes: Vec<u8>,
@@ -95,6 +97,10 @@ impl Chunk {
             words[i / 64] |= 1 << (i % 64);
         }
         self.bits.splice(at * layout.words()..at * layout.words(), words);
+        if !self.silents.is_empty() {
+            let (begin, words) = (at * layout.rule_words(), vec![0u64; layout.rule_words()]);
+            self.silents.splice(begin..begin, words);
+        }
         let width = 1 + layout.texts;
         let mut spans = Vec::with_capacity(width);
         for text in std::iter::once(Some(fact.id)).chain(fact.texts.iter().copied()) {
@@ -113,6 +119,7 @@ impl Chunk {
             times: self.times.split_off(at),
             numbers: self.numbers.split_off(at * layout.numbers),
             bits: self.bits.split_off(at * layout.words()),
+            silents: self.silents.split_off((at * layout.rule_words()).min(self.silents.len())),
             is_changed: true,
             ..Chunk::default()
         };
@@ -139,6 +146,34 @@ impl Chunk {
     fn text_bytes(&self) -> usize {
         self.bytes.len()
     }
+
+    /// Takes over what the event at a place lacks and this fact of it has; of the conditions these. False when it lacks nothing.
+    fn complete(&mut self, layout: &Layout, at: usize, fact: &Fact<'_>, conditions: &[bool]) -> bool {
+        let mut is_new = false;
+        let numbers = &mut self.numbers[at * layout.numbers..][..layout.numbers];
+        for (number, known) in numbers.iter_mut().zip(fact.numbers).filter(|(number, _)| **number == ABSENT) {
+            is_new |= *known != ABSENT;
+            *number = *known;
+        }
+        for (i, text) in fact.texts.iter().enumerate() {
+            let place = at * (1 + layout.texts) + 1 + i;
+            if let (None, Some(text)) = (self.span(place), text) {
+                let start = self.bytes.len() as u32;
+                self.bytes.extend_from_slice(text);
+                self.spans[place] = (start, self.bytes.len() as u32);
+                is_new = true;
+            }
+        }
+        for (i, truth) in fact.truths.iter().enumerate().filter(|(i, _)| conditions.get(*i) == Some(&true)) {
+            let word = &mut self.bits[at * layout.words() + i / 64];
+            if *truth == Truth::Yes && *word >> (i % 64) & 1 == 0 {
+                *word |= 1 << (i % 64);
+                is_new = true;
+            }
+        }
+        self.is_changed |= is_new;
+        is_new
+    }
 }
 
 /// The kept events of one key.
@@ -151,11 +186,20 @@ pub(super) struct Kept {
     pub count: usize,
     /// Bytes of ids and texts.
     pub text_bytes: usize,
+    /// Some chunks have a column of rules that nobody is told by.
+    has_silents: bool,
 }
 
 impl Kept {
     pub fn new(set: &Set) -> Kept {
-        Kept { layout: set.layout, first: 0, chunks: VecDeque::new(), count: 0, text_bytes: 0 }
+        Kept {
+            layout: set.layout,
+            first: 0,
+            chunks: VecDeque::new(),
+            count: 0,
+            text_bytes: 0,
+            has_silents: false,
+        }
     }
 
     pub fn start(&self) -> Place {
@@ -271,6 +315,46 @@ impl Kept {
         self.set_bit(place, hits + words, rule, is_alert);
     }
 
+    /// Whether the event was there before the rule: nobody is told what that says of it.
+    pub fn is_silent(&self, place: Place, rule: usize) -> bool {
+        let word = place.at as usize * self.layout.rule_words() + rule / 64;
+        self.chunk(place.chunk).silents.get(word).is_some_and(|word| word >> (rule % 64) & 1 == 1)
+    }
+
+    /// Whether the rule does not look at the event at all: it was remembered for others. Written as an alert without a hit, which
+    /// there is not otherwise.
+    pub fn is_unseen(&self, place: Place, rule: usize) -> bool {
+        self.is_silent(place, rule) && self.verdict(place, rule) == (false, true)
+    }
+
+    /// The event was there before all rules; only some of them look at it.
+    pub fn hush(&mut self, place: Place, sees: impl Fn(usize) -> bool) {
+        let Layout { rules, .. } = self.layout;
+        let (words, at) = (self.layout.rule_words(), place.at as usize);
+        self.has_silents = true;
+        let chunk = self.chunk_mut(place.chunk);
+        chunk.silents.resize(chunk.times.len() * words, 0);
+        for rule in 0..rules {
+            chunk.silents[at * words + rule / 64] |= 1 << (rule % 64);
+        }
+        (0..rules).for_each(|rule| self.set_verdict(place, rule, false, !sees(rule)));
+    }
+
+    /// Takes over what the event with the time and id of this fact lacks; false when there is none, or it lacks nothing.
+    pub fn complete(&mut self, fact: &Fact<'_>, conditions: &[bool]) -> bool {
+        let place = self.place_of(fact.time.ms(), fact.id);
+        if place >= self.end() || self.time(place) != fact.time.ms() || self.id(place) != fact.id {
+            return false; // a copy with another time
+        }
+        let layout = self.layout;
+        let chunk = self.chunk_mut(place.chunk);
+        let before = chunk.text_bytes();
+        let is_new = chunk.complete(&layout, place.at as usize, fact, conditions);
+        let added = chunk.text_bytes() - before;
+        self.text_bytes += added;
+        is_new
+    }
+
     /// Where an event belongs.
     pub fn place_of(&self, time: i64, id: &[u8]) -> Place {
         let is_before = |place: Place| {
@@ -322,13 +406,15 @@ impl Kept {
     pub fn of(layout: Layout, first: u32, chunks: VecDeque<Chunk>) -> Kept {
         let count = chunks.iter().map(Chunk::len).sum();
         let text_bytes = chunks.iter().map(Chunk::text_bytes).sum();
-        Kept { layout, first, chunks, count, text_bytes }
+        let has_silents = chunks.iter().any(|chunk| !chunk.silents.is_empty());
+        Kept { layout, first, chunks, count, text_bytes, has_silents }
     }
 
     /// Memory, about: found without looking at the events.
     pub fn memory_bytes(&self) -> usize {
         let Layout { numbers, texts, .. } = self.layout;
-        let event_bytes = 8 * (1 + numbers + self.layout.words() + 1 + texts);
+        let silents = if self.has_silents { self.layout.rule_words() } else { 0 };
+        let event_bytes = 8 * (1 + numbers + self.layout.words() + silents + 1 + texts);
         self.count * event_bytes + self.text_bytes + self.chunks.len() * size_of::<Chunk>()
     }
 

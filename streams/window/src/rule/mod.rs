@@ -9,6 +9,8 @@
 //! | `steps` | how far sequences have come |
 //! | `verdict` | whether an event is a hit, exactly |
 //! | [`judge`] | the state machine of one slot |
+//! | `fill` | events that rules have not seen, handed over a second time |
+//! | `forget` | what is kept no longer |
 //! | `due` | what falls due for a key though no event of it comes |
 //! | `cells`, `written` | what of it is stored, and how that is written |
 //!
@@ -21,6 +23,10 @@
 
 mod cells;
 mod due;
+mod fill;
+#[cfg(test)]
+mod fill_tests;
+mod forget;
 pub mod judge;
 mod kept;
 #[cfg(test)]
@@ -36,6 +42,7 @@ mod written;
 
 use granary_core::{Span, Timestamp};
 
+pub use fill::Fill;
 pub use judge::{Change, Decision, Judge, Outcome};
 pub use set::{Names, Set};
 pub use verdict::{Hit, Measured, Piece};

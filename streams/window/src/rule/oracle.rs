@@ -37,16 +37,19 @@ impl Plain {
     }
 
     pub fn give(&self, judge: &mut Judge, out: &mut impl FnMut(Decision<'_>)) -> Outcome {
+        self.as_fact(|fact| judge.event(b"k", fact, out))
+    }
+
+    pub fn as_fact<R>(&self, with: impl FnOnce(&Fact<'_>) -> R) -> R {
         let (id, text) = (self.id.to_string(), [self.text.unwrap_or(0)]);
-        let fact = Fact {
+        with(&Fact {
             id: id.as_bytes(),
             time: Timestamp(self.ms),
             partition: 1,
             numbers: &[self.number],
             texts: &[self.text.map(|_| &text[..])],
             truths: &self.holds,
-        };
-        judge.event(b"k", &fact, out)
+        })
     }
 }
 

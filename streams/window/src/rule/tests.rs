@@ -10,10 +10,10 @@ use super::*;
 
 /// A store of cells.
 #[derive(Default)]
-struct Store(BTreeMap<Vec<u8>, Vec<u8>>);
+pub(super) struct Store(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Store {
-    fn seal(&mut self, judge: &mut Judge, n: u64) {
+    pub fn seal(&mut self, judge: &mut Judge, n: u64) {
         judge.seal(n, &mut |cell, value| match value {
             Some(value) => drop(self.0.insert(cell.to_vec(), value.to_vec())),
             None => drop(self.0.remove(cell)),
@@ -22,7 +22,7 @@ impl Store {
     }
 
     /// Does what is due.
-    fn catch_up(&self, judge: &mut Judge, out: &mut impl FnMut(Decision<'_>)) {
+    pub fn catch_up(&self, judge: &mut Judge, out: &mut impl FnMut(Decision<'_>)) {
         let mut missing = Vec::new();
         judge.missing_root(&mut missing);
         loop {
@@ -35,7 +35,7 @@ impl Store {
         }
     }
 
-    fn supply(&self, judge: &mut Judge, key: &[u8]) {
+    pub fn supply(&self, judge: &mut Judge, key: &[u8]) {
         let mut missing = Vec::new();
         loop {
             judge.missing(key, &mut missing);

@@ -1,5 +1,6 @@
 //! How cells of a judge are written, and read again.
 
+use super::fill::Filling;
 use super::judge::Key;
 use super::kept::{Chunk, Layout};
 use super::set::{Carries, Carry, Names};
@@ -60,8 +61,14 @@ pub(super) fn put_key(layout: usize, key: &Key, out: &mut Vec<u8>) {
         put_chunk(chunk, key.kept.layout, &mut last);
     }
     put_bytes(out, &last);
-    if key.listed != NOT_LISTED {
+    let Filling { number, clock, is_open, is_stale } = key.filling;
+    if key.listed != NOT_LISTED || number > 0 {
         put_i64(out, key.listed);
+    }
+    if number > 0 {
+        put_u64(out, number);
+        put_i64(out, clock);
+        out.push(u8::from(is_open) | u8::from(is_stale) << 1);
     }
 }
 
@@ -154,6 +161,13 @@ pub(super) fn put_chunk(chunk: &Chunk, layout: Layout, out: &mut Vec<u8>) {
             }
         }
     }
+    chunk.silents.iter().for_each(|word| put_u64(out, *word));
+}
+
+/// What a key that was stored lately has behind its events.
+pub(super) fn read_filling(reader: &mut Reader<'_>) -> Result<Filling, Corrupt> {
+    let (number, clock, bits) = (reader.u64()?, reader.i64()?, reader.byte()?);
+    Ok(Filling { number, clock, is_open: bits & 1 != 0, is_stale: bits & 2 != 0 })
 }
 
 pub(super) fn read_chunk(value: &[u8], names: &Names) -> Result<Chunk, Corrupt> {
@@ -179,6 +193,11 @@ pub(super) fn read_chunk(value: &[u8], names: &Names) -> Result<Chunk, Corrupt> 
             let start = chunk.bytes.len() as u32;
             chunk.bytes.extend_from_slice(reader.take(length)?);
             chunk.spans.push((start, chunk.bytes.len() as u32));
+        }
+    }
+    if reader.left() > 0 {
+        for _ in 0..chunk.len() * layout.rule_words() {
+            chunk.silents.push(reader.u64()?);
         }
     }
     reader.finish()?;

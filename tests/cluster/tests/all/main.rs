@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // tests: a failed expectation ends the test
 
 mod arrows;
+mod backfill;
 mod calls;
 mod chaos;
 mod commands;

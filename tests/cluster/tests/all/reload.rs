@@ -42,16 +42,16 @@ fn rig() -> Rig {
     rig
 }
 
-fn command(silos: &Several<'_>, arguments: &[&str]) -> Output {
+pub(super) fn command(silos: &Several<'_>, arguments: &[&str]) -> Output {
     granary().args(["rules", "--json"]).args(arguments).args(["--silo", &silos.addresses()]).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[track_caller]
-fn reload(rig: &Rig, silos: &Several<'_>, text: &str) -> Value {
+pub(super) fn reload(rig: &Rig, silos: &Several<'_>, text: &str) -> Value {
     let file = rig.directory.path().join("next.yaml");
     std::fs::write(&file, text).unwrap();
     let output = command(silos, &["reload", file.to_str().unwrap()]);

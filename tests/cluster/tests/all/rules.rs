@@ -35,7 +35,7 @@ fn sample(name: &str) -> Vec<BTreeMap<String, String>> {
 }
 
 /// The alerts of all card rules without cooldowns: rule and payment.
-fn expected() -> BTreeSet<(String, String)> {
+pub(super) fn expected() -> BTreeSet<(String, String)> {
     let rules =
         ["amount_gt_900", "count_1h_gt_3", "sum_30m_gt_1000", "sum_24h_gt_3000", "distinct_vendors_1h_gt_3"];
     let others = ["amount_gt_4x_mean20", "zscore20_gt_5", "geo_900kmh", "small_then_large_strict_1h"];
