@@ -8,6 +8,7 @@ pub mod published;
 pub mod rig;
 pub mod several;
 pub mod silo;
+pub mod topics;
 
 use std::time::{Duration, Instant};
 

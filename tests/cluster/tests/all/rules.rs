@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flate2::read::GzDecoder;
-use granary_cluster::{Batch, Log as _};
-use granary_core::{Timestamp, id};
 use serde_json::Value;
 
 use granary_cluster_tests::kit::published::Published;
 use granary_cluster_tests::kit::rig::{Rig, Setup};
 use granary_cluster_tests::kit::several::Several;
-use granary_cluster_tests::kit::{PATIENCE, until};
+use granary_cluster_tests::kit::{PATIENCE, topics};
 
 use super::kills::Draw;
 
@@ -81,14 +79,8 @@ pub(super) fn rig(partitions: u32, lateness: &str) -> Rig {
 
 /// Writes payments, and is called between steps.
 pub(super) fn write(rig: &Rig, payments: &[(String, String)], mut between: impl FnMut(usize)) {
-    let partitions = rig.log.partitions(&rig.input).unwrap().unwrap();
     for (step, some) in payments.chunks(STEP_PAYMENTS).enumerate() {
-        let mut batches = vec![Batch::default(); partitions as usize];
-        for (customer, record) in some {
-            let partition = id::positive_murmur2(customer.as_bytes()) % partitions;
-            batches[partition as usize].push(0, Timestamp(0), Some(customer.as_bytes()), record.as_bytes());
-        }
-        until("the brokers take payments", || rig.log.append_all(&rig.input, &batches).is_ok());
+        topics::write(rig, &rig.input, some);
         between(step);
     }
 }

@@ -1,10 +1,12 @@
-//! What earlier versions stored, read by this one: cells of grains, reminders, kept answers and panes, under
+//! What earlier versions stored, read by this one: cells of grains, reminders, kept answers, panes, patterns and joins, under
 //! `tests/data/golden/<version>`, one directory for each version that stored something otherwise than the one before.
 //!
 //! When a test here fails, this version cannot read what a released one has stored. The files are never changed: either the
 //! code learns to read the old form again (a field with a default, a `migrate`), or the change is one that begins a new
 //! generation of state and says how to get there. A form that is stored from now on is *added*, under the next number:
 //! `cargo test -p granary-scenarios --test all golden -- --ignored` writes the files named by the constants that are not there.
+
+mod followed;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -307,4 +309,10 @@ async fn write_the_corpus() {
     let rig = crate::rig();
     store_sketches(&rig).await;
     write(SKETCHES, &rig);
+    let rig = crate::rig();
+    followed::store_patterns(&rig).await;
+    write(followed::PATTERNS, &rig);
+    let rig = crate::rig();
+    followed::store_joins(&rig).await;
+    write(followed::JOINS, &rig);
 }
