@@ -40,7 +40,9 @@ impl Backfills {
             let wants = |rule: &&String| !known.contains(rule) || unfinished(self.rules.get(*rule));
             let begun: Vec<&String> =
                 present.iter().filter(wants).filter(|rule| fill.rules.contains(rule)).collect();
-            self.over = if begun.is_empty() { fill.number } else { self.over };
+            let over = self.over;
+            self.rules.retain(|_, number| *number <= over); // what was begun and is not taken over is not filled
+            self.over = if begun.is_empty() { fill.number } else { over };
             self.rules.extend(begun.into_iter().map(|rule| (rule.clone(), fill.number)));
             self.number = fill.number;
         }
@@ -176,4 +178,84 @@ impl Slot {
 /// How far all that was there was read again, as the last word of a second reading says.
 fn read_to(record: &Record<'_>) -> u64 {
     record.value.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plan::Bundle;
+
+    const PIPELINE: &str = "pipeline: cards
+sources:
+  payments:
+    topic: payments
+    decode: {format: json, fields: {id: {type: text}, card: {type: text}, ts: {type: time_ms}}}
+    id: id
+    key: card
+    event_time: ts
+    watermark: {per: key, out_of_orderness: 60s}
+steps:
+  cards: {from: payments, rules: rules.yaml}
+";
+
+    fn bundle(rules: &[&str]) -> Bundle {
+        let rule = |id: &&str| {
+            format!("  - {{id: {id}, kind: velocity, per: card, window: 1h, measure: count, limit: '> 3'}}\n")
+        };
+        let rules: String = rules.iter().map(rule).collect();
+        let head = "schema: fraud-rules/v1\nstream: payments\nevent: {id: id, time: ts, fields: {card: text}}\nrules:\n";
+        Bundle { text: format!("{head}{rules}"), ..Bundle::default() }
+    }
+
+    /// A revision with these rules, and a back-fill of some of them.
+    fn revision(number: u64, rules: &[&str], fill: Option<(u64, &[&str])>) -> Arc<RulesStep> {
+        let plan = crate::file::parse_beside(PIPELINE, &|_| Ok(bundle(&["a"]).text));
+        let plan = plan.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let mut bundle = bundle(rules);
+        let names = |of: &RulesStep| of.named().map(|(_, name)| name).collect::<Vec<String>>();
+        let all = names(&plan.revise("payments", number, &bundle).unwrap()[0]);
+        bundle.fill = fill.map(|(number, of)| {
+            let is_of = |name: &&String| of.iter().any(|id| name.starts_with(&format!("{id}@")));
+            let from = BTreeMap::from([("cards".to_owned(), vec![0])]);
+            Fill { number, rules: all.iter().filter(is_of).cloned().collect(), from, ..Fill::default() }
+        });
+        plan.revise("payments", number, &bundle).unwrap()[0].clone()
+    }
+
+    /// The rules by their ids, each with its back-fill and whether that is over.
+    fn known(backfills: &Backfills) -> Vec<(&str, u64, bool)> {
+        let rules = backfills.rules.iter();
+        rules.map(|(name, of)| (name.split('@').next().unwrap(), *of, *of <= backfills.over)).collect()
+    }
+
+    #[test]
+    fn a_back_fill_goes_on_is_taken_over_or_is_given_up() {
+        let first = revision(0, &["a"], None);
+        let second = revision(1, &["a", "b"], Some((1, &["b"])));
+        let mut begun = Backfills::default();
+        begun.revise("cards", &first, &second);
+        assert_eq!(known(&begun), [("b", 1, false)]);
+        // A revision that asks for none.
+        begun.revise("cards", &second, &revision(2, &["a", "b"], Some((1, &["b"]))));
+        assert_eq!(known(&begun), [("b", 1, false)]);
+        let mut over = begun.clone();
+        over.end(true);
+        let mut cut_short = begun.clone();
+        cut_short.end(false);
+        assert_eq!((known(&over), known(&cut_short)), (vec![("b", 1, true)], vec![]));
+        // The next one has both, if the first may be under way.
+        let both = revision(3, &["a", "b", "c"], Some((3, &["b", "c"])));
+        let mut taken_over = begun.clone();
+        taken_over.revise("cards", &second, &both);
+        assert_eq!(known(&taken_over), [("b", 3, false), ("c", 3, false)]);
+        over.revise("cards", &second, &both);
+        assert_eq!(known(&over), [("b", 1, true), ("c", 3, false)], "what is filled is not filled again");
+        // One that does not know of it ends it: then its rules warn as others do.
+        begun.revise("cards", &second, &revision(3, &["a", "b", "c"], Some((3, &["c"]))));
+        assert_eq!(known(&begun), [("c", 3, false)]);
+        begun.revise("cards", &both, &first);
+        assert_eq!(known(&begun), []);
+    }
 }

@@ -140,6 +140,54 @@ fn filled_rules_say_of_later_events_what_they_had_said_had_they_always_been_ther
     }
 }
 
+/// A rule whose verdict follows from the events of a stretch of time, not from what it said before.
+fn rule_of_a_window(draw: &mut Draw) -> Rule {
+    loop {
+        let rule = rule(draw);
+        let is_of_window = match &rule.kind {
+            Kind::Velocity { .. } | Kind::Silence { is_timed: false, .. } => true,
+            Kind::FirstSeen { events_min, .. } => *events_min == 0,
+            _ => false,
+        };
+        if is_of_window {
+            return Rule { cooldown: Span::ZERO, when: None, ..rule };
+        }
+    }
+}
+
+#[test]
+fn no_more_is_to_be_read_again_than_a_rule_looks_back_on() {
+    const WINDOW_MS: i64 = 120; // as far as rules look back at most
+    for seed in 0..1_500 {
+        let mut draw = Draw(seed);
+        let rules: Vec<Rule> = (0..1 + draw.below(4)).map(|_| rule_of_a_window(&mut draw)).collect();
+        let lateness_ms = 40;
+        let given = events(&mut draw, lateness_ms);
+        let at = given.len() / 2 + draw.below(given.len() as u64 / 2) as usize;
+        let after = set(rules.clone(), Pace::OnArrival, lateness_ms);
+        let clock_ms = newest_ms(&given) + 10_000;
+        let mut always = Slot::new(&after);
+        given.iter().for_each(|event| always.live(&mut draw, event));
+        let always = always.end(&mut draw, clock_ms);
+
+        let newest = newest_ms(&given[..at]);
+        let from = newest - WINDOW_MS - 2 * lateness_ms as i64;
+        let begin = given.iter().position(|event| event.ms > from).unwrap_or(0);
+        let mut slot = Slot::new(&set(Vec::new(), Pace::OnArrival, lateness_ms));
+        given[..at].iter().for_each(|event| slot.live(&mut draw, event));
+        slot.revise(&after, Fill { number: 1, over: 0, of_rules: vec![1; rules.len()] });
+        for event in &given[begin..at] {
+            slot.remember(&mut draw, event);
+        }
+        slot.settle(&mut draw);
+        given[at..].iter().for_each(|event| slot.live(&mut draw, event));
+        let filled: Vec<_> = slot.end(&mut draw, clock_ms).into_keys().collect();
+        let there: BTreeSet<u64> = given[..at].iter().map(|event| event.id).collect();
+        let always: Vec<_> = always.into_keys().filter(|(_, id)| !there.contains(id)).collect();
+        assert_eq!(filled, always, "seed {seed}, from {begin}, {at} of {}: {rules:?}", given.len());
+    }
+}
+
 fn boxed(names: &[&str]) -> Vec<Box<str>> {
     names.iter().map(|name| (*name).into()).collect()
 }
