@@ -29,7 +29,11 @@ impl Lane {
         let began = Instant::now();
         let mut sealed = 0;
         for host in self.slots.iter().flatten() {
-            if host.has_changes.get() && self.may_seal(host, paced) {
+            let since = host.has_changes.get().then(|| host.changed_since.get().unwrap_or(began));
+            let is_sealed = since.is_some() && self.may_seal(host, paced);
+            host.changed_since.set(since.filter(|_| !is_sealed));
+            if let Some(since) = since.filter(|_| is_sealed) {
+                self.mailbox.stages.commit_wait.add(began - since);
                 self.seal(host);
                 sealed += 1;
             }
