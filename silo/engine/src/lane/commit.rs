@@ -98,7 +98,9 @@ impl Lane {
     pub(super) fn scripted(&self, sent: &Sent, replies: Result<Vec<Reply>>) {
         sent.pass(["commit.after", "trim.after", "give.after"]);
         if sent.commits {
-            self.mailbox.stages.commit.add(sent.at.elapsed());
+            let took = sent.at.elapsed();
+            self.mailbox.stages.commit.add(took);
+            self.pace.borrow_mut().stored(took);
         }
         if self.publisher.is_some() {
             self.look_at_run();

@@ -25,7 +25,8 @@ impl Lane {
     /// Seals the slots whose commit is due.
     pub(super) fn seal_due(&self) {
         let since = self.last_seal.get().elapsed();
-        let paced = self.is_stopping.get() || self.pace.borrow().is_due(since, false, false);
+        let interval = self.pace.borrow().interval(self.is_behind());
+        let paced = self.is_stopping.get() || since >= interval;
         let began = Instant::now();
         let mut sealed = 0;
         for host in self.slots.iter().flatten() {
@@ -44,10 +45,10 @@ impl Lane {
         }
         if sealed > 0 {
             let took = began.elapsed();
-            self.pace.borrow_mut().committed(took);
+            self.pace.borrow_mut().sealed(took);
             LaneStats::add(&self.mailbox.stats.seal_ns, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         } else if !paced && self.slots.iter().flatten().any(|host| host.has_changes.get()) {
-            let left = self.pace.borrow().interval().saturating_sub(since);
+            let left = interval.saturating_sub(since);
             self.set_alarm(self.now.get() + millis(left), Alarm::Look);
         }
     }
