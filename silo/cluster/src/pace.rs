@@ -6,17 +6,20 @@ use std::time::Duration;
 pub const INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// The longest one.
 pub const INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// The interval is this many times what a commit takes: committing stays under a tenth of the time.
-const SHARE: u32 = 10;
+/// Of a lane that is behind the interval is so many times what sealing takes: it stays under a tenth of the time.
+const SEAL_SHARE: u32 = 10;
+/// The interval is so many times what the store takes: a lane has a commit on its way half of the time at most, for others
+/// wait for the store, too, and each commit has a sync of its own.
+const STORE_SHARE: u32 = 2;
 
-/// The commit interval of one slot or lane: so seldom that committing stays under a tenth of the time.
+/// The commit interval of a lane: the shortest unless the store is slow, or the lane is behind its sources. Sealing takes the
+/// time of the lane, which nothing waits for while it keeps up.
 #[derive(Clone, Debug)]
 pub struct Pace {
     min: Duration,
     max: Duration,
-    /// What a commit takes, smoothed: a rise counts at once, a fall by an eighth, so that one quick commit after slow
-    /// ones does not make them crowd.
-    cost: Duration,
+    sealing: Mean,
+    storing: Mean,
 }
 
 impl Default for Pace {
@@ -28,24 +31,41 @@ impl Default for Pace {
 impl Pace {
     /// Between `min` and `max`; a `max` below `min` counts as `min`.
     pub fn new(min: Duration, max: Duration) -> Pace {
-        Pace { min, max: max.max(min), cost: Duration::ZERO }
+        Pace { min, max: max.max(min), sealing: Mean::default(), storing: Mean::default() }
     }
 
-    /// A commit took so long: sealing, encoding and the store's share of the lane's time.
-    pub fn committed(&mut self, took: Duration) {
-        let falling = self.cost - self.cost / 8 + took / 8;
-        self.cost = took.max(falling.min(self.cost));
+    /// Sealing took so long.
+    pub fn sealed(&mut self, took: Duration) {
+        self.sealing.add(took);
     }
 
-    /// From the start of one commit to the start of the next.
-    pub fn interval(&self) -> Duration {
-        self.cost.saturating_mul(SHARE).clamp(self.min, self.max)
+    /// The store took so long to answer.
+    pub fn stored(&mut self, took: Duration) {
+        self.storing.add(took);
     }
 
-    /// Whether the next commit is due. A waiting reply does not wait for the interval: its commit goes out as soon as the
-    /// slot's previous one is acknowledged (`may_seal`), and so does a batch that is full.
-    pub fn is_due(&self, since_last: Duration, reply_waits: bool, batch_full: bool) -> bool {
-        reply_waits || batch_full || since_last >= self.interval()
+    /// From the start of one commit to the start of the next, for a lane that is behind its sources or is not. Who waits for
+    /// a reply does not wait for this: such a commit goes out as soon as the slot's previous one is acknowledged, and so does a
+    /// batch that is full.
+    pub fn interval(&self, is_behind: bool) -> Duration {
+        let sealing = if is_behind { self.sealing.0.saturating_mul(SEAL_SHARE) } else { Duration::ZERO };
+        sealing.max(self.storing.0.saturating_mul(STORE_SHARE)).clamp(self.min, self.max)
+    }
+}
+
+/// A length, smoothed: each counts an eighth, and none as more than twice the mean. One that was long for another reason,
+/// because the processor or the disk was busy with something else, must not hold up all that come after it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean(Duration);
+
+impl Mean {
+    const WEIGHT: u32 = 8;
+    /// It rises by an eighth of this at least.
+    const RISE_MIN: Duration = Duration::from_millis(1);
+
+    fn add(&mut self, length: Duration) {
+        let length = length.min(self.0.saturating_mul(2) + Mean::RISE_MIN);
+        self.0 = self.0 - self.0 / Mean::WEIGHT + length / Mean::WEIGHT;
     }
 }
 
@@ -82,35 +102,52 @@ mod tests {
         Duration::from_millis(n)
     }
 
+    const US_500: Duration = Duration::from_micros(500);
+
     #[test]
-    fn committing_stays_under_a_tenth_of_the_time() {
+    fn sealing_stays_under_a_tenth_of_the_time_of_a_lane_that_is_behind() {
         let mut pace = Pace::default();
-        assert_eq!(pace.interval(), INTERVAL_MIN);
+        assert_eq!(pace.interval(true), INTERVAL_MIN);
         for took in [ms(3), ms(20), ms(7)] {
-            pace.committed(took);
-            assert!(pace.interval() >= took * 10);
+            (0..64).for_each(|_| pace.sealed(took));
+            let interval = pace.interval(true);
+            assert!(interval > took * 99 / 10 && interval < took * 101 / 10, "{took:?}: {interval:?}");
         }
-        pace.committed(ms(500));
-        assert_eq!(pace.interval(), INTERVAL_MAX);
+        (0..64).for_each(|_| pace.sealed(ms(500)));
+        assert_eq!(pace.interval(true), INTERVAL_MAX);
     }
 
     #[test]
-    fn it_returns_to_the_shortest_interval() {
+    fn a_lane_that_keeps_up_commits_at_the_shortest_interval() {
         let mut pace = Pace::default();
-        pace.committed(ms(90));
-        for _ in 0..64 {
-            pace.committed(Duration::from_micros(200));
-        }
-        assert_eq!(pace.interval(), INTERVAL_MIN);
+        (0..64).for_each(|_| pace.sealed(ms(90)));
+        (0..64).for_each(|_| pace.stored(ms(4)));
+        assert_eq!(pace.interval(false), INTERVAL_MIN);
+        assert!(pace.interval(true) > ms(800));
     }
 
     #[test]
-    fn a_waiting_reply_hurries_the_log_does_not() {
-        let pace = Pace::default();
-        assert!(pace.is_due(Duration::ZERO, true, false));
-        assert!(pace.is_due(Duration::ZERO, false, true));
-        assert!(!pace.is_due(ms(9), false, false));
-        assert!(pace.is_due(ms(10), false, false));
+    fn a_slow_store_is_left_alone_for_as_long_as_it_took() {
+        let mut pace = Pace::default();
+        for took in [ms(30), ms(200), ms(60)] {
+            (0..64).for_each(|_| pace.stored(took));
+            for interval in [pace.interval(false), pace.interval(true)] {
+                assert!(interval > took * 19 / 10 && interval < took * 21 / 10, "{took:?}: {interval:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_slow_commit_among_quick_ones_does_not_hold_up_the_next() {
+        let mut pace = Pace::default();
+        for _ in 0..64 {
+            pace.sealed(US_500);
+            pace.stored(ms(4));
+        }
+        pace.sealed(ms(40));
+        pace.stored(ms(400));
+        assert!(pace.interval(true) <= ms(11), "{:?}", pace.interval(true));
+        assert_eq!(pace.interval(false), INTERVAL_MIN);
     }
 
     #[test]

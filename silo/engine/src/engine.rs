@@ -22,6 +22,7 @@ use crate::config::{Config, SourceSpec};
 use crate::lane::cell::{End, LaneCell};
 use crate::lane::rest::Rest;
 use crate::lane::{Lane, Route};
+use crate::lengths::Distribution;
 use crate::mailbox::{Call, Mailbox, Named, RETRY_AFTER, Word};
 use crate::stats::Stats;
 use crate::suspect::Suspect;
@@ -206,6 +207,11 @@ impl Handle {
     /// What each lane has counted.
     pub fn lane_stats(&self) -> Vec<Stats> {
         self.lanes.iter().map(|lane| lane.stats.read()).collect()
+    }
+
+    /// How long the stages of each lane's commits take.
+    pub fn lane_stages(&self) -> Vec<Vec<(&'static str, Distribution)>> {
+        self.lanes.iter().map(|lane| lane.stages.named()).collect()
     }
 
     /// Slots of the cluster.

@@ -8,7 +8,7 @@
 //! | `lane` | one lane: calls, turns, commits, sources, time |
 //! | `slot`, `table`, `turns` | a slot on its lane, its activations, the turns under way |
 //! | `timers`, `reminders`, `keyed`, `answers` | timers, durable reminders, idempotency keys and held answers of a slot |
-//! | `mailbox`, [`stats`], `watch` | what other threads see of a lane |
+//! | `mailbox`, [`stats`], [`lengths`], `watch` | what other threads see of a lane |
 //!
 //! Invariants: a lane is one actix actor on its own arbiter and holds its slots alone; nothing on the path of a call
 //! inside a slot locks; no reference into a table is held while a turn runs.
@@ -19,6 +19,7 @@ pub mod config;
 pub mod engine;
 mod keyed;
 mod lane;
+pub mod lengths;
 mod mailbox;
 mod no_pipeline;
 mod reminders;

@@ -16,6 +16,7 @@ use granary_core::{GrainId, Key, KindId, Result, SlotId, Span};
 use tokio::sync::{Notify, oneshot};
 
 use crate::lane::rest::Rest;
+use crate::lengths::Stages;
 use crate::reminders::Reminders;
 use crate::stats::LaneStats;
 use crate::watch::Pulse;
@@ -122,6 +123,7 @@ pub(crate) struct Mailbox {
     /// Who waits until nothing goes on.
     pub rests: SegQueue<oneshot::Sender<Rest>>,
     pub stats: LaneStats,
+    pub stages: Stages,
     pub stands: Mutex<Vec<Stand>>,
     /// Turns and records so far, of each slot that runs.
     pub work: Mutex<Vec<(SlotId, u64)>>,
@@ -151,6 +153,7 @@ impl Mailbox {
             woken: SegQueue::new(),
             rests: SegQueue::new(),
             stats,
+            stages: Stages::default(),
             stands: Mutex::default(),
             work: Mutex::default(),
             outputs: (0..STREAMS_COUNTED).map(|_| AtomicU64::new(0)).collect(),

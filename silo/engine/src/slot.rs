@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use granary_cluster::invariants::Watch;
 use granary_cluster::pace::Backoff;
@@ -81,6 +82,10 @@ pub(crate) struct SlotHost {
     pub closed_in: Cell<u64>,
     /// Something was decided since the last seal.
     pub has_changes: Cell<bool>,
+    /// Since when, if it was not sealed in the round that decided it.
+    pub changed_since: Cell<Option<Instant>>,
+    /// Since when a stored commit with outputs waits for its transaction.
+    pub stored_since: Cell<Option<Instant>>,
     /// Calls of this slot by its own turns on their way, and its turns that were woken and have not gone on: while there
     /// are any, a seal would part what belongs together.
     pub stirring: Cell<u32>,
@@ -201,6 +206,8 @@ impl SlotHost {
             is_closing: Cell::new(false),
             closed_in: Cell::new(0),
             has_changes: Cell::new(false),
+            changed_since: Cell::new(None),
+            stored_since: Cell::new(None),
             stirring: Cell::new(0),
             put_off: Cell::new(0),
             paused_until: Cell::new(Timestamp::MIN),

@@ -68,10 +68,6 @@ counters! {
     reminders,
     /// Nanoseconds of sealing commits.
     seal_ns,
-    /// Batches of commits the store has answered.
-    commit_batches,
-    /// Nanoseconds they took, from sending to answer.
-    commit_ns,
     /// Cells looked up in the store.
     loads,
     /// Round trips of them.
@@ -82,8 +78,6 @@ counters! {
     transactions_aborted,
     /// Transactions whose outcome was not known: the producer was initialised again.
     transactions_lost,
-    /// Nanoseconds of transactions, from begin to end.
-    transaction_ns,
     /// Output bytes that wait for the log.
     outbox_bytes,
     /// Bytes that activations and panes take, about: what the memory limit bounds.

@@ -15,7 +15,7 @@ use crate::backing::Backing;
 
 use super::callers::panicked;
 use super::servers::{Servers, Site};
-use super::{Figure, Watch};
+use super::{Figure, Watch, tell_lengths};
 
 /// One message in eleven is an alert.
 pub(super) const PIPELINE: &str = "
@@ -116,10 +116,7 @@ pub async fn run(options: Options, mut tell: impl FnMut(&Figure)) -> Result<()> 
     let sent = (options.warm_up + options.measured).as_secs() * u64::from(options.rate);
     let how = if options.by_rule { "of a rule, exactly once" } else { delivery };
     let note = format!("{seen} alerts at {} messages/s, {PARTITIONS} partitions, fsync, {how}", options.rate);
-    for (name, share) in [("alert, median", 0.5), ("alert, 99 %", 0.99), ("alert, 99.9 %", 0.999)] {
-        let at = ((seen as f64 * share) as usize).min(seen - 1);
-        tell(&Figure { name: name.into(), value: measured[at], unit: "ms", note: note.clone() });
-    }
+    tell_lengths("alert", measured, &note, &mut tell);
     tell(&watch.rate("messages", sent, "with the generator and the reader in the same process"));
     running.stop().await;
     Ok(())
@@ -136,7 +133,7 @@ pub(super) fn rules_pipeline() -> String {
     .replace("at:     {from: dt,", "dt:     {")
 }
 
-/// Sends at a steady rate and reads alerts; milliseconds of each, sorted.
+/// Sends at a steady rate and reads alerts; milliseconds of each.
 fn measure(log: &Arc<KafkaLog>, input: &str, output: &str, options: &Options) -> Result<Vec<f64>> {
     let began = Instant::now();
     let is_over = AtomicBool::new(false);
@@ -155,9 +152,7 @@ fn measure(log: &Arc<KafkaLog>, input: &str, output: &str, options: &Options) ->
         return Err(Error::new(ErrorKind::Timeout, message));
     }
     let measured = seen.iter().filter(|sent| sent.at >= options.warm_up);
-    let mut latencies: Vec<f64> = measured.map(|sent| sent.took.as_secs_f64() * 1e3).collect();
-    latencies.sort_unstable_by(f64::total_cmp);
-    Ok(latencies)
+    Ok(measured.map(|sent| sent.took.as_secs_f64() * 1e3).collect())
 }
 
 /// What is sent.

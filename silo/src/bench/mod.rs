@@ -6,6 +6,7 @@
 //! | `streams` | windows from a log to a log, beside reading and decoding alone |
 //! | `servers` | the same from Kafka to Kafka with state in Redis, beside reading the topic alone |
 //! | `latency` | how long an alert takes from record to reader, from Kafka to Kafka |
+//! | `floor` | what Redis and Kafka alone take of that |
 //! | `calls` | calls from another process: reads, durable writes, grains met cold |
 //! | `callers` | the program that calls |
 //! | `failover` | how long outputs and calls pause when a silo is killed, or gives its slots |
@@ -18,6 +19,7 @@
 mod callers;
 pub mod calls;
 pub mod failover;
+pub mod floor;
 pub mod grains;
 pub mod latency;
 mod load;
@@ -44,6 +46,16 @@ pub struct Figure {
     pub unit: &'static str,
     /// What was done, for the reader.
     pub note: String,
+}
+
+/// Tells the median and what 99 % and 99.9 % stayed below, of some milliseconds.
+pub(crate) fn tell_lengths(name: &str, mut lengths: Vec<f64>, note: &str, tell: &mut impl FnMut(&Figure)) {
+    lengths.sort_unstable_by(f64::total_cmp);
+    let Some(last) = lengths.len().checked_sub(1) else { return };
+    for (part, share) in [("median", 0.5), ("99 %", 0.99), ("99.9 %", 0.999)] {
+        let at = ((lengths.len() as f64 * share) as usize).min(last);
+        tell(&Figure { name: format!("{name}, {part}"), value: lengths[at], unit: "ms", note: note.into() });
+    }
 }
 
 /// A measurement under way: wall-clock and processor time since it began. On a machine that others use, too, the

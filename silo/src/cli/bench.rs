@@ -7,7 +7,7 @@ use granary_core::Result;
 
 use crate::bench::servers::Servers;
 use crate::bench::{
-    Figure, calls, failover, grains, latency, rolling, rules, servers, silos, streams, webhooks,
+    Figure, calls, failover, floor, grains, latency, rolling, rules, servers, silos, streams, webhooks,
 };
 use crate::config::StoreDurability;
 
@@ -112,6 +112,14 @@ pub(crate) enum BenchArguments {
     /// A silo of a measurement
     #[command(hide = true)]
     Serve,
+    /// What Redis and Kafka alone take of an alert's way: a commit stored, a transaction ended, its records read
+    Floor {
+        /// Seconds that each is measured, after 5 that are not
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        #[command(flatten)]
+        servers: Servers,
+    },
     /// How long an alert on a record takes, from Kafka to Kafka with Redis
     Latency {
         /// Messages a second
@@ -184,6 +192,10 @@ pub(crate) fn bench(arguments: BenchArguments, json: bool) -> Result<u8> {
                 webhooks::run(webhooks::Options { rate, alerts }, tell).await?;
             }
             BenchArguments::Serve => silos::serve().await?,
+            BenchArguments::Floor { seconds, servers } => {
+                let measured = Duration::from_secs(seconds);
+                floor::run(floor::Options { measured, servers }, tell).await?;
+            }
             BenchArguments::Latency { rate, seconds, eager, by_rule, servers } => {
                 let (warm_up, measured) = (Duration::from_secs(10), Duration::from_secs(seconds));
                 let options = latency::Options { rate, warm_up, measured, eager, by_rule, servers };

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use granary_alerts::endpoint::Standing;
 use granary_cluster::Log;
 use granary_engine::Handle;
+use granary_engine::lengths::BOUNDS_MS;
 
 use super::{Gateway, State};
 use crate::webhooks::Totals;
@@ -17,7 +18,6 @@ const OF_LANES: &[(&str, &str, &str)] = &[
     ("poisoned", "granary_poisoned_total", "counter"),
     ("commits", "granary_commits_total", "counter"),
     ("cells", "granary_cells_written_total", "counter"),
-    ("commit_batches", "granary_commit_seconds_count", "counter"),
     ("loads", "granary_cells_loaded_total", "counter"),
     ("load_trips", "granary_load_trips_total", "counter"),
     ("outputs", "granary_outputs_sealed_total", "counter"),
@@ -45,10 +45,16 @@ const OF_LANES: &[(&str, &str, &str)] = &[
 
 /// The same for lengths of time: what they are counted in, for a second.
 const TIMES: &[(&str, &str, &str, f64)] = &[
-    ("commit_ns", "granary_commit_seconds_sum", "counter", 1e9),
     ("seal_ns", "granary_seal_seconds_total", "counter", 1e9),
-    ("transaction_ns", "granary_transaction_seconds_total", "counter", 1e9),
     ("clock_delay_ms", "granary_clock_delay_seconds", "gauge", 1e3),
+];
+
+/// The stages of a commit's way, by their names there.
+const STAGES: &[(&str, &str)] = &[
+    ("commit_wait", "granary_commit_wait_seconds"),
+    ("commit", "granary_commit_seconds"),
+    ("publish_wait", "granary_publish_wait_seconds"),
+    ("transaction", "granary_transaction_seconds"),
 ];
 
 impl Gateway {
@@ -72,6 +78,7 @@ impl Gateway {
                 }
             }
         }
+        stages(&mut out, &silo, &handle);
         for (name, value) in
             [("revision", told.program.revision.0), ("generation", told.program.generation.0)]
         {
@@ -82,6 +89,25 @@ impl Gateway {
         sources(&mut out, &silo, &handle, &*told.log);
         webhooks(&mut out, &silo, &self.webhooks);
         out
+    }
+}
+
+/// As histograms.
+fn stages(out: &mut String, silo: &str, handle: &Handle) {
+    let lanes = handle.lane_stages();
+    for (of, name) in STAGES {
+        line(out, format_args!("# TYPE {name} histogram"));
+        for (lane, stages) in lanes.iter().enumerate() {
+            let Some((_, distribution)) = stages.iter().find(|(n, _)| n == of) else { continue };
+            let (labels, mut count) = (format!("silo=\"{silo}\",lane=\"{lane}\""), 0);
+            let bounds = BOUNDS_MS.iter().map(|ms| (*ms as f64 / 1e3).to_string());
+            for (bound, in_bucket) in bounds.chain(["+Inf".to_owned()]).zip(distribution.buckets) {
+                count += in_bucket;
+                line(out, format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {count}"));
+            }
+            line(out, format_args!("{name}_sum{{{labels}}} {}", distribution.ns as f64 / 1e9));
+            line(out, format_args!("{name}_count{{{labels}}} {count}"));
+        }
     }
 }
 
@@ -169,6 +195,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use granary_engine::Stats;
+    use granary_engine::lengths::Stages;
 
     use super::*;
 
@@ -182,6 +209,12 @@ mod tests {
             let is_shown = scaled().any(|(of, ..)| of == name) || name == "deactivated";
             assert!(is_shown, "{name} is counted, but not shown");
         }
+    }
+
+    #[test]
+    fn every_stage_is_shown() {
+        let timed = Stages::default().named();
+        assert!(timed.iter().map(|(name, _)| *name).eq(STAGES.iter().map(|(of, _)| *of)));
     }
 
     #[test]

@@ -10,7 +10,6 @@ use granary_core::{Result, SlotId};
 
 use crate::mailbox::{Sent, Word};
 use crate::slot::{Inner, SlotHost};
-use crate::stats::LaneStats;
 
 use super::Lane;
 use super::alarms::Alarm;
@@ -99,9 +98,9 @@ impl Lane {
     pub(super) fn scripted(&self, sent: &Sent, replies: Result<Vec<Reply>>) {
         sent.pass(["commit.after", "trim.after", "give.after"]);
         if sent.commits {
-            let took = u64::try_from(sent.at.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            LaneStats::add(&self.mailbox.stats.commit_batches, 1);
-            LaneStats::add(&self.mailbox.stats.commit_ns, took);
+            let took = sent.at.elapsed();
+            self.mailbox.stages.commit.add(took);
+            self.pace.borrow_mut().stored(took);
         }
         if self.publisher.is_some() {
             self.look_at_run();
@@ -145,6 +144,9 @@ impl Lane {
         self.clear_of_suspicion(host);
         let mut inner = host.inner.borrow_mut();
         if let Some(sent) = inner.sent.take_if(|sent| sent.n == n) {
+            if self.publisher.is_some() && !sent.outbox.is_empty() && host.stored_since.get().is_none() {
+                host.stored_since.set(Some(Instant::now()));
+            }
             self.spare.borrow_mut().keep(sent);
         }
         let sealed = std::mem::take(&mut inner.records_sealed);

@@ -36,6 +36,8 @@ pub(crate) struct Feed {
     pub(super) next: Option<u64>,
     /// The last read found nothing.
     pub(super) is_at_end: bool,
+    /// The last read found about as much as it may: there is more.
+    is_plenty: bool,
     has_ended: bool,
 }
 
@@ -59,6 +61,11 @@ impl Feed {
         self.is_at_end && self.at == self.batch.len() && self.reader.is_at_end()
     }
 
+    /// Whether more is there than the lane has taken, as far as it has looked.
+    fn is_behind(&self) -> bool {
+        self.is_plenty || self.at < self.batch.len()
+    }
+
     /// When the log took the next record to be applied; `None` when there is none.
     pub(super) fn reading_since(&self) -> Option<Timestamp> {
         (self.at < self.batch.len()).then(|| self.record(self.at).appended_at)
@@ -73,7 +80,7 @@ impl Feed {
         self.next = Some(to);
         self.batch.clear();
         self.at = 0;
-        (self.is_at_end, self.has_ended) = (false, false);
+        (self.is_at_end, self.is_plenty, self.has_ended) = (false, false, false);
     }
 }
 
@@ -103,6 +110,7 @@ impl Lane {
                     chunk: Chunk::default(),
                     next: None,
                     is_at_end: false,
+                    is_plenty: false,
                     has_ended: false,
                 };
                 if self.slots.iter().flatten().any(|host| feed.feeds(host.id)) {
@@ -181,6 +189,11 @@ impl Lane {
         !self.is_store_away() && self.config.cluster.as_ref().is_none_or(has_lease)
     }
 
+    /// Whether records wait that the lane could not take yet: each commit takes of the time that it has for them.
+    pub(super) fn is_behind(&self) -> bool {
+        self.feeds.borrow().iter().any(Feed::is_behind)
+    }
+
     pub(super) fn refill(&self, feed: &mut Feed, next: u64) -> bool {
         let _ = fail::point("fetch.before");
         feed.batch.clear();
@@ -199,6 +212,7 @@ impl Lane {
             }
         }
         let _ = fail::point("fetch.after");
+        feed.is_plenty = feed.batch.bytes() >= READ_BYTES_MAX / 2; // what is read is not counted to the byte
         if feed.batch.is_empty() {
             feed.is_at_end = true;
             feed.has_ended = self.config.finite && feed.reader.has_ended(next).unwrap_or(false);

@@ -257,6 +257,9 @@ impl Lane {
         for i in (0..count).map(|i| (*first + i) % count) {
             let Some(host) = &self.slots[i] else { continue };
             let Some(publication) = host.inner.borrow_mut().machine.publication() else { continue };
+            if let Some(since) = host.stored_since.take() {
+                self.mailbox.stages.publish_wait.add(since.elapsed());
+            }
             bytes += publication.commits.iter().map(|pending| pending.outbox().bytes()).sum::<usize>();
             publications.push((host.id, publication));
             if bytes >= TRANSACTION_BYTES_MAX {
@@ -274,8 +277,7 @@ impl Lane {
             return;
         };
         let stats = &self.mailbox.stats;
-        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        LaneStats::add(&stats.transaction_ns, took);
+        self.mailbox.stages.transaction.add(began.elapsed());
         match ended {
             Ended::Done => {
                 publisher.abort_backoff.succeeded();

@@ -26,6 +26,7 @@ impl Lane {
         host.stream_turns.set(0);
         self.forget_kept(host);
         host.has_changes.set(false);
+        host.stored_since.set(None);
         *host.broken.borrow_mut() = None;
         self.drop_turns(host, dropped.unsure.is_some());
         let queued = self.drop_activations(host);

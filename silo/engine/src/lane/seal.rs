@@ -25,11 +25,16 @@ impl Lane {
     /// Seals the slots whose commit is due.
     pub(super) fn seal_due(&self) {
         let since = self.last_seal.get().elapsed();
-        let paced = self.is_stopping.get() || self.pace.borrow().is_due(since, false, false);
+        let interval = self.pace.borrow().interval(self.is_behind());
+        let paced = self.is_stopping.get() || since >= interval;
         let began = Instant::now();
         let mut sealed = 0;
         for host in self.slots.iter().flatten() {
-            if host.has_changes.get() && self.may_seal(host, paced) {
+            let since = host.has_changes.get().then(|| host.changed_since.get().unwrap_or(began));
+            let is_sealed = since.is_some() && self.may_seal(host, paced);
+            host.changed_since.set(since.filter(|_| !is_sealed));
+            if let Some(since) = since.filter(|_| is_sealed) {
+                self.mailbox.stages.commit_wait.add(began - since);
                 self.seal(host);
                 sealed += 1;
             }
@@ -40,10 +45,10 @@ impl Lane {
         }
         if sealed > 0 {
             let took = began.elapsed();
-            self.pace.borrow_mut().committed(took);
+            self.pace.borrow_mut().sealed(took);
             LaneStats::add(&self.mailbox.stats.seal_ns, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         } else if !paced && self.slots.iter().flatten().any(|host| host.has_changes.get()) {
-            let left = self.pace.borrow().interval().saturating_sub(since);
+            let left = interval.saturating_sub(since);
             self.set_alarm(self.now.get() + millis(left), Alarm::Look);
         }
     }
