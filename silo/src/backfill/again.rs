@@ -281,6 +281,6 @@ rules:
         source.read(words[1] + 1, 1_000, &mut batch).unwrap();
         let ends: Vec<(Round, &[u8])> =
             batch.iter(SourceId(0), 1).map(|record| (Mark::of(record.offset).round, record.value)).collect();
-        assert_eq!(ends, [(Round::End, &[0; 8][..]); 2], "nothing was read: the rules are not filled");
+        assert_eq!(ends, [(Round::End, &[0u8; 8][..]); 2], "nothing was read: the rules are not filled");
     }
 }

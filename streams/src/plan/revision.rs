@@ -323,8 +323,8 @@ steps:
         let plan = crate::file::parse_beside(PIPELINE, &read);
         let plan = plan.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let bundle = Bundle { text: rules(4), ..Bundle::default() };
-        let stored = plan.revise("payments", 5, &bundle).unwrap()[0];
-        let stored = stored.to_cell(Backfills::default()).unwrap();
+        let revised = plan.revise("payments", 5, &bundle).unwrap();
+        let stored = revised[0].to_cell(Backfills::default()).unwrap();
         assert_eq!(plan.rules_steps().next().unwrap().of_cell(&stored).unwrap().0.revision, 5);
         assert_eq!(plan.revision_of("payments"), 0, "the second step has not heard of it");
         plan.announce(&plan.revise("payments", 5, &bundle).unwrap());
