@@ -20,6 +20,7 @@ sources:
     id: id
     key: room
     event_time: at
+    watermark: {out_of_orderness: 0s}
 steps:
   low: {from: readings, filter: m < 10}
   high: {from: readings, filter: m >= 10}
