@@ -49,7 +49,7 @@ pub fn each_last(store: &Embedded, topic: &str, take: &mut dyn FnMut(&[u8]) -> R
     each(store, topic, &mut |_, entry| {
         let stands = last.get(&result_hash(entry)) == Some(&result);
         result += 1;
-        if stands && !is_withdrawn(&entry) {
+        if stands && !is_withdrawn(entry) {
             take(entry.value)?;
         }
         Ok(())

@@ -199,7 +199,8 @@ fn some_orders() -> Vec<(u16, Input)> {
 #[test]
 fn joins_of_the_builder_are_those_of_the_file() {
     const INTERVAL: Interval = Interval::between_ms(-300_000, 1_800_000);
-    let cases: [(fn() -> Follow<Pairs>, &str); 4] = [
+    type Built = fn() -> Follow<Pairs>;
+    let cases: [(Built, &str); 4] = [
         (
             || orders().join(shipments(), INTERVAL).kind(JoinKind::Outer),
             "interval: {lower: -5m, upper: 30m}\n      type: outer",
@@ -276,7 +277,7 @@ fn mistakes_in_patterns_and_joins_are_said_in_the_words_of_the_file() {
         (pattern(large("country + amount == country")), "does not fit string and int"),
         (pattern(vec![]), "stages: the first stage has to take an event"),
         (pattern(vec![small(), small()]), "name: stage 1: another one is called `small`"),
-        (pattern(vec![small().times(3..=2)]), "times: stage 0: the most is at least the least"),
+        (pattern(vec![small().times(0)]), "times: stage 0: the most is at least the least"),
         (pattern(vec![small().times(1_001)]), "stage 0: times: 1000 at most"),
         (pattern(vec![Stage::new("amount")]), "`amount` is the name of a field: call the stage otherwise"),
         (
