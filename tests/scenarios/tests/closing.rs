@@ -267,6 +267,7 @@ fn config(cause: Cause, watched: Arc<Watched>, clock: Arc<dyn Clock>) -> Config 
         in_place: true,
         starts: Vec::new(),
         rewound: Vec::new(),
+        again_of: None,
         strays: None,
         open: match cause {
             Cause::End => Ending::opener(log),
