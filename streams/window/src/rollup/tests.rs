@@ -267,3 +267,47 @@ fn all_slots_are_waited_for_but_those_that_are_idle() {
     assert_eq!(report(1, 29, false), None);
     assert_eq!(report(2, 29, false), Some(29));
 }
+
+/// What version 2 has written of a row, a report and a slot's own: a pane is named by its end, its start, key and segments.
+const GOLDEN: [(&str, &str); 6] = [
+    ("722f4144", "02011401"),
+    ("722f4150000000000000000a00000000", "020113800000000000000a8000000000000000016100"),
+    ("722f43800000000000000a800000000000000001610000000000", "020105612f312f3012030302030a"),
+    ("722f47", "02ffffffffffffffffff01ffffffffffffffffff0102ffffffffffffffffff01001200"),
+    ("722f50800000000000000a8000000000000000016100", "0214000001"),
+    ("722f55", "021200"),
+];
+
+#[test]
+fn cells_of_version_2_are_read() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    let spec = sums(Over::Rows, Lateness::Forever);
+    let fresh = || {
+        let mut kept = Kept::new(&spec);
+        kept.rollup = Rollup::new(spec.clone(), 2, b"r/");
+        kept
+    };
+    let mut first = fresh();
+    first.supply(|rollup, cells| rollup.missing_gauge(cells));
+    first.put(&Put::Row("a", 1, 0, Some(5)), &mut Vec::new());
+    first.rollup.report(&Report { slot: 1, watermark: Timestamp(9), is_idle: false });
+    first.rollup.reached(0, Reach { watermark: Timestamp(9), is_quiet: false }, false);
+    first.commit();
+    let written: Vec<_> = first.store.iter().map(|(cell, value)| (hex(cell), hex(value))).collect();
+    let golden: Vec<_> =
+        GOLDEN.iter().map(|(cell, value)| ((*cell).to_owned(), (*value).to_owned())).collect();
+    assert_eq!(written, golden, "a new form is added here");
+    let (mut again, mut lines) = (fresh(), Vec::new());
+    again.store = GOLDEN.iter().map(|(cell, value)| (bytes(cell), bytes(value))).collect();
+    again.supply(|rollup, cells| rollup.missing_gauge(cells));
+    let told = again.rollup.report(&Report { slot: 0, watermark: Timestamp(9), is_idle: false });
+    assert_eq!(told, Some(Timestamp(9)), "what the other slot has reported is known");
+    again.put(&Put::Row("a", 2, 0, Some(7)), &mut lines);
+    again.put(&Put::Advance(9), &mut lines);
+    assert_eq!(lines, [("a".into(), 0, 0, "on_time", "[Int(2), Int(12), Int(5)]".into())]);
+    let damaged = again.rollup.supply(b"r/P\x01", Some(&[2, 1]));
+    assert!(damaged.is_err());
+}
