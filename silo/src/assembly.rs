@@ -1,5 +1,7 @@
 //! Puts a silo together: plan, kinds, store and log, lanes.
 
+mod sources;
+
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,16 +9,15 @@ use std::sync::Arc;
 
 use granary_alerts::endpoint::{DEAD, Endpoint};
 use granary_alerts::endpoints::Endpoints;
-use granary_cluster::{Log, Pipeline, SourceId, Store, StreamId, slots::SLOTS_DEFAULT};
+use granary_cluster::{Pipeline, Store, StreamId, slots::SLOTS_DEFAULT};
 use granary_core::{Clock, Error, Grain as _, KindInfo, Result, SlotId, Span};
 use granary_engine::{Config, Engine, Handle, SourceSpec};
 use granary_store::{Durability, Embedded, Options, Stream};
-use granary_streams::plan::{Read, SET_ASIDE, Start, Step, Target, alerts_topic};
+use granary_streams::plan::{SET_ASIDE, Target, alerts_topic};
 use granary_streams::run::counts::{self, Counts};
 use granary_streams::subscribed::{Subscribed, Subscriptions};
 use granary_streams::{Plan, Slots};
 
-use crate::backfill::Again;
 use crate::backing::Backing;
 use crate::backing::topics::{self, Needed, Role};
 use crate::clock::SystemClock;
@@ -148,20 +149,6 @@ impl Assembly {
         Ok((config, runs))
     }
 
-    /// The sources it reads, each by a name of its own, in the order of [`Config::sources`].
-    pub(crate) fn source_names(&self) -> Vec<String> {
-        let planned = || self.plan.iter().flat_map(|plan| &plan.sources);
-        let strays = self.stray_topics().into_iter().zip(planned());
-        let listened = Subscriptions::of(&self.kinds);
-        planned()
-            .map(|source| format!("source {} {}", source.name, source.topic))
-            .chain(strays.map(|(topic, source)| format!("strays {} {topic}", source.name)))
-            .chain(self.again().map(|(step, topic)| format!("again {} {topic}", step.name)))
-            .chain(self.rolled_topics().into_iter().map(|topic| format!("rolled {topic}")))
-            .chain(listened.topics().map(|topic| format!("listened {topic}")))
-            .collect()
-    }
-
     /// The streams it writes, each by a name of its own that ends with its topic, by [`StreamId`].
     pub(crate) fn stream_names(&self) -> Vec<String> {
         let outputs = self.outputs();
@@ -284,17 +271,6 @@ impl Assembly {
         Ok(())
     }
 
-    /// How many sources the plan reads.
-    fn planned_sources(&self) -> u16 {
-        self.plan.as_ref().map_or(0, |plan| plan.source_count())
-    }
-
-    /// The steps of rules that may read their topics a second time.
-    fn again(&self) -> impl Iterator<Item = (&Step, &str)> {
-        let plan = self.plan.iter();
-        plan.flat_map(|plan| plan.again().map(|step| (step, &*plan.sources[step.source].topic)))
-    }
-
     fn outputs(&self) -> Outputs {
         let mut streams = Vec::new();
         if let Some(plan) = &self.plan {
@@ -326,89 +302,6 @@ impl Assembly {
             }
         }
         Outputs { streams, named, strays, poisoned }
-    }
-
-    /// Where the strays of each source of the plan go.
-    fn stray_topics(&self) -> Vec<String> {
-        let sources = self.plan.iter().flat_map(|plan| &plan.sources);
-        sources.map(|source| format!("granary.{}.rekeyed.{}", self.cluster, source.topic)).collect()
-    }
-
-    /// The topics in which rows come to the roll-ups of the plan.
-    fn rolled_topics(&self) -> Vec<String> {
-        let topics = |plan: &Arc<Plan>| plan.rolled().map(|id| plan.topic(id, &self.cluster)).collect();
-        self.plan.as_ref().map_or_else(Vec::new, topics)
-    }
-
-    /// Each source of the plan, then for each the topic of its strays, of which one slot reads a partition, then what rules read a
-    /// second time, then what comes to roll-ups, again a partition for each slot, then what grains listen to.
-    fn sources(&self, backing: &Backing) -> Result<Vec<SourceSpec>> {
-        let outputs = self.outputs();
-        let mut specs = Vec::new();
-        for (i, source) in self.plan.iter().flat_map(|plan| &plan.sources).enumerate() {
-            let mut spec = self.log_source(backing, &source.topic, source.start)?;
-            spec.in_place &= source.read == Read::InPlace;
-            spec.strays = Some(outputs.strays[i]);
-            specs.push(spec);
-        }
-        for topic in self.stray_topics() {
-            specs.push(self.log_source(backing, &topic, Start::Earliest)?);
-        }
-        for place in 0..self.again().count() {
-            specs.extend(self.again_source(backing, place, &specs));
-        }
-        for topic in self.rolled_topics() {
-            specs.push(self.log_source(backing, &topic, Start::Earliest)?);
-        }
-        for topic in Subscriptions::of(&self.kinds).topics() {
-            specs.push(self.log_source(backing, topic, Start::Earliest)?);
-        }
-        topics::check_positions(self.slots, specs.iter().map(|spec| (spec.partitions, spec.in_place)))?;
-        Ok(specs)
-    }
-
-    /// What a step of rules reads a second time. A topic that is not read in place has no second reading.
-    fn again_source(&self, backing: &Backing, place: usize, specs: &[SourceSpec]) -> Option<SourceSpec> {
-        let (plan, (step, topic)) = (self.plan.as_ref()?, self.again().nth(place)?);
-        let first = &specs[step.source];
-        let partitions = if first.in_place { first.partitions } else { 0 };
-        let open = backing.again(topic, partitions);
-        Some(SourceSpec {
-            topic: format!("{topic} (again)"),
-            partitions,
-            in_place: first.in_place,
-            strays: None,
-            starts: Vec::new(),
-            rewound: Vec::new(),
-            again_of: Some(SourceId(step.source as u16)),
-            open: Again::opener(plan.clone(), place, open, partitions.max(1), self.slots),
-        })
-    }
-
-    fn log_source(&self, backing: &Backing, topic: &str, start: Start) -> Result<SourceSpec> {
-        let partitions = topic_partitions(&*backing.log, topic, self.sink_partitions)?;
-        let starts = match backing.as_external() {
-            Some(external) => {
-                external.check_identity(topic)?;
-                external.starts(topic, partitions, start)?
-            }
-            None if start != Start::Earliest => {
-                let message =
-                    format!("topic `{topic}`: the embedded log is read from the earliest record only");
-                return Err(Error::invalid(message));
-            }
-            None => Vec::new(),
-        };
-        Ok(SourceSpec {
-            topic: topic.to_string(),
-            partitions,
-            in_place: u32::from(self.slots).is_multiple_of(partitions),
-            strays: None,
-            starts,
-            rewound: Vec::new(),
-            again_of: None,
-            open: backing.source(topic, partitions),
-        })
     }
 }
 
@@ -471,15 +364,6 @@ pub fn counts(store: &dyn Store, slots: u16) -> Result<Counts> {
         }
     }
     Ok(total)
-}
-
-/// How many partitions a topic has; it is created when it is not there.
-fn topic_partitions(log: &dyn Log, topic: &str, default: u32) -> Result<u32> {
-    if let Some(partitions) = log.partitions(topic)? {
-        return Ok(partitions);
-    }
-    log.create(topic, default)?;
-    Ok(default)
 }
 
 /// Lanes of a silo when nothing is said: one per core.
