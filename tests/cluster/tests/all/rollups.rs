@@ -10,8 +10,7 @@ use granary_cluster_tests::kit::several::Several;
 use granary_harness::unique;
 use serde_json::{Value, json};
 
-const STEPS: &str = "\
-  categories:
+const STEPS: &str = "  categories:
     from: totals
     key: category
     allowed_lateness: forever
